@@ -15,7 +15,7 @@ import pandas as pd
 from fastcore.basics import patch
 from tqdm.auto import tqdm
 from .config import did_you_mean
-from .drawing import character_names, draw_character
+from .characters import character_names, draw_character
 
 # %% ../nbs/01_data.ipynb #b0587368
 IMAGE_SUFFIXES = ('.jpg','.jpeg','.png','.bmp','.gif','.webp','.tif','.tiff','.ppm','.pgm')

@@ -113,14 +113,14 @@ def plot_worst(
 
 # %% ../nbs/08_plotting.ipynb #d8fc3fcd
 def save_graphics(
-    history, # `History` or its table
-    report, # `Report`; `None` saves the loss curves only
+    history, # `History` or its table; `None` for scores only
+    report, # `Report`; `None` for the loss curves only
     folder, # Made if there is none
     parts:int=5, # Number of files for the loss curve
 )->list: # Paths, in the order written
     "Write the figures of a run as PNG"
     folder = Path(folder); folder.mkdir(parents=True, exist_ok=True); drawn = {}
-    for i,part in enumerate(loss_parts(history, parts)): drawn[f'{i}th part of learning and testing.png'] = lambda part=part: plot_losses(part)[0]
+    for i,part in enumerate([] if history is None else loss_parts(history, parts)): drawn[f'{i}th part of learning and testing.png'] = lambda part=part: plot_losses(part)[0]
     if report is not None: drawn |= {'metrics.png': lambda: plot_metrics(report)[0], 'confusion.png': lambda: plot_confusion(report)}
     return [_save_figure(draw().figure, folder/name) for name,draw in drawn.items()]
 

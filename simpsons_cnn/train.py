@@ -190,12 +190,14 @@ def train(
     config:Config, # Settings, for example `Config.demo()`
     hooks:tuple=(), # Passed on to `fit`
     progress:str='auto', # Passed on to `fit`
+    describe=lambda train_dl, valid_dl, test_dl, device, dtype: None, # Called when all is checked and training is about to begin
 )->Run:
     "The whole job: scan, decode, split, train, judge, save; raises before training for whatever is wrong with the input"
     device = pick_device(config.device)
     train_dl,valid_dl,test_dl = make_batches(config, device)
     check_outputs(config)
-    store = train_dl.store
+    store,dtype = train_dl.store,pick_dtype(config.mixed_precision, device)
+    describe(train_dl, valid_dl, test_dl, device, dtype)
     with torch.random.fork_rng():
         torch.manual_seed(mixed_seed(config.seed))
         model = create_model(config.architecture, len(store.classes), dropout_rate=config.dropout_rate)
@@ -208,7 +210,6 @@ def train(
     except NonFiniteLoss as e:
         if not e.history.rows: raise
         broken,history = e,e.history; history.stopped = str(e); model.load_state_dict(history.best_weights)
-    dtype = pick_dtype(config.mixed_precision, device)
     report,test_report = [dl and evaluate(model, dl, dtype=dtype) for dl in (valid_dl, test_dl)]
     run = Run(config, model, history, report, test_report)
     _save_run(run, store.classes, store.preprocess, test_report or report)

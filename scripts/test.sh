@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Set up .venv if need be, then check everything: clean notebooks, exported modules, README, every notebook, the commands.
+#   ./scripts/test.sh                 all of it
+#   ./scripts/test.sh 05_losses       only the notebooks named
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+setup dev
+cd "$root"
+export MPLBACKEND=Agg
+tmp="$(mktemp -d)"
+trap 'rm -rf "$tmp"' EXIT
+
+echo '== notebooks are clean, and the package is what they export'
+cp -r nbs simpsons_cnn settings.ini setup.py README.md "$tmp"
+(cd "$tmp" && nbdev_clean && nbdev_export)
+diff -r -q -x .ipynb_checkpoints -x _proc -x sidebar.yml nbs "$tmp/nbs" || { echo 'error: notebooks are not clean; run nbdev_clean' >&2; exit 1; }
+diff -r -x __pycache__ simpsons_cnn "$tmp/simpsons_cnn" || { echo 'error: simpsons_cnn/ is not what the notebooks export; edit nbs/ and run nbdev_export' >&2; exit 1; }
+python scripts/readme.py --check
+
+echo '== notebooks run'
+passed=0 failed=0
+for nb in nbs/*.ipynb; do
+    if [ $# -gt 0 ] && [[ ! " $* " == *" $(basename "$nb" .ipynb) "* ]]; then continue; fi
+    start=$SECONDS
+    if nbdev_test --path "$nb" --n_workers 0 > "$tmp/log" 2>&1 && ! grep -q 'No files were eligible' "$tmp/log"; then
+        passed=$((passed+1)); echo "ok      $nb ($((SECONDS-start)) s)"
+    else
+        failed=$((failed+1)); echo "FAILED  $nb"; cat "$tmp/log"
+    fi
+done
+if [ "$passed" -eq 0 ]; then echo 'error: no notebook was run' >&2; failed=$((failed+1)); fi
+
+if [ $# -eq 0 ]; then
+    echo '== the commands, from a shell, on drawn pictures'
+    cd "$tmp"
+    simpsons_data data/demo --demo --train 40 --test 5
+    "$root/scripts/train.sh" "$root/configs/demo.yaml" --num_epochs 2
+    if "$root/scripts/train.sh" "$root/configs/demo.yaml" --num_epochs 2 2> "$tmp/err"; then echo 'error: a run was overwritten unasked' >&2; exit 1; fi
+    grep 'already holds a run' "$tmp/err"
+    simpsons_predict runs/demo/model/model.safetensors data/demo/test/mossy_mo/mossy_mo_0000.jpg
+    simpsons_evaluate runs/demo/model/model.safetensors data/demo/test --out judged | tail -n 1
+    test -s judged/confusion.png
+fi
+
+echo "notebooks: $passed passed, $failed failed"
+[ "$failed" -eq 0 ]

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Train, after setting up .venv if need be.
+#   ./scripts/train.sh                                  on the ten drawn characters
+#   ./scripts/train.sh configs/simpsons.yaml            with the settings of a file
+#   ./scripts/train.sh [CONFIG] --num_epochs 3 …        with some settings changed
+# Paths are relative to the folder it is called from. `--help` lists all settings.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+setup run
+
+draw=yes
+case "${1:-}" in ''|--*) ;; *) draw=no ;; esac                  # a configuration was named
+for arg in "$@"; do case "$arg" in --traindir|--traindir=*|-h|--help) draw=no ;; esac; done
+if [ "$draw" = yes ]; then simpsons_data data/demo --demo > /dev/null; fi
+exec simpsons_train "$@"
