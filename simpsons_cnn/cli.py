@@ -51,6 +51,7 @@ def simpsons_train(
     **settings
 ):
     "Train a network: pictures in, a model file, figures and scores out"
+    settings = {k: v for k,v in settings.items() if v is not None}
     config = Config.load(config, **settings) if config else Config.demo(**settings)
     from simpsons_cnn.train import train
     run = train(config, describe=lambda *facts: print(_describe(config, *facts), flush=True))

@@ -9,7 +9,7 @@ __all__ = ['DatasetParameters', 'ModelParameters', 'TrainingParameters', 'Augmen
 # %% ../nbs/00_config.ipynb #d1a355a0
 import difflib, os
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 import yaml
 from fastcore.basics import patch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -23,9 +23,10 @@ class _Section(BaseModel):
 
     @field_validator('*', mode='before')
     @classmethod
-    def _no_bool_as_number(cls, value, info):
-        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool: raise ValueError('must not be true or false')
-        return value
+    def _tidy(cls, value, info):
+        kind = cls.model_fields[info.field_name].annotation
+        if isinstance(value, bool) and kind is not bool: raise ValueError('must not be true or false')
+        return None if value=='null' and type(None) in get_args(kind) else value   # a command line has no other word for nothing
 
 # %% ../nbs/00_config.ipynb #503cd65f
 class DatasetParameters(_Section):
