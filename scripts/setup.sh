@@ -23,7 +23,7 @@ setup() {
         echo "Installing into .venv (once; a minute or a few) …" >&2
         if command -v uv >/dev/null; then
             if [ ! -x "$venv/bin/python" ]; then python="$(find_python)" && uv venv --quiet --python "$python" "$venv"; fi
-            uv pip install --quiet --python "$venv/bin/python" --editable "$root$extra"
+            uv pip install --quiet --compile-bytecode --python "$venv/bin/python" --editable "$root$extra"
         else
             if [ ! -x "$venv/bin/pip" ]; then python="$(find_python)" && "$python" -m venv "$venv"; fi
             "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable "$root$extra"

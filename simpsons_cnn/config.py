@@ -36,7 +36,7 @@ class DatasetParameters(_Section):
     valid: float = _about(.15, 'Share of each character held out of `traindir` to choose the best epoch', gt=0, lt=1)
     size: int = _about(96, 'Side of a stored picture in pixels', ge=64, le=512)
     resize_rule: Literal['stretch','pad'] = _about('stretch', "How an oblong picture becomes square: 'stretch' it or 'pad' it with grey")
-    store_directory: Path|None = _about(None, 'Where decoded pictures are kept; `null`: in a hidden folder inside the picture folder')
+    store_directory: Path|None = _about(None, 'Where decoded pictures are kept; `null`: in a folder `.pixels` beside `traindir`')
     skip_unreadable: bool = _about(False, 'Go on without pictures that cannot be decoded, instead of stopping with a list of them')
 
 # %% ../nbs/00_config.ipynb #eb254df5

@@ -15,8 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from fastcore.basics import patch
-from tqdm.auto import tqdm
-from .data import IMAGE_SUFFIXES, as_text
+from .data import IMAGE_SUFFIXES, as_text, progress_bar
 from .model import load_model, pick_device
 from .pixels import Preprocess
 
@@ -120,7 +119,7 @@ def predict(self:Classifier,
 @patch
 def _predict_all(self:Classifier, sources, batch_size, fatal)->Predictions:
     done = Predictions()
-    for start in tqdm(range(0, len(sources), batch_size), desc='predicting', delay=1, leave=False, disable=None):
+    for start in progress_bar(range(0, len(sources), batch_size), desc='predicting'):
         pairs = [(s, self._prepared(s, fatal, done.unreadable)) for s in sources[start:start+batch_size]]
         pairs = [(s, x) for s,x in pairs if x is not None]
         if not pairs: continue

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 from PIL import Image, ImageOps
 from fastcore.basics import patch
-from tqdm.auto import tqdm
 from .config import write_whole
-from .data import ImageFiles, some
+from .data import ImageFiles, progress_bar
 
 # %% ../nbs/03_pixels.ipynb #98b12563
 def read_rgb(
@@ -103,7 +102,7 @@ def _decode_all(
     def one(i):
         try: out[i] = prep.square(paths[i])
         except Exception as e: return i,f'{type(e).__name__}: {e}'   # decoders of broken files raise nearly anything
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool, tqdm(total=len(paths), desc=desc, delay=1, leave=False, disable=None) as bar:
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool, progress_bar(total=len(paths), desc=desc) as bar:
         def chunk(start):
             done = [one(i) for i in range(start, min(start+64, len(paths)))]
             bar.update(len(done)); return done
@@ -154,10 +153,10 @@ def _read_manifest(path:Path)->dict:
     return manifest if manifest.get('version')==1 and (path.parent/manifest['array']).exists() else {}
 
 def _store_place(files:ImageFiles, prep:Preprocess, folder)->tuple[Path,str]:
-    "Folder and stem of the store's files; a folder of its own choosing may serve many picture folders"
-    stem = f'{prep.size}-{prep.resize_rule}'
-    if folder is None: return files.root/'.pixels', stem
-    return Path(folder), f'{files.root.name}-{hashlib.sha256(str(files.root.resolve()).encode()).hexdigest()[:8]}-{stem}'
+    "Folder and stem of the store's files; a folder that was asked for may serve pictures from many places"
+    root = files.root.resolve(); stem = f'{prep.size}-{prep.resize_rule}'
+    if folder is None: return root.parent/'.pixels', f'{root.name}-{stem}'
+    return Path(folder), f'{root.name}-{hashlib.sha256(str(root).encode()).hexdigest()[:8]}-{stem}'
 
 # %% ../nbs/03_pixels.ipynb #29f39637
 @patch(cls_method=True)
@@ -165,7 +164,7 @@ def build(cls:PixelStore,
     files:ImageFiles, # Pictures, from `ImageFiles.scan`
     size:int=96, # Side in pixels
     resize_rule:str='stretch', # See `Preprocess`
-    folder=None, # Where to keep it; `None`: in `.pixels`, inside the folder of the pictures
+    folder=None, # Where to keep it; `None`: in a folder `.pixels` beside that of the pictures
     skip_unreadable:bool=False, # Leave out what cannot be decoded, instead of raising `ValueError` with the list
     workers:int=None, # Decoding threads; `None`: one per processor
 )->PixelStore:

@@ -8,9 +8,9 @@ __all__ = ['surroundings', 'epoch_line', 'Progress']
 # %% ../nbs/08a_progress.ipynb #3ae7e04c
 import io, sys, time
 import matplotlib.pyplot as plt
-from IPython import get_ipython
 from IPython.display import HTML, Image, display
 from tqdm import tqdm
+from .data import in_jupyter
 from .plotting import plot_losses
 
 # %% ../nbs/08a_progress.ipynb #0ed69594
@@ -18,7 +18,7 @@ def surroundings(
     out=None, # A file object; `None`: standard output
 )->str: # 'jupyter', 'terminal' or 'log'
     "What kind of reader the output has"
-    if out is None and type(get_ipython()).__name__=='ZMQInteractiveShell': return 'jupyter'
+    if out is None and in_jupyter(): return 'jupyter'
     out = out or sys.stdout
     return 'terminal' if getattr(out, 'isatty', lambda: False)() else 'log'
 
