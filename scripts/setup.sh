@@ -22,10 +22,16 @@ setup() {
     if [ "$(cat "$venv/.installed-$kind" 2>/dev/null)" != "$want" ] && ! { [ "$kind" = run ] && [ "$(cat "$venv/.installed-dev" 2>/dev/null)" = "$want" ]; }; then
         echo "Installing into .venv (once; a minute or a few) …" >&2
         if command -v uv >/dev/null; then
-            if [ ! -x "$venv/bin/python" ]; then python="$(find_python)" && uv venv --quiet --python "$python" "$venv"; fi
+            if [ ! -x "$venv/bin/python" ]; then
+                python="$(find_python)"
+                uv venv --quiet --python "$(command -v "$python")" "$venv"
+            fi
             uv pip install --quiet --compile-bytecode --python "$venv/bin/python" --editable "$root$extra"
         else
-            if [ ! -x "$venv/bin/pip" ]; then python="$(find_python)" && "$python" -m venv "$venv"; fi
+            if [ ! -x "$venv/bin/pip" ]; then
+                python="$(find_python)"
+                "$python" -m venv "$venv"
+            fi
             "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable "$root$extra"
         fi
         echo "$want" > "$venv/.installed-$kind"

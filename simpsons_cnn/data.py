@@ -133,12 +133,22 @@ def split_per_character(
 # %% ../nbs/01_data.ipynb #08c89ddb
 def in_jupyter()->bool: return 'ipykernel' in sys.modules and hasattr(sys.stdout, 'session') # is a notebook the reader of our output?
 
+class _JupyterLine:
+    "A file for `tqdm` that shows what was written last in one place of a notebook, instead of line after line"
+    def __init__(self): self.shown = None
+    def write(self, text):
+        from IPython.display import HTML, display
+        html_text = HTML(f'<pre>{html.escape(text.strip())}</pre>' if text.strip() else '')
+        if self.shown: self.shown.update(html_text)
+        elif text.strip(): self.shown = display(html_text, display_id=True)
+    def flush(self): pass
+
 def progress_bar(
     iterable=None, # What to go through; `None` for a bar that is moved by `update`
     **kwargs, # Passed on to `tqdm`
 )->tqdm:
     "A bar that shows in a terminal or in Jupyter, not in a log, and only if it takes longer than a second"
-    return tqdm(iterable, delay=1, leave=False, disable=False if in_jupyter() else None, **kwargs)
+    return tqdm(iterable, delay=1, leave=False, **(dict(file=_JupyterLine(), ncols=80) if in_jupyter() else dict(disable=None)), **kwargs)
 
 # %% ../nbs/01_data.ipynb #52dd6a0d
 def demo_characters(

@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 from fastcore.basics import patch
+from .augment import pick_device
 from .data import IMAGE_SUFFIXES, as_text, progress_bar
-from .model import load_model, pick_device
+from .model import load_model
 from .pixels import Preprocess
 
 # %% ../nbs/10_inference.ipynb #fee3ab45

@@ -6,7 +6,7 @@
 __all__ = ['surroundings', 'epoch_line', 'Progress']
 
 # %% ../nbs/08a_progress.ipynb #3ae7e04c
-import io, sys, time
+import html, io, sys, time
 import matplotlib.pyplot as plt
 from IPython.display import HTML, Image, display
 from tqdm import tqdm
@@ -62,7 +62,7 @@ class Progress:
 
     def close(self, text:str=''):
         "At the end; `text` says how it ended"
-        if self.kind=='jupyter': self.text.update(HTML(text))
+        if self.kind=='jupyter': self.text.update(HTML(html.escape(text)))
         if self.bar is not None: self.bar.close()
         if text and self.kind in ('terminal','log'): print(text, file=self.out, flush=True)
 
