@@ -18,7 +18,8 @@ find_python() {
 setup() {
     local kind="$1" extra="" want python
     if [ "$kind" = dev ]; then extra="[dev]"; fi
-    want="$(cat "$root/settings.ini" "$root/setup.py" | cksum)"
+    want="$root $(cat "$root/settings.ini" "$root/setup.py" | cksum)"
+    if ! "$venv/bin/python" -c '' 2>/dev/null; then rm -rf "$venv"; fi          # none yet, or its Python is gone
     if [ "$(cat "$venv/.installed-$kind" 2>/dev/null)" != "$want" ] && ! { [ "$kind" = run ] && [ "$(cat "$venv/.installed-dev" 2>/dev/null)" = "$want" ]; }; then
         echo "Installing into .venv (once; a minute or a few) …" >&2
         if command -v uv >/dev/null; then

@@ -8,7 +8,8 @@ setup dev
 cd "$root"
 export MPLBACKEND=Agg
 tmp="$(mktemp -d)"
-trap 'rm -rf "$tmp"' EXIT
+passed=0 failed=0
+trap 'rm -rf "$tmp"; echo "notebooks: $passed passed, $failed failed"' EXIT
 
 echo '== notebooks are clean, and the package is what they export'
 cp -r nbs simpsons_cnn settings.ini setup.py README.md "$tmp"
@@ -18,11 +19,12 @@ diff -r -x __pycache__ simpsons_cnn "$tmp/simpsons_cnn" || { echo 'error: simpso
 python scripts/readme.py --check
 
 echo '== notebooks run'
-passed=0 failed=0
+flags=""
+if python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then flags=cuda; else echo 'no CUDA device here: cells marked cuda are skipped'; fi
 for nb in nbs/*.ipynb; do
     if [ $# -gt 0 ] && [[ ! " $* " == *" $(basename "$nb" .ipynb) "* ]]; then continue; fi
     start=$SECONDS
-    if nbdev_test --path "$nb" --n_workers 0 > "$tmp/log" 2>&1 && ! grep -q 'No files were eligible' "$tmp/log"; then
+    if nbdev_test --path "$nb" --n_workers 0 --flags "$flags" > "$tmp/log" 2>&1 && ! grep -q 'No files were eligible' "$tmp/log"; then
         passed=$((passed+1)); echo "ok      $nb ($((SECONDS-start)) s)"
     else
         failed=$((failed+1)); echo "FAILED  $nb"; cat "$tmp/log"
@@ -42,5 +44,4 @@ if [ $# -eq 0 ]; then
     test -s judged/confusion.png
 fi
 
-echo "notebooks: $passed passed, $failed failed"
 [ "$failed" -eq 0 ]

@@ -9,7 +9,11 @@ source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 setup run
 
 draw=yes
-case "${1:-}" in ''|--*) ;; *) draw=no ;; esac                  # a configuration was named
-for arg in "$@"; do case "$arg" in --traindir|--traindir=*|-h|--help) draw=no ;; esac; done
-if [ "$draw" = yes ]; then simpsons_data data/demo --demo > /dev/null; fi
+for arg in "$@"; do
+    case "$arg" in
+        *demo.yaml) ;;
+        *.yaml|*.yml|--traindir|--traindir=*|-h|--help) draw=no ;;
+    esac
+done
+if [ "$draw" = yes ] && [ ! -d data/demo/train ]; then simpsons_data data/demo --demo; fi
 exec simpsons_train "$@"

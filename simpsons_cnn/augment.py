@@ -33,8 +33,8 @@ def pick_device(
 )->torch.device:
     "CUDA, then Apple's MPS, then the CPU; or the device asked for, if it is there"
     if device=='auto': device = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
-    try: return torch.empty(1, device=device).device
-    except (RuntimeError, AssertionError) as e: raise ValueError(f"device {device!r} cannot be used here: {str(e).splitlines()[0]}") from None
+    try: return (torch.zeros(1, device=device)+float(torch.ones(1, device=device))).device     # it exists, and it computes
+    except (RuntimeError, AssertionError, NotImplementedError) as e: raise ValueError(f"device {device!r} cannot be used here: {str(e).splitlines()[0]}") from None
 
 def pick_dtype(
     mixed_precision:str, # 'auto', 'off' or 'bf16'
@@ -50,7 +50,7 @@ def pick_dtype(
 @dataclass(frozen=True)
 class Augment:
     "How much training pictures vary; the fields are those of `AugmentationParameters`"
-    crop_size: int = 80 # Side of the result in pixels
+    crop_size: int = None # Side of the result in pixels; `None`: that of `Preprocess.crop`, which evaluation shows
     crop_scale: float = .5 # Smallest share of the picture covered; 1 covers all of it
     crop_aspect: float = 1.33 # Most that a crop is stretched, either way
     flip: float = .5 # Probability of mirroring
@@ -81,7 +81,8 @@ def warp(
     "Resample each picture along its affine map; what lies outside repeats the edge"
     t = (torch.arange(size, device=xb.device, dtype=xb.dtype)*2+1)/size - 1
     places = [theta[:,i,0,None,None]*t + (theta[:,i,1,None]*t + theta[:,i,2,None])[:,:,None] for i in (0,1)]
-    return F.grid_sample(xb, torch.stack(places, -1), mode='bilinear', padding_mode='border', align_corners=False)
+    inside = [p.clamp_(1/n-1, 1-1/n) for p,n in zip(places, (xb.shape[3], xb.shape[2]))]      # padding_mode='border', which Apple's MPS lacks
+    return F.grid_sample(xb, torch.stack(inside, -1), mode='bilinear', align_corners=False)
 
 # %% ../nbs/04_augment.ipynb #c50a5508
 def _recolour(augment:Augment, prep:Preprocess, n:int, rng:torch.Generator)->tuple: # scale, shift, each of shape (n, 3, 1, 1)
@@ -102,7 +103,7 @@ def augment_batch(
     "Crop, turn, mirror, recolour and normalise a batch"
     theta,(scale,shift) = augment.theta(len(xb), rng), _recolour(augment, prep, len(xb), rng)
     theta,scale,shift = [t.to(xb.device, non_blocking=True) for t in (theta,scale,shift)]
-    return torch.addcmul(shift, warp(xb.float(), theta, augment.crop_size), scale).contiguous(memory_format=torch.channels_last)
+    return torch.addcmul(shift, warp(xb.float(), theta, augment.crop_size or prep.crop), scale).contiguous(memory_format=torch.channels_last)
 
 # %% ../nbs/04_augment.ipynb #c18b95ff
 def check_batch_size(batch_size:int, n:int):
@@ -115,22 +116,24 @@ class Batches:
         store:PixelStore, # Where the pictures are
         idx=None, # Which of them, by place; `None`: all
         batch_size:int=128, # Pictures per step
-        augment:Augment=None, # With it: shuffled, varied, full batches; without: in order, whole, all of them
+        augment:Augment=None, # With it crops vary; without, the centre is shown
         seed:int=0, # Together with `epoch` and the step decides everything random
         device='auto', # Where the batches are wanted, see `pick_device`
+        shuffle:bool=None, # A new order in every epoch and full batches only; `None`: where there is `augment`
     ):
         idx = torch.arange(len(store)) if idx is None else torch.as_tensor(idx, dtype=torch.int64)
         if not len(idx): raise ValueError("idx selects no pictures")
         if batch_size<1: raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
-        if augment: check_batch_size(batch_size, len(idx))
+        self.shuffle = bool(augment) if shuffle is None else shuffle
+        if self.shuffle: check_batch_size(batch_size, len(idx))
         if int(idx.min())<0 or int(idx.max())>=len(store): raise IndexError(f"idx must be from 0 to {len(store)-1}, got {int(idx.min())} to {int(idx.max())}")
         self.store,self.idx,self.batch_size,self.augment,self.seed,self.device,self.epoch = store,idx,batch_size,augment,seed,pick_device(device),0
         self.pixels,self.labels = _resident(store.pixels, self.device), store.labels
 
-    def __len__(self): return len(self.idx)//self.batch_size if self.augment else math.ceil(len(self.idx)/self.batch_size)
+    def __len__(self): return len(self.idx)//self.batch_size if self.shuffle else math.ceil(len(self.idx)/self.batch_size)
     def order(self, epoch:int)->Tensor:
         "Places in the store, in the order in which an epoch visits them"
-        return self.idx[torch.randperm(len(self.idx), generator=generator(self.seed, epoch))] if self.augment else self.idx
+        return self.idx[torch.randperm(len(self.idx), generator=generator(self.seed, epoch))] if self.shuffle else self.idx
 
     def __iter__(self):
         epoch,order = self.epoch,self.order(self.epoch); self.epoch += 1
@@ -146,7 +149,7 @@ def _resident(pixels:Tensor, device:torch.device)->Tensor:
 def batch(self:Batches, places:Tensor, epoch:int, step:int):
     "The pictures at `places` as they are seen in that step"
     xb = _gather(self.pixels, places).to(self.device, non_blocking=True); yb = self.labels[places].to(self.device, non_blocking=True)
-    if not self.augment: return self.store.preprocess.normalise(xb), yb
+    if not self.augment: return self.store.preprocess.normalise(self.store.preprocess.view(xb)), yb
     return augment_batch(xb, self.augment, self.store.preprocess, generator(self.seed, epoch, step)), yb
 
 def _gather(pixels:Tensor, places:Tensor)->Tensor:

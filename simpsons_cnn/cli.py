@@ -6,9 +6,8 @@
 __all__ = ['simpsons_train', 'simpsons_predict', 'simpsons_evaluate', 'simpsons_data']
 
 # %% ../nbs/14_cli.ipynb #0e182c80
-import functools, inspect, json, sys
+import argparse, functools, json, sys
 from pathlib import Path
-from fastcore.script import Param, call_parse
 from .config import Config, write_whole
 
 # %% ../nbs/14_cli.ipynb #89a0ca4b
@@ -19,112 +18,117 @@ def _tidy_errors(func):
         try: return func(*args, **kwargs)
         except (ValueError, OSError, FloatingPointError) as e: sys.exit(f'error: {e}')
         except KeyboardInterrupt: print('interrupted', file=sys.stderr); sys.exit(130)
+        except RuntimeError as e:
+            if type(e).__name__!='OutOfMemoryError': raise
+            sys.exit(f'error: the device ran out of memory; lower batch_size ({str(e).splitlines()[0]})')
     return wrapper
 
-# %% ../nbs/14_cli.ipynb #4744bb3f
-def _settings_as_options(func):
-    "Give `func(config, **settings)` an option for each setting of `Config`"
-    options = []
+# %% ../nbs/14_cli.ipynb #9bf6ffec
+def _parser(func)->argparse.ArgumentParser:
+    return argparse.ArgumentParser(prog=func.__name__, description=func.__doc__, allow_abbrev=False)
+
+# %% ../nbs/14_cli.ipynb #cef38937
+def _add_settings(parser:argparse.ArgumentParser):
+    "An option for each setting of `Config`; absent ones are left out of the result"
     for section,field in Config.model_fields.items():
+        group = parser.add_argument_group(section)
         for key,about in field.annotation.model_fields.items():
-            flag = dict(nargs='?', const='true') if about.annotation is bool else {}
-            options.append(inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=None,
-                                             annotation=Param(f'{about.description}; default {about.default}'.replace('%', '%%'), str, **flag)))
-    own = [p for p in inspect.signature(func).parameters.values() if p.kind!=p.VAR_KEYWORD]
-    func.__signature__ = inspect.Signature(own+options)
-    return func
+            flag = dict(action='store_const', const='true') if about.annotation is bool else dict(metavar='VALUE')
+            group.add_argument(f'--{key}', default=argparse.SUPPRESS, help=f'{about.description}; default {about.default}'.replace('%', '%%'), **flag)
 
-# %% ../nbs/14_cli.ipynb #4e5b13ba
-def _describe(config, train_dl, valid_dl, test_dl, device, dtype)->str:
-    "What is about to be trained, on what, in a line or two"
-    store = train_dl.store
-    text = f"{len(train_dl.idx):,} training and {len(valid_dl.idx):,} validation pictures of {len(store.classes)} characters from '{config.traindir}'"
-    if store.unreadable: text += f'; {len(store.unreadable):,} unreadable pictures left out'
-    if test_dl and test_dl.store.files.missing: text += f"\nno test pictures of {', '.join(test_dl.store.files.missing)}"
-    return text + f"\n{config.architecture} network on {device}, in {'bfloat16' if dtype else 'float32'}"
-
-@call_parse
+# %% ../nbs/14_cli.ipynb #7cf95a42
 @_tidy_errors
-@_settings_as_options
 def simpsons_train(
-    config:Param('YAML file with settings; without it the drawn pictures are trained on', str, opt=False, nargs='?')=None,
-    **settings
+    argv:list=None, # Arguments; `None` takes those of the program
 ):
     "Train a network: pictures in, a model file, figures and scores out"
-    settings = {k: v for k,v in settings.items() if v is not None}
-    config = Config.load(config, **settings) if config else Config.demo(**settings)
+    parser = _parser(simpsons_train)
+    parser.add_argument('config', nargs='?', help='YAML file with settings; without it, and without --traindir, the drawn pictures are trained on as in configs/demo.yaml')
+    _add_settings(parser)
+    settings = vars(parser.parse_args(argv)); path = settings.pop('config')
+    config = Config.load(path, **settings) if path or 'traindir' in settings else Config.demo(**settings)
     from simpsons_cnn.train import train
-    run = train(config, describe=lambda *facts: print(_describe(config, *facts), flush=True))
+    run = train(config)
     for name,r in (('validation', run.report), ('test', run.test_report)):
-        if r: print(f"{name}: accuracy {r.accuracy:.4f} ({_span(r, 'accuracy')}), macro F1 {r.macro_f1:.4f} ({_span(r, 'macro_f1')}) on {len(r):,} pictures")
+        if r: print(f'{name}: {_scores(r)}')
     print(f"model: {run.model_path}\nfigures: {config.out_graphics_directory}\npredictions: {config.out_inference_directory/'predictions.csv'}")
     if 'SIGINT' in run.history.stopped: sys.exit(130)
     if 'SIGTERM' in run.history.stopped: sys.exit(143)
 
-def _span(report, metric): return '{:.4f} to {:.4f}'.format(*report.interval(metric))
+def _scores(r)->str: # accuracy and macro F1 of a report with their intervals
+    spans = [f"{label} {getattr(r, metric):.4f} ({' to '.join(f'{v:.4f}' for v in r.interval(metric))})" for label,metric in (('accuracy','accuracy'), ('macro F1','macro_f1'))]
+    return f"{', '.join(spans)} on {len(r):,} pictures"
 
 # %% ../nbs/14_cli.ipynb #a71144cd
-@call_parse
 @_tidy_errors
 def simpsons_predict(
-    model:Param('Model file, as written by simpsons_train', str),
-    pictures:Param('Pictures, or folders of pictures', str, nargs='+'),
-    k:Param('How many candidates to show', int)=3,
-    csv:Param("CSV file to write; for a folder 'predictions.csv' unless another is named", str)=None,
-    device:Param("'auto', 'cpu', 'cuda', …", str)='auto',
-    overwrite:Param('Replace the CSV file if it exists', bool)=False,
+    argv:list=None, # Arguments; `None` takes those of the program
 ):
     "Name the character in pictures, with probabilities"
-    target = Path(csv or 'predictions.csv') if csv or any(Path(p).is_dir() for p in pictures) else None
-    if target and target.exists() and not overwrite: raise FileExistsError(f"'{target}' exists; name another --csv or pass --overwrite")
+    parser = _parser(simpsons_predict)
+    parser.add_argument('model', help='model file, as written by simpsons_train')
+    parser.add_argument('pictures', nargs='+', help='pictures, or folders of pictures')
+    parser.add_argument('--k', type=int, default=3, help='how many candidates to show; default 3')
+    parser.add_argument('--csv', type=Path, help="CSV file to write; for a folder 'predictions.csv' unless another is named")
+    parser.add_argument('--device', default='auto', help="'auto', 'cpu', 'cuda', …; default auto")
+    parser.add_argument('--overwrite', action='store_true', help='replace the CSV file if it exists')
+    a = parser.parse_args(argv)
+    if a.k<1: raise ValueError(f'k must be 1 or more, got {a.k}')
+    target = a.csv or (Path('predictions.csv') if any(Path(p).is_dir() for p in a.pictures) else None)
+    if target and target.exists() and not a.overwrite: raise FileExistsError(f"'{target}' exists; name another --csv or pass --overwrite")
+    if target and not target.parent.is_dir(): raise FileNotFoundError(f"No folder '{target.parent}' to write '{target.name}' to")
     from simpsons_cnn.inference import Classifier, Predictions
-    clf,done = Classifier.load(model, device),Predictions()
-    for p in pictures:
+    clf,done = Classifier.load(a.model, a.device),Predictions()
+    for p in a.pictures:
         try: answer = clf.predict(p)
         except (ValueError, OSError) as e: done.unreadable[p] = str(e); continue
         if isinstance(answer, Predictions): done.extend(answer); done.unreadable |= answer.unreadable
         else: done.append(answer)
-    for p in done: print(f"{p.source}: {', '.join(f'{name} {v:.1%}' for name,v in p.top(k))}")
-    if target and done: write_whole(target, done.to_frame(k).to_csv(index=False)); print(f'{len(done):,} predictions: {target}', file=sys.stderr)
-    if done.unreadable: sys.exit('\n'.join(f'error: {reason if p in reason else f"{p}: {reason}"}' for p,reason in done.unreadable.items()))
+    for p in done: print(f"{p.source}: {', '.join(f'{name} {v:.1%}' for name,v in p.top(a.k))}")
+    if target and done: write_whole(target, done.to_frame(a.k).to_csv(index=False)); print(f'{len(done):,} predictions: {target}', file=sys.stderr)
+    if done.unreadable: sys.exit('\n'.join(f'error: {reason}' if p in reason else f'error: {p}: {reason}' for p,reason in done.unreadable.items()))
 
 # %% ../nbs/14_cli.ipynb #0c7a4f2a
-@call_parse
 @_tidy_errors
 def simpsons_evaluate(
-    model:Param('Model file, as written by simpsons_train', str),
-    folder:Param('Folder with one subfolder of pictures per character', str),
-    out:Param('Folder for report.json and the figures; without it nothing is written', str)=None,
-    device:Param("'auto', 'cpu', 'cuda', …", str)='auto',
-    skip_unreadable:Param('Go on without pictures that cannot be decoded', bool)=False,
+    argv:list=None, # Arguments; `None` takes those of the program
 ):
     "Judge a model on a folder of pictures with known names"
+    parser = _parser(simpsons_evaluate)
+    parser.add_argument('model', help='model file, as written by simpsons_train')
+    parser.add_argument('folder', help='folder with one subfolder of pictures per character')
+    parser.add_argument('--out', type=Path, help='folder for report.json and the figures; without it nothing is written')
+    parser.add_argument('--device', default='auto', help="'auto', 'cpu', 'cuda', …; default auto")
+    parser.add_argument('--store_directory', help='where decoded pictures are kept; default .pixels beside the folder')
+    parser.add_argument('--skip_unreadable', action='store_true', help='go on without pictures that cannot be decoded')
+    parser.add_argument('--overwrite', action='store_true', help='replace an earlier report')
+    a = parser.parse_args(argv)
+    if a.out and (a.out/'report.json').exists() and not a.overwrite: raise FileExistsError(f"'{a.out}' already holds a report; name another --out or pass --overwrite")
+    if a.out: a.out.mkdir(parents=True, exist_ok=True)
     from simpsons_cnn.augment import Batches
     from simpsons_cnn.data import ImageFiles
     from simpsons_cnn.inference import Classifier
     from simpsons_cnn.metrics import evaluate
     from simpsons_cnn.pixels import PixelStore
     from simpsons_cnn.plotting import save_graphics
-    clf = Classifier.load(model, device); p = clf.preprocess
-    store = PixelStore.build(ImageFiles.scan(folder, classes=clf.classes), p.size, p.resize_rule, skip_unreadable=skip_unreadable)
-    report = evaluate(clf.model, Batches(store, batch_size=256, device=clf.device))
+    clf = Classifier.load(a.model, a.device); p = clf.preprocess
+    store = PixelStore.build(ImageFiles.scan(a.folder, classes=clf.classes), p.size, p.resize_rule, a.store_directory, a.skip_unreadable, crop=p.crop)
+    report = evaluate(clf.model, Batches(store, batch_size=128, device=clf.device))
     print(report.table.drop(columns=['accuracy','recall_low','recall_high']).to_string(index=False, float_format=lambda v: f'{v:.3f}', na_rep='-'))
-    print(f"accuracy {report.accuracy:.4f} ({_span(report, 'accuracy')}), macro F1 {report.macro_f1:.4f} ({_span(report, 'macro_f1')}) on {len(report):,} pictures")
-    if out:
-        save_graphics(None, report, out)
-        write_whole(Path(out)/'report.json', json.dumps(report.to_dict(), indent=1))
+    print(_scores(report))
+    if a.out: save_graphics(None, report, a.out); write_whole(a.out/'report.json', json.dumps(report.to_dict(), indent=1))
 
 # %% ../nbs/14_cli.ipynb #80070ce6
-@call_parse
 @_tidy_errors
 def simpsons_data(
-    folder:Param('Where the pictures go: train/ and test/ are made in it', str),
-    demo:Param('Draw ten invented characters', bool)=False,
-    train:Param('Training pictures of each drawn character', int)=200,
-    test:Param('Test pictures of each drawn character', int)=50,
-    seed:Param('The same seed draws the same pictures', int)=0,
+    argv:list=None, # Arguments; `None` takes those of the program
 ):
     "Make folders of pictures that can be trained on"
+    parser = _parser(simpsons_data)
+    parser.add_argument('folder', help='where the pictures go: train/ and test/ are made in it')
+    parser.add_argument('--demo', action='store_true', required=True, help='draw ten invented characters (the only kind so far)')
+    for name,default,about in (('train', 200, 'training pictures of each character'), ('test', 50, 'test pictures of each character'), ('seed', 0, 'the same seed draws the same pictures')):
+        parser.add_argument(f'--{name}', type=int, default=default, help=f'{about}; default {default}')
+    a = parser.parse_args(argv)
     from simpsons_cnn.data import demo_characters
-    if not demo: raise ValueError("Only --demo is known so far: simpsons_data FOLDER --demo")
-    print(demo_characters(folder, train, test, seed=seed))
+    print(demo_characters(a.folder, a.train, a.test, seed=a.seed))

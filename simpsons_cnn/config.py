@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Literal, get_args
 import yaml
 from fastcore.basics import patch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 # %% ../nbs/00_config.ipynb #ae0a47a0
-def _about(default, text, **rules): return Field(default, description=text, allow_inf_nan=False if 'gt' in rules or 'ge' in rules else None, **rules)
+def _about(default, text, **rules): return Field(default, description=text, allow_inf_nan=False if isinstance(default, float) else None, **rules)
 
 class _Section(BaseModel):
     "Settings that cannot change once made; unknown keys are refused"
@@ -53,7 +53,7 @@ class TrainingParameters(_Section):
     batch_size: int = _about(64, 'Pictures per step', ge=2)
     learning_rate: float = _about(.002, 'Highest learning rate', gt=0)
     schedule: Literal['one_cycle','constant'] = _about('one_cycle', "Learning rate over time: 'one_cycle' rises, then falls to nearly 0; 'constant' is the reference's")
-    crop_size: int = _about(80, 'Side in pixels of the crops that are trained on', ge=64, le=512)
+    crop_size: int|None = _about(None, 'Side in pixels of what the network sees: crops in training, the centre in evaluation; `null`: five sixths of `size`', ge=64, le=512)
     gamma: float = _about(2., 'Focal loss: how much easy pictures fade; 0 is cross entropy', ge=0)
     class_weights: Literal['none','reference','inverse','effective'] = _about('none', 'How rare characters are weighted, see `class_weights`')
     label_smoothing: float = _about(0., 'Share of the target spread over all characters', ge=0, lt=1)
@@ -93,6 +93,7 @@ _rules = dict(greater_than='must be above {gt:g}', greater_than_equal='must be {
 
 def _complaint(error:dict)->str:
     "One of pydantic's errors as `setting rule, got value`"
+    if not error['loc']: return str(error['ctx']['error'])     # a rule about several settings says it all itself
     rule = _rules.get(error['type'], error['msg']).format(**error.get('ctx', {}))
     return f"{error['loc'][-1]} {rule}, got {error['input']!r}"
 
@@ -115,6 +116,12 @@ class Config(_Section):
     augmentation_parameters: AugmentationParameters = AugmentationParameters()
     output_parameters: OutputParameters = OutputParameters()
 
+    @model_validator(mode='after')
+    def _crop_fits(self):
+        size,crop = self.dataset_parameters.size, self.training_parameters.crop_size
+        if crop and not .6<=crop/size<=1: raise ValueError(f'crop_size must be from {.6*size:.0f} to {size} for a size of {size}, got {crop}')
+        return self
+
     def flat(self)->dict:
         "Every setting by its own name"
         return {key: value for section in type(self).model_fields for key,value in getattr(self, section)}
@@ -136,7 +143,7 @@ def _placed(raw:dict, overrides:dict)->dict:
     for name in raw:
         if name in home: raise ValueError(f"Setting {name!r} belongs under '{home[name]}:'")
         if name not in sections: raise ValueError(did_you_mean('section', name, sections))
-        if not isinstance(raw[name] or {}, dict): raise ValueError(f"Section {name!r} must hold 'setting: value' lines, got {raw[name]!r}")
+        if raw[name] is not None and not isinstance(raw[name], dict): raise ValueError(f"Section {name!r} must hold 'setting: value' lines, got {raw[name]!r}")
     raw = {s: dict(raw.get(s) or {}) for s in sections}
     for s,key in [(s,key) for s in sections for key in raw[s]] + [(None,key) for key in overrides]:
         if key not in home: raise ValueError(did_you_mean('setting', key, home))

@@ -63,8 +63,8 @@ def _check_root(root:Path):
 def _check_character(folder:Path, pictures, folders):
     "Subfolders of a character's folder must hold no pictures"
     deeper = [f for f in folders if any(_entries(folder/f))]
-    if deeper and not pictures: raise ValueError(f"'{folder}' holds folders ({some(deeper)}) where pictures were expected: a nested copy of the "
-                                                 f"data set? Remove it, or scan '{folder}' instead")
+    if deeper and not pictures: raise ValueError(f"'{folder}' holds folders ({some(deeper)}) where pictures were expected: is it a nested copy of the "
+                                                 f"data set, or one level too high? Scan '{folder}' or a folder in it instead")
     if deeper: raise ValueError(f"'{folder}' holds pictures and also folders ({some(deeper)}), which would be left out; move or remove them")
 
 # %% ../nbs/01_data.ipynb #4d3923a4
@@ -128,6 +128,7 @@ def split_per_character(
         places = rng.permutation(np.flatnonzero(labels==label)); n = len(places)
         held_out.append(places[:min(n-1, max(1, round(n*valid)))])
     valid_idx = np.sort(np.concatenate(held_out))
+    if not len(valid_idx): raise ValueError("No character has two pictures, so none can be held out to judge by")
     return np.setdiff1d(np.arange(len(labels)), valid_idx), valid_idx
 
 # %% ../nbs/01_data.ipynb #08c89ddb
@@ -161,16 +162,17 @@ def demo_characters(
     "Draw a data set of ten invented characters as JPEGs"
     folder,asked = Path(folder),dict(train=train, test=test, size=size, seed=seed)
     if min(train, test)<1: raise ValueError(f"train and test must be 1 or more, got train={train}, test={test}")
+    if seed<0: raise ValueError(f"seed must be 0 or more, got {seed}")
     note = folder/'drawn.json'
     if note.exists() and json.loads(note.read_text())==asked: return folder
     if folder.exists() and any(folder.iterdir()): raise FileExistsError(f"'{folder}' already holds something else; choose another folder or remove it")
-    part = folder.with_name(f'.{folder.name}.part'); shutil.rmtree(part, ignore_errors=True)
+    place = folder.resolve(); part = place.with_name(f'.{place.name}.part'); shutil.rmtree(part, ignore_errors=True)
     todo = [(split, label, i) for split,n in [('train',train),('test',test)] for label in range(len(character_names)) for i in range(n)]
     for split,label,i in progress_bar(todo, desc='drawing'):
         name = character_names[label]; p = part/split/name/f'{name}_{i:04}.jpg'
         p.parent.mkdir(parents=True, exist_ok=True)
         draw_character(name, np.random.default_rng([seed, split=='test', label, i]), size).save(p, quality=90)
     (part/'drawn.json').write_text(json.dumps(asked))
-    if folder.exists(): folder.rmdir()
-    part.rename(folder)
+    if place.exists(): place.rmdir()
+    part.rename(place)
     return folder

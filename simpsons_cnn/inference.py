@@ -70,6 +70,7 @@ class Predictions(list):
     def __init__(self, predictions=(), unreadable=None): super().__init__(predictions); self.unreadable = unreadable or {}
     def to_frame(self, k:int=1)->pd.DataFrame:
         "A row per picture: `picture`, and `character` and `probability` of the `k` most likely"
+        k = min(k, len(self[0].classes)) if self else k
         rows = [[p.source] + [v for pair in p.top(k) for v in pair] for p in self]
         return pd.DataFrame(rows, columns=['picture'] + [f'{what}{i or ""}' for i in [*range(k)] for what in ('character','probability')][:2*k])
     def _repr_html_(self): return ''.join(p._repr_html_() for p in self[:20]) + (f'<p>… and {len(self)-20:,} more</p>' if len(self)>20 else '')
@@ -102,7 +103,7 @@ class Classifier:
         xb:Tensor, # Prepared pictures, uint8, shape `(n, 3, size, size)`
     )->np.ndarray: # float32, shape `(n, classes)`
         "Answers of the network as numbers"
-        return self.model(self.preprocess.normalise(xb.to(self.device))).softmax(1).cpu().numpy()
+        return self.model(self.preprocess.normalise(self.preprocess.view(xb.to(self.device)))).softmax(1).cpu().numpy()
 
 # %% ../nbs/10_inference.ipynb #cb85dc01
 @patch

@@ -146,19 +146,20 @@ def evaluate(
     loss:nn.Module=None, # For `report.loss`; `None`: cross entropy
     dtype:torch.dtype=None, # `torch.bfloat16` computes in it where that is faster
 )->Report:
-    "Answers and scores of a model on all pictures of `dl`"
-    training,rows,total = model.training,[],[]
+    "Answers and scores of a model on all pictures of `dl`; raises `ValueError` for batches that are shuffled or augmented"
+    if dl.shuffle or dl.augment: raise ValueError("dl must be without augment and shuffle: each picture once, in order")
+    training,logits,targets = model.training,[],[]
     model.eval()
     for xb,yb in dl:
-        with torch.autocast(xb.device.type, dtype, enabled=dtype is not None): logits = model(xb).float()
-        total.append((loss or F.cross_entropy)(logits, yb)*len(yb))
-        probability,prediction = logits.softmax(1).max(1)
-        rows.append(torch.stack([yb.double(), prediction.double(), probability.double(), F.cross_entropy(logits, yb, reduction='none').double()], 1))
+        with torch.autocast(xb.device.type, dtype, enabled=dtype is not None): logits.append(model(xb).float())
+        targets.append(yb)
     model.train(training)
-    truth,prediction,probability,losses = torch.cat(rows).cpu().numpy().T
-    pictures = pd.DataFrame(dict(place=dl.idx.numpy(), truth=truth.astype(np.int64), prediction=prediction.astype(np.int64), probability=probability, loss=losses))
-    classes = dl.store.classes
-    return Report(confusion_matrix(truth, prediction, len(classes)), classes, pictures, dl.store, float(torch.stack(total).sum())/len(pictures))
+    logits,targets = torch.cat(logits),torch.cat(targets)
+    probability,prediction = logits.softmax(1).max(1)
+    columns = dict(truth=targets, prediction=prediction, probability=probability, loss=F.cross_entropy(logits, targets, reduction='none'))
+    pictures = pd.DataFrame(dict(place=dl.idx.numpy()) | {name: column.cpu().numpy() for name,column in columns.items()})
+    classes,total = dl.store.classes,(loss or F.cross_entropy)(logits, targets)
+    return Report(confusion_matrix(pictures.truth, pictures.prediction, len(classes)), classes, pictures, dl.store, float(total))
 
 # %% ../nbs/07_metrics.ipynb #564dd9c0
 @patch

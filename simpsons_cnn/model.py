@@ -119,8 +119,13 @@ def load_model(
 )->tuple: # (network in evaluation mode, header: `classes`, `preprocess` and more)
     "Read a trained network; raises `FileNotFoundError` or `ValueError`, and runs nothing that is in the file"
     tensors,header = _open_model(path)
-    model = SimpsonsCNN(**header['network']); fit_weights(model, tensors, path)
-    header['preprocess'] = Preprocess(**{k: tuple(v) if isinstance(v, list) else v for k,v in header['preprocess'].items()})
+    try:
+        model = SimpsonsCNN(**header['network'])
+        header['preprocess'] = Preprocess(**{k: tuple(v) if isinstance(v, list) else v for k,v in header['preprocess'].items()})
+        fits = len(header['classes'])==header['network']['num_classes']
+    except (KeyError, TypeError, AttributeError) as e: raise ValueError(f"'{path}' has an incomplete header ({type(e).__name__}: {e})") from None
+    if not fits: raise ValueError(f"'{path}' names {len(header['classes'])} characters for a network of {header['network']['num_classes']}")
+    fit_weights(model, tensors, path)
     return model.to(device).eval(), header
 
 # %% ../nbs/06_model.ipynb #558b7883
