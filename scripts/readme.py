@@ -6,6 +6,7 @@
 """
 import re, sys
 from pathlib import Path
+import nbformat
 from nbconvert import MarkdownExporter
 from traitlets.config import Config
 
@@ -16,7 +17,9 @@ note = '<!-- Made from nbs/index.ipynb by scripts/readme.py; edit that notebook.
 def readme() -> str:
     "The visible cells of the index notebook as Markdown, with its links seen from the top of the repository"
     hidden = Config(RegexRemovePreprocessor=dict(enabled=True, patterns=[r'^#\|\s*(hide|default_exp)']))
-    text, resources = MarkdownExporter(config=hidden).from_filename(str(root/'nbs/index.ipynb'))
+    nb = nbformat.read(root/'nbs/index.ipynb', as_version=4)
+    nb.metadata.language_info = dict(name='python')                                   # for ```python
+    text, resources = MarkdownExporter(config=hidden).from_notebook_node(nb)
     if resources['outputs']: raise ValueError(f"README cannot hold figures made in the notebook: {', '.join(resources['outputs'])}")
     text = re.sub(r'^#\|.*\n', '', text, flags=re.M)                                  # directives
     text = re.sub(r'(\]\(|src=")(images/)', r'\1nbs/\2', text)                        # pictures
