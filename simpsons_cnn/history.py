@@ -76,7 +76,7 @@ def stop_on_signal(signals=(signal.SIGINT, signal.SIGTERM)):
     before = {s: signal.getsignal(s) for s in signals}
     def on_signal(number, frame):
         note['reason'] = f'interrupted by {signal.Signals(number).name}'
-        for s,handler in before.items(): signal.signal(s, handler)
+        for s,handler in before.items(): signal.signal(s, signal.default_int_handler if s==signal.SIGINT else handler)
     for s in signals: signal.signal(s, on_signal)
     try: yield note
     finally:
