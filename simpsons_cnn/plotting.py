@@ -80,12 +80,12 @@ def plot_confusion(
 # %% ../nbs/08_plotting.ipynb #7b707b72
 def plot_pictures(
     pictures, # uint8, shape `(n, 3, height, width)`
-    texts=None, # A line or two for each
+    texts=None, # A line or more for each
     cols:int=6, # Pictures in a row
 ):
     "A grid of pictures; returns the axes"
     n = len(pictures); rows = max(1, -(-n//cols)); cols = max(1, min(cols, n))
-    fig,axs = plt.subplots(rows, cols, figsize=(cols, rows*(1.35 if texts else 1)), squeeze=False, layout='constrained')
+    fig,axs = plt.subplots(rows, cols, figsize=(cols, rows*(1+.16*max((t.count('\n')+1 for t in texts or ()), default=0))), squeeze=False, layout='constrained')
     for i,ax in enumerate(axs.flat):
         ax.axis('off')
         if i<n: ax.imshow(np.asarray(pictures[i]).transpose(1, 2, 0))
@@ -109,7 +109,7 @@ def plot_worst(
 ):
     "The pictures with the highest loss, with truth, answer and its probability; returns the axes"
     worst = report.worst(n); pictures = np.stack([np.asarray(report.store.pixels[i]) for i in worst.place])
-    return plot_pictures(pictures, [f'{axis_name(r.truth, 16)}\n→ {axis_name(r.prediction, 12)} {r.probability:.0%}' for r in worst.itertuples()])
+    return plot_pictures(pictures, [f'{axis_name(r.truth, 17)}\n→ {axis_name(r.prediction, 15)}\n{r.probability:.0%}' for r in worst.itertuples()])
 
 # %% ../nbs/08_plotting.ipynb #d8fc3fcd
 def save_graphics(
