@@ -102,7 +102,7 @@ def check_finite(
 def save_checkpoint(path, model, optimizer, averaged, history:History, run:dict):
     "Write the state after an epoch; `run` holds what must agree when it is continued"
     state = dict(format_version=1, run=run, model=model.state_dict(), optimizer=optimizer.state_dict(), averaged=averaged.state_dict() if averaged else None,
-                 history={k: v for k,v in vars(history).items()})
+                 history=dict(vars(history)))
     f = io.BytesIO(); torch.save(state, f); write_whole(path, f.getbuffer())
 
 def load_checkpoint(path, model, optimizer, averaged, run:dict)->History:

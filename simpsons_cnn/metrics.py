@@ -8,7 +8,6 @@ __all__ = ['confusion_matrix', 'class_scores', 'Report', 'wilson_interval', 'eva
 # %% ../nbs/07_metrics.ipynb #4026a23e
 import json
 from dataclasses import dataclass
-from functools import cached_property
 import numpy as np
 import pandas as pd
 import torch

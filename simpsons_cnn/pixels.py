@@ -8,7 +8,7 @@ __all__ = ['read_rgb', 'to_rgb', 'Preprocess', 'PixelStore']
 # %% ../nbs/03_pixels.ipynb #9e15f641
 import hashlib, json, os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 import torch
@@ -81,7 +81,7 @@ def normalise(self:Preprocess,
     xb:Tensor, # uint8, shape `(n, 3, height, width)`, on any device
 )->Tensor: # float32, the same shape and memory format
     "Bytes to numbers around 0"
-    scale,shift = [torch.tensor(v, dtype=torch.float32, device=xb.device)[:,None,None] for v in self.scale_shift()]
+    scale,shift = self._scale_shift_on(xb.device)
     return torch.addcmul(shift, xb.float(), scale)
 
 @patch
@@ -90,9 +90,13 @@ def scale_shift(self:Preprocess)->tuple: # Two tuples with a number per channel
     return tuple(1/(255*s) for s in self.std), tuple(-m/s for m,s in zip(self.mean, self.std))
 
 @patch
+def _scale_shift_on(self:Preprocess, device): # the same as two tensors of shape (3, 1, 1)
+    return [torch.tensor(v, dtype=torch.float32, device=device)[:,None,None] for v in self.scale_shift()]
+
+@patch
 def denormalise(self:Preprocess, xb:Tensor)->Tensor:
     "Numbers back to bytes, rounded and cut to 0..255"
-    scale,shift = [torch.tensor(v, dtype=torch.float32, device=xb.device)[:,None,None] for v in self.scale_shift()]
+    scale,shift = self._scale_shift_on(xb.device)
     return ((xb.float()-shift)/scale).round().clamp(0, 255).to(torch.uint8)
 
 # %% ../nbs/03_pixels.ipynb #c6194898

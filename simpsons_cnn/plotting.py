@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['axis_name', 'loss_parts', 'plot_losses', 'plot_metrics', 'plot_confusion', 'plot_pictures', 'plot_batch',
-           'plot_worst', 'save_graphics']
+           'plot_worst', 'save_graphics', 'figure_png']
 
 # %% ../nbs/08_plotting.ipynb #f2a8d309
 import io
@@ -124,7 +124,12 @@ def save_graphics(
     if report is not None: drawn |= {'metrics.png': lambda: plot_metrics(report)[0], 'confusion.png': lambda: plot_confusion(report)}
     return [_save_figure(draw().figure, folder/name) for name,draw in drawn.items()]
 
-def _save_figure(fig, path):
-    f = io.BytesIO(); fig.savefig(f, dpi=150); plt.close(fig)
-    write_whole(path, f.getvalue())
-    return path
+def figure_png(
+    fig, # Matplotlib figure; closed afterwards
+    dpi:int=150, # Dots per inch
+)->bytes:
+    "A figure as the bytes of a PNG file"
+    f = io.BytesIO(); fig.savefig(f, dpi=dpi); plt.close(fig)
+    return f.getvalue()
+
+def _save_figure(fig, path): write_whole(path, figure_png(fig)); return path

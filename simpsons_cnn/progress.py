@@ -6,12 +6,12 @@
 __all__ = ['surroundings', 'epoch_line', 'Progress']
 
 # %% ../nbs/08a_progress.ipynb #3ae7e04c
-import html, io, sys, time
+import html, sys, time
 import matplotlib.pyplot as plt
 from IPython.display import HTML, Image, display
 from tqdm import tqdm
 from .data import in_jupyter
-from .plotting import plot_losses
+from .plotting import figure_png, plot_losses
 
 # %% ../nbs/08a_progress.ipynb #0ed69594
 def surroundings(
@@ -70,5 +70,5 @@ class Progress:
 def _curve_png(history)->bytes:
     "The loss curves so far as a small PNG"
     fig,ax = plt.subplots(figsize=(5,2.6), layout='constrained')
-    plot_losses(history, axs=ax); f = io.BytesIO(); fig.savefig(f, dpi=80); plt.close(fig)
-    return f.getvalue()
+    plot_losses(history, axs=ax)
+    return figure_png(fig, dpi=80)

@@ -106,11 +106,11 @@ def fit(
             lr = lambda step: learning_rate_at((epoch*steps+step)/(num_epochs*steps), learning_rate, schedule)
             losses = run_epoch(model, train_dl, loss, optimizer, lr, dtype, after_step)
             judged = averaged.module if averaged else model
-            try: check_finite(losses, epoch, history)
-            except NonFiniteLoss: model.load_state_dict(before); show.close(); raise
-            if note['reason'] and len(losses)<steps and history.rows: history.last_weights = copy_weights(judged); break
-            report = evaluate(judged, valid_dl, loss, dtype)
-            try: check_finite(torch.tensor([report.loss]), epoch, history, 'on the validation pictures')
+            try:
+                check_finite(losses, epoch, history)
+                if note['reason'] and len(losses)<steps and history.rows: history.last_weights = copy_weights(judged); break
+                report = evaluate(judged, valid_dl, loss, dtype)
+                check_finite(torch.tensor([report.loss]), epoch, history, 'on the validation pictures')
             except NonFiniteLoss: model.load_state_dict(before); show.close(); raise
             history.add(dict(epoch=epoch+1, train_loss=losses.mean().item(), valid_loss=report.loss, accuracy=report.accuracy, macro_f1=report.macro_f1,
                              learning_rate=optimizer.param_groups[0]['lr'], seconds=time.perf_counter()-start), judged)
