@@ -207,5 +207,5 @@ def fetch(
     "Download the public data set from Kaggle and make folders of it that can be trained on; mind the `LICENCE`"
     _check_target(Path(folder))
     try: import kagglehub
-    except ImportError: raise ImportError("Fetching needs kagglehub: pip install 'simpsons_cnn[fetch]'; or download the archive with a browser and unpack it") from None
+    except ImportError: raise ModuleNotFoundError("Fetching needs kagglehub: pip install 'simpsons_cnn[fetch]'; or download the archive with a browser and unpack it") from None
     return unpack(kagglehub.dataset_download(KAGGLE_DATASET), folder)
