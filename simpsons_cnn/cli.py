@@ -16,7 +16,7 @@ def _tidy_errors(func):
     @functools.wraps(func)
     def wrapper(*args, **kwargs):
         try: return func(*args, **kwargs)
-        except (ValueError, OSError, FloatingPointError) as e: sys.exit(f'error: {e}')
+        except (ValueError, OSError, FloatingPointError, ModuleNotFoundError) as e: sys.exit(f'error: {e}')
         except KeyboardInterrupt: print('interrupted', file=sys.stderr); sys.exit(130)
         except RuntimeError as e:
             if type(e).__name__!='OutOfMemoryError': raise
@@ -26,6 +26,10 @@ def _tidy_errors(func):
 # %% ../nbs/14_cli.ipynb #9bf6ffec
 def _parser(func)->argparse.ArgumentParser:
     return argparse.ArgumentParser(prog=func.__name__, description=func.__doc__, allow_abbrev=False)
+
+def _add_device_and_overwrite(parser:argparse.ArgumentParser, what:str): # `what` may be overwritten
+    parser.add_argument('--device', default='auto', help="'auto', 'cpu', 'cuda', …; default auto")
+    parser.add_argument('--overwrite', action='store_true', help=f'replace {what} if it exists')
 
 # %% ../nbs/14_cli.ipynb #cef38937
 def _add_settings(parser:argparse.ArgumentParser):
@@ -70,8 +74,7 @@ def simpsons_predict(
     parser.add_argument('pictures', nargs='+', help='pictures, or folders of pictures')
     parser.add_argument('--k', type=int, default=3, help='how many candidates to show; default 3')
     parser.add_argument('--csv', type=Path, help="CSV file to write; for a folder 'predictions.csv' unless another is named")
-    parser.add_argument('--device', default='auto', help="'auto', 'cpu', 'cuda', …; default auto")
-    parser.add_argument('--overwrite', action='store_true', help='replace the CSV file if it exists')
+    _add_device_and_overwrite(parser, 'the CSV file')
     a = parser.parse_args(argv)
     if a.k<1: raise ValueError(f'k must be 1 or more, got {a.k}')
     target = a.csv or (Path('predictions.csv') if any(Path(p).is_dir() for p in a.pictures) else None)
@@ -98,10 +101,9 @@ def simpsons_evaluate(
     parser.add_argument('model', help='model file, as written by simpsons_train')
     parser.add_argument('folder', help='folder with one subfolder of pictures per character')
     parser.add_argument('--out', type=Path, help='folder for report.json and the figures; without it nothing is written')
-    parser.add_argument('--device', default='auto', help="'auto', 'cpu', 'cuda', …; default auto")
     parser.add_argument('--store_directory', help='where decoded pictures are kept; default .pixels beside the folder')
     parser.add_argument('--skip_unreadable', action='store_true', help='go on without pictures that cannot be decoded')
-    parser.add_argument('--overwrite', action='store_true', help='replace an earlier report')
+    _add_device_and_overwrite(parser, 'an earlier report')
     a = parser.parse_args(argv)
     if a.out and (a.out/'report.json').exists() and not a.overwrite: raise FileExistsError(f"'{a.out}' already holds a report; name another --out or pass --overwrite")
     if a.out: a.out.mkdir(parents=True, exist_ok=True)
@@ -118,7 +120,7 @@ def simpsons_evaluate(
     print(_scores(report))
     if a.out: save_graphics(None, report, a.out); write_whole(a.out/'report.json', json.dumps(report.to_dict(), indent=1))
 
-# %% ../nbs/14_cli.ipynb #80070ce6
+# %% ../nbs/14_cli.ipynb #88e68bfe
 @_tidy_errors
 def simpsons_data(
     argv:list=None, # Arguments; `None` takes those of the program
@@ -126,9 +128,19 @@ def simpsons_data(
     "Make folders of pictures that can be trained on"
     parser = _parser(simpsons_data)
     parser.add_argument('folder', help='where the pictures go: train/ and test/ are made in it')
-    parser.add_argument('--demo', action='store_true', required=True, help='draw ten invented characters (the only kind so far)')
-    for name,default,about in (('train', 200, 'training pictures of each character'), ('test', 50, 'test pictures of each character'), ('seed', 0, 'the same seed draws the same pictures')):
-        parser.add_argument(f'--{name}', type=int, default=default, help=f'{about}; default {default}')
-    a = parser.parse_args(argv)
+    kind = parser.add_mutually_exclusive_group(required=True)
+    kind.add_argument('--demo', action='store_true', help='draw ten invented characters')
+    kind.add_argument('--from', dest='source', metavar='SOURCE', help='unpack an archive (zip or tar), or copy from a folder, with the public data set or one like it')
+    kind.add_argument('--fetch', action='store_true', help="download the public data set from Kaggle; needs: pip install 'simpsons_cnn[fetch]'. "
+                      'CC BY-NC-SA 4.0: neither the pictures nor weights trained on them may be used commercially')
+    for way,name,default,about in (('demo', 'train', 200, 'training pictures of each character'), ('demo', 'test', 50, 'test pictures of each character'),
+                                   ('demo', 'seed', 0, 'the same seed draws the same pictures'), ('from', 'max_gib', 20., 'refuse an archive that unpacks to more GiB than this')):
+        parser.add_argument(f'--{name}', type=type(default), default=argparse.SUPPRESS, help=f'with --{way}: {about}; default {default:g}')
+    a = vars(parser.parse_args(argv)); folder,demo,source,fetching = [a.pop(k) for k in ('folder','demo','source','fetch')]
+    for name in a:
+        if not (source if name=='max_gib' else demo): parser.error(f"--{name} goes with {'--from' if name=='max_gib' else '--demo'}")
     from simpsons_cnn.data import demo_characters
-    print(demo_characters(a.folder, a.train, a.test, seed=a.seed))
+    from simpsons_cnn.unpack import LICENCE, fetch, unpack
+    if demo: print(demo_characters(folder, **a))
+    elif fetching: print(LICENCE, file=sys.stderr); print(fetch(folder))
+    else: print(unpack(source, folder, **a))

@@ -35,6 +35,7 @@ class DatasetParameters(_Section):
     testdir: Path|None = _about('data/demo/test', 'The same for testing; looked at once, at the very end. `null`: no test')
     valid: float = _about(.15, 'Share of each character held out of `traindir` to choose the best epoch', gt=0, lt=1)
     size: int = _about(96, 'Side of a stored picture in pixels', ge=64, le=512)
+    fixes: Path|None = _about(None, 'CSV file of corrected labels and dropped pictures of `traindir`, see `apply_fixes`; `null`: none')
     resize_rule: Literal['stretch','pad'] = _about('stretch', "How an oblong picture becomes square: 'stretch' it or 'pad' it with grey")
     store_directory: Path|None = _about(None, 'Where decoded pictures are kept; `null`: in a folder `.pixels` beside `traindir`')
     skip_unreadable: bool = _about(False, 'Go on without pictures that cannot be decoded, instead of stopping with a list of them')
