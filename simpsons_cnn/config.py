@@ -34,6 +34,7 @@ class DatasetParameters(_Section):
     traindir: Path = _about('data/demo/train', 'Folder with one subfolder of pictures per character')
     testdir: Path|None = _about('data/demo/test', 'The same for testing; looked at once, at the very end. `null`: no test')
     valid: float = _about(.15, 'Share of each character held out of `traindir` to choose the best epoch', gt=0, lt=1)
+    split: str = _about('group', "What is held out: 'group' keeps near-duplicates on one side, 'random' does not; or a CSV file with the columns file and split")
     size: int = _about(96, 'Side of a stored picture in pixels', ge=64, le=512)
     fixes: Path|None = _about(None, 'CSV file of corrected labels and dropped pictures of `traindir`, see `apply_fixes`; `null`: none')
     resize_rule: Literal['stretch','pad'] = _about('stretch', "How an oblong picture becomes square: 'stretch' it or 'pad' it with grey")

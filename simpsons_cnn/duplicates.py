@@ -128,7 +128,7 @@ def near_duplicates(
     bits,colours = fingerprints(store.pixels); there = (bits,colours) if other is None else fingerprints(other.pixels)
     pairs = _all_candidates(bits, None if other is None else there[0])
     pairs = torch.cat([p[_miniatures_agree(p, colours, there[1])] for p in pairs.split(4096)])
-    measured = [_measure(p, store.pixels, (other or store).pixels) for p in pairs.split(512)]
+    measured = [_measure(p, store.pixels, (other or store).pixels) for p in pairs.split(512) if len(p)]
     table = pd.DataFrame(torch.cat([*measured, torch.zeros(0, 6)]).numpy(), columns=['a','b','bits','mirrored','likeness','moved'])
     table = table.astype(dict(a=int, b=int, bits=int, mirrored=bool))
     table.insert(2, 'kind', np.where(table.moved<=MOST_MOVED, 'copy', 'frame'))
