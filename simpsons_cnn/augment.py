@@ -80,9 +80,11 @@ def warp(
 )->Tensor: # Shape `(n, 3, size, size)`
     "Resample each picture along its affine map; what lies outside repeats the edge"
     t = (torch.arange(size, device=xb.device, dtype=xb.dtype)*2+1)/size - 1
-    places = [theta[:,i,0,None,None]*t + (theta[:,i,1,None]*t + theta[:,i,2,None])[:,:,None] for i in (0,1)]
-    inside = [p.clamp_(1/n-1, 1-1/n) for p,n in zip(places, (xb.shape[3], xb.shape[2]))]      # padding_mode='border', which Apple's MPS lacks
-    return F.grid_sample(xb, torch.stack(inside, -1), mode='bilinear', align_corners=False)
+    places = torch.empty(len(xb), size, size, 2, device=xb.device, dtype=xb.dtype)
+    for i,n in ((0,xb.shape[3]), (1,xb.shape[2])):
+        row,column = theta[:,i,0,None,None]*t, (theta[:,i,1,None]*t + theta[:,i,2,None])[:,:,None]
+        torch.add(row, column, out=places[...,i]).clamp_(1/n-1, 1-1/n)      # padding_mode='border', which is slower, and which Apple's MPS lacks
+    return F.grid_sample(xb, places, mode='bilinear', align_corners=False)
 
 # %% ../nbs/04_augment.ipynb #c50a5508
 def _recolour(augment:Augment, prep:Preprocess, n:int, rng:torch.Generator)->tuple: # scale, shift, each of shape (n, 3, 1, 1)
@@ -99,11 +101,16 @@ def augment_batch(
     augment:Augment, # How much
     prep:Preprocess, # Normalising
     rng:torch.Generator, # Source of chance, on the CPU
-)->Tensor: # float32, shape `(n, 3, crop_size, crop_size)`, channels last
+)->Tensor: # float32, shape `(n, 3, crop_size, crop_size)`
     "Crop, turn, mirror, recolour and normalise a batch"
     theta,(scale,shift) = augment.theta(len(xb), rng), _recolour(augment, prep, len(xb), rng)
     theta,scale,shift = [t.to(xb.device, non_blocking=True) for t in (theta,scale,shift)]
-    return torch.addcmul(shift, warp(xb.float(), theta, augment.crop_size or prep.crop), scale).contiguous(memory_format=torch.channels_last)
+    side,at_once = augment.crop_size or prep.crop, 16 if xb.device.type=='cpu' else len(xb)
+    out = torch.empty(len(xb), 3, side, side, device=xb.device)
+    for i in range(0, len(xb), at_once):
+        part = slice(i, i+at_once)
+        torch.addcmul(shift[part], warp(xb[part].contiguous().float(), theta[part], side), scale[part], out=out[part])
+    return out
 
 # %% ../nbs/04_augment.ipynb #c18b95ff
 def check_batch_size(batch_size:int, n:int):
