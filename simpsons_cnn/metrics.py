@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from fastcore.basics import patch
 from .config import did_you_mean
 from .data import as_text
+from .memory import reuse_memory
 
 # %% ../nbs/07_metrics.ipynb #dc93cd93
 def confusion_matrix(
@@ -138,6 +139,7 @@ def to_dict(self:Report)->dict:
                 macro_f1=self.macro_f1, macro_f1_interval=self.interval('macro_f1'), classes=self.classes, table=rows, confusion=self.confusion.tolist())
 
 # %% ../nbs/07_metrics.ipynb #829144e8
+@reuse_memory()
 @torch.inference_mode()
 def evaluate(
     model:nn.Module, # Put into evaluation mode for the time being
