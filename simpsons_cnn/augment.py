@@ -81,9 +81,10 @@ def warp(
     "Resample each picture along its affine map; what lies outside repeats the edge"
     t = (torch.arange(size, device=xb.device, dtype=xb.dtype)*2+1)/size - 1
     places = torch.empty(len(xb), size, size, 2, device=xb.device, dtype=xb.dtype)
-    for i,n in ((0,xb.shape[3]), (1,xb.shape[2])):
-        row,column = theta[:,i,0,None,None]*t, (theta[:,i,1,None]*t + theta[:,i,2,None])[:,:,None]
-        torch.add(row, column, out=places[...,i]).clamp_(1/n-1, 1-1/n)      # padding_mode='border', which is slower, and which Apple's MPS lacks
+    for i in (0,1): torch.add(theta[:,i,0,None,None]*t, (theta[:,i,1,None]*t + theta[:,i,2,None])[:,:,None], out=places[...,i])
+    h,w = xb.shape[-2:]
+    if h==w: places.clamp_(1/w-1, 1-1/w)      # padding_mode='border', which is slower, and which Apple's MPS lacks
+    else: edge = 1-1/torch.tensor([w,h], device=xb.device, dtype=xb.dtype); places.clamp_(-edge, edge)
     return F.grid_sample(xb, places, mode='bilinear', align_corners=False)
 
 # %% ../nbs/04_augment.ipynb #c50a5508
@@ -109,7 +110,7 @@ def augment_batch(
     out = torch.empty(len(xb), 3, side, side, device=xb.device)
     for i in range(0, len(xb), at_once):
         part = slice(i, i+at_once)
-        torch.addcmul(shift[part], warp(xb[part].contiguous().float(), theta[part], side), scale[part], out=out[part])
+        torch.mul(warp(xb[part].float(), theta[part], side), scale[part], out=out[part]).add_(shift[part])
     return out
 
 # %% ../nbs/04_augment.ipynb #c18b95ff
@@ -161,4 +162,4 @@ def batch(self:Batches, places:Tensor, epoch:int, step:int):
 
 def _gather(pixels:Tensor, places:Tensor)->Tensor:
     "Rows of a channels-last array, still channels last"
-    return pixels.permute(0, 2, 3, 1)[places.to(pixels.device)].permute(0, 3, 1, 2)
+    return pixels.permute(0, 2, 3, 1).index_select(0, places.to(pixels.device)).permute(0, 3, 1, 2)
