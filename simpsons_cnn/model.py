@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'FORMAT_VERSION', 'ARCHITECTURES', 'HEADER_LIMIT', 'conv_block', 'SimpsonsCNN', 'layer_table',
-           'create_model', 'save_model', 'fit_weights', 'load_model', 'picture_digest', 'data_digest', 'load_reference']
+           'create_model', 'save_model', 'fit_weights', 'load_model', 'data_digest', 'load_reference']
 
 # %% ../nbs/06_model.ipynb #d75736ef
 import hashlib, json, os, platform
@@ -157,10 +157,8 @@ def load_model(
     return model.to(device).eval(), header
 
 # %% ../nbs/06_model.ipynb #5c3560a4
-def picture_digest(path)->str: return hashlib.sha256(Path(path).read_bytes()).hexdigest() # SHA-256 of a file, as `sha256sum` prints it
-
 def data_digest(
-    digests, # `picture_digest` of each picture, in any order
+    digests, # SHA-256 of each picture's bytes, in any order; see `file_digests`
 )->str:
     "One SHA-256 for a whole set of pictures"
     return hashlib.sha256('\n'.join(sorted(digests)).encode()).hexdigest()

@@ -6,7 +6,7 @@
 __all__ = ['open_picture', 'read_rgb', 'to_rgb', 'Preprocess', 'PixelStore']
 
 # %% ../nbs/03_pixels.ipynb #9e15f641
-import hashlib, json, os, threading, warnings
+import errno, hashlib, json, os, shutil, threading, warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,11 +133,13 @@ def _decode_all(
     prep:Preprocess, # How
     workers:int=None, # Threads; `None`: one per processor
     desc:str='decoding', # Label of the progress bar
+    rows:list=None, # The row of each picture; `None`: the first goes to the first, and so on
 )->dict: # row -> reason, of pictures that could not be read
     "Decode pictures into rows of an array"
+    rows = range(len(paths)) if rows is None else rows
     def one(i):
-        try: out[i] = prep.square(paths[i])
-        except Exception as e: return i,f'{type(e).__name__}: {e}'   # decoders of broken files raise nearly anything
+        try: out[rows[i]] = prep.square(paths[i])
+        except Exception as e: return rows[i],f'{type(e).__name__}: {e}'   # decoders of broken files raise nearly anything
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool, progress_bar(total=len(paths), desc=desc) as bar:
         def chunk(start):
             done = [one(i) for i in range(start, min(start+64, len(paths)))]
@@ -151,7 +153,7 @@ class PixelStore:
     files: ImageFiles # The pictures, row by row
     pixels: Tensor # uint8, shape `(n, 3, size, size)`, channels last
     preprocess: Preprocess # How they were made, and how to normalise them
-    built: str = '' # Why it was decoded just now ('new', '1 changed', …); empty if it was only opened
+    built: str = '' # What was new ('new', '1 added, 2 changed', …); empty if it was only opened
     unreadable: dict = None # name -> reason, of pictures left out
 
     def __len__(self): return len(self.pixels)
@@ -163,12 +165,29 @@ class PixelStore:
         return f'PixelStore({len(self):,} pictures of {len(self.classes)} characters, {self.preprocess.size} px, {self.pixels.nbytes/2**20:.1f} MiB)'
 
 # %% ../nbs/03_pixels.ipynb #701e5c7e
-def _write_store(files, prep, folder:Path, stem:str, stats:dict, workers, desc)->dict:
-    "Decode into `folder`; returns the manifest"
+def _known_rows(manifest:dict)->dict: # (name, bytes, time) -> row
+    "The pictures that an array holds; those that could be read, in order"
+    return {(name, *stat): row for row,(name,stat) in enumerate((n, s) for n,s in manifest['stats'].items() if n not in manifest['unreadable'])}
+
+def _copy_known(out:np.ndarray, folder:Path, manifests:list, stats:dict)->set: # rows that were filled
+    "Fill rows of `out` from older arrays"
+    filled = set()
+    for m in manifests:
+        known,old = _known_rows(m),np.load(folder/m['array'], mmap_mode='r')
+        pairs = np.array([(row, known[key]) for row,key in enumerate((n, *s) for n,s in stats.items()) if row not in filled and key in known], dtype=int).reshape(-1, 2)
+        for block in np.split(pairs, range(256, len(pairs), 256)): out[block[:,0]] = old[block[:,1]]
+        filled |= {*pairs[:,0].tolist()}
+    return filled
+
+def _write_store(files, prep, folder:Path, stem:str, stats:dict, manifests:list, workers, desc)->dict:
+    "Copy what is known and decode the rest into `folder`; returns the manifest"
     array = folder/f'{stem}-{hashlib.sha256(json.dumps(stats).encode()).hexdigest()[:12]}.npy'; part = folder/f'.{array.name}.{os.getpid()}.part'
+    needed,free = len(files)*prep.size**2*3,shutil.disk_usage(folder).free
+    if needed>free: raise OSError(errno.ENOSPC, f'{needed/2**20:,.1f} MiB are needed there, and {free/2**20:,.1f} MiB are free')
     try:
         out = np.lib.format.open_memmap(part, 'w+', np.uint8, (len(files), prep.size, prep.size, 3))
-        bad = _decode_all(files.paths, out, prep, workers, desc)
+        filled = _copy_known(out, folder, manifests, stats); rows = [i for i in range(len(files)) if i not in filled]
+        bad = _decode_all([files.paths[i] for i in rows], out, prep, workers, desc, rows)
         if bad:
             good = np.delete(np.arange(len(files)), list(bad))
             if not len(good): raise ValueError(f"None of the {len(files):,} pictures under '{files.root}' can be read; the first: {next(iter(bad.values()))}")
@@ -177,17 +196,24 @@ def _write_store(files, prep, folder:Path, stem:str, stats:dict, workers, desc)-
         os.replace(part, array)
     finally: part.unlink(missing_ok=True)
     manifest = dict(version=2, array=array.name, stats=stats, unreadable={files.names[i]: reason for i,reason in bad.items()})
-    write_whole(folder/f'{stem}.json', json.dumps(manifest))
+    earlier = max((m for m in manifests if m['stats'].keys()-stats.keys() and _unchanged(m, files.root)), key=lambda m: len(m['stats']), default=None)
+    write_whole(folder/f'{stem}.json', json.dumps(manifest | dict(earlier=earlier)))
     for old in folder.glob(f'{stem}-????????????.npy'):
-        if old.name!=array.name: old.unlink()
+        if old.name not in (array.name, earlier and earlier['array']): old.unlink()
     return manifest
 
+def _unchanged(manifest:dict, root:Path)->bool:
+    "Whether all pictures of an older array are still there as they were"
+    try: return all(list(stat)==[s.st_size, s.st_mtime_ns] for stat,s in ((stat, os.stat(root/name)) for name,stat in manifest['stats'].items()))
+    except OSError: return False
+
 # %% ../nbs/03_pixels.ipynb #35b69830
-def _read_manifest(path:Path)->dict:
-    "The manifest, or an empty one where there is none that can be used"
+def _read_manifests(path:Path)->list: # newest first
+    "What is known of the arrays that lie there and can be used"
     try: manifest = json.loads(path.read_text())
-    except (OSError, ValueError): return {}
-    return manifest if manifest.get('version')==2 and (path.parent/manifest['array']).exists() else {}
+    except (OSError, ValueError): return []
+    if manifest.get('version')!=2: return []
+    return [m for m in (manifest, manifest.pop('earlier', None)) if m and (path.parent/m['array']).exists()]
 
 def _mended(unreadable:dict, files:ImageFiles, prep:Preprocess)->bool:
     "Whether a picture that could not be read now can, although its size and time are the same (its permissions may have changed)"
@@ -211,13 +237,13 @@ def build(cls:PixelStore,
     workers:int=None, # Decoding threads; `None`: one per processor
     crop:int=None, # See `Preprocess`; does not change what is stored
 )->PixelStore:
-    "Open the store of these pictures, decoding first if there is none or it is out of date"
+    "Open the store of these pictures; what is new or changed is decoded first"
     prep = Preprocess(size, resize_rule, crop=crop); place,stem = _store_place(files, prep, folder); stats = _stats(files)
-    manifest = _read_manifest(place/f'{stem}.json')
-    why = _difference(manifest['stats'], stats) if manifest else 'new'
+    manifests = _read_manifests(place/f'{stem}.json'); whys = [_difference(m['stats'], stats) for m in manifests] or ['new']
+    why = min(whys, key=bool); manifest = manifests[whys.index(why)] if manifests else {}
     if not why and manifest['unreadable'] and _mended(manifest['unreadable'], files, prep): why = 'some can be read again'
     if why:
-        try: place.mkdir(parents=True, exist_ok=True); manifest = _write_store(files, prep, place, stem, stats, workers, f'decoding ({why})')
+        try: place.mkdir(parents=True, exist_ok=True); manifest = _write_store(files, prep, place, stem, stats, manifests, workers, f'decoding ({why})')
         except OSError as e:
             raise type(e)(f"Cannot keep decoded pictures in '{place}' ({e.strerror}); set store_directory to a folder that can be written") from None
     bad = manifest['unreadable']
