@@ -85,6 +85,7 @@ class OutputParameters(_Section):
     out_graphics_directory: Path = _about('graphics/', 'For the figures')
     out_inference_directory: Path = _about('inference/', 'For predictions as CSV')
     overwrite: bool = _about(False, 'Whether a run may replace the files of an earlier one')
+    licence: str | None = _about(None, 'Licence of the trained weights, as far as that of the pictures allows; kept in the model file')
 
 # %% ../nbs/00_config.ipynb #da3b3327
 _rules = dict(greater_than='must be above {gt:g}', greater_than_equal='must be {ge:g} or more', less_than='must be below {lt:g}',

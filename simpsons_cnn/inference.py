@@ -6,7 +6,8 @@
 __all__ = ['as_picture', 'Prediction', 'Predictions', 'Classifier']
 
 # %% ../nbs/10_inference.ipynb #f6d29119
-import base64, html, io
+import base64, html, io, os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
@@ -16,9 +17,12 @@ from PIL import Image
 from torch import Tensor
 from fastcore.basics import patch
 from .augment import pick_device
+from .calibrate import Calibration
+from .config import did_you_mean, write_whole
 from .data import as_text, pictures_under, progress_bar
-from .model import load_model
-from .pixels import Preprocess
+from .explain import Explanation, grad_cam
+from .model import load_model, save_model
+from .pixels import Preprocess, read_rgb
 
 # %% ../nbs/10_inference.ipynb #fee3ab45
 def as_picture(
@@ -31,7 +35,7 @@ def as_picture(
     x = np.asarray(source.cpu() if isinstance(source, Tensor) else source)
     if x.dtype!=np.uint8: raise ValueError(f"An array must hold bytes (uint8) from 0 to 255, got {x.dtype}")
     last,first = x.ndim==3 and x.shape[2]==3, x.ndim==3 and x.shape[0]==3
-    if last==first: raise ValueError(f"An array must have the shape (height, width, 3) or (3, height, width), got {x.shape}")
+    if last==first or not x.size: raise ValueError(f"An array must have the shape (height, width, 3) or (3, height, width), got {x.shape}")
     return Image.fromarray(np.ascontiguousarray(x if last else x.transpose(1, 2, 0)))
 
 # %% ../nbs/10_inference.ipynb #7328e8e6
@@ -41,39 +45,52 @@ class Prediction:
     probabilities: np.ndarray # Of each character, shape `(classes,)`, summing to 1
     classes: list # Names of the characters
     source: str = '' # File the picture came from, if any
-    pixels: np.ndarray = None # The picture as prepared, uint8, shape `(3, size, size)`, for showing
+    pixels: np.ndarray = None # The picture as prepared, uint8, shape `(3, size, size)`, if it did not come from a file
+    familiarity: float = None # How familiar the picture is; only to be compared with `threshold`
+    threshold: float = None # Less familiar pictures are none of the characters; `None`: the model cannot tell
 
     @property
     def name(self)->str: return self.classes[int(self.probabilities.argmax())] # the most likely character
     @property
     def probability(self)->float: return float(self.probabilities.max()) # of that character
+    @property
+    def known(self)->bool: return None if self.threshold is None else self.familiarity>=self.threshold # `None` where the model cannot tell
     def top(self, k:int=5)->list: # (name, probability), most likely first
         return [(self.classes[i], float(self.probabilities[i])) for i in np.argsort(-self.probabilities, kind='stable')[:k]]
     def __repr__(self):
         first,*others = [f'{name} {p:.1%}' for name,p in self.top(3)]
-        return (f'{self.source}: ' if self.source else '') + f"{first} ({', '.join(others)})"
+        return (f'{self.source}: ' if self.source else '') + ('not known; nearest ' if self.known is False else '') + f"{first} ({', '.join(others)})"
 
 # %% ../nbs/10_inference.ipynb #69f4f8fe
+@patch
+def _thumbnail(self:Prediction, side:int=96)->str:
+    "The picture as an HTML image; nothing where it is not at hand"
+    try: im = Image.fromarray(self.pixels.transpose(1, 2, 0)) if self.pixels is not None else read_rgb(self.source, at_least=side)
+    except Exception: return ''                                                                  # the file is gone, or there never was one
+    im.thumbnail((side, side)); f = io.BytesIO(); im.save(f, 'jpeg', quality=90)
+    return f"<img alt='{html.escape(self.name)}' src='data:image/jpeg;base64,{base64.b64encode(f.getvalue()).decode()}'>"
+
 @patch
 def _repr_html_(self:Prediction, k:int=5)->str:
     "The picture and a bar per candidate; names are shown as text, whatever they contain"
     rows = ''.join(f"<tr><td style='text-align:left'>{as_text(name)}</td><td><progress value='{p:.4f}' max='1'></progress></td><td>{p:.1%}</td></tr>" for name,p in self.top(k))
-    picture = ''
-    if self.pixels is not None:
-        f = io.BytesIO(); Image.fromarray(self.pixels.transpose(1, 2, 0)).save(f, 'jpeg', quality=90)
-        picture = f"<img alt='{html.escape(self.name)}' src='data:image/jpeg;base64,{base64.b64encode(f.getvalue()).decode()}'>"
-    return f"<div style='display:flex;gap:1em;align-items:center'>{picture}<table>{rows}</table></div>"
+    note = '<tr><td colspan=3><b>not known</b>; the nearest are</td></tr>' if self.known is False else ''
+    return f"<div style='display:flex;gap:1em;align-items:center'>{self._thumbnail()}<table>{note}{rows}</table></div>"
 
 # %% ../nbs/10_inference.ipynb #d732283c
 class Predictions(list):
     "Answers for several pictures; `unreadable` holds what could not be read, as path -> reason"
     def __init__(self, predictions=(), unreadable=None): super().__init__(predictions); self.unreadable = unreadable or {}
     def to_frame(self, k:int=1)->pd.DataFrame:
-        "A row per picture: `picture`, and `character` and `probability` of the `k` most likely"
+        "A row per picture: `picture`, `character` and `probability` of the `k` most likely, and `known` where the model can tell"
         k = min(k, len(self[0].classes)) if self else k
         rows = [[p.source] + [v for pair in p.top(k) for v in pair] for p in self]
-        return pd.DataFrame(rows, columns=['picture'] + [f'{what}{i or ""}' for i in [*range(k)] for what in ('character','probability')][:2*k])
-    def _repr_html_(self): return ''.join(p._repr_html_() for p in self[:20]) + (f'<p>… and {len(self)-20:,} more</p>' if len(self)>20 else '')
+        table = pd.DataFrame(rows, columns=['picture'] + [f'{what}{i or ""}' for i in range(k) for what in ('character','probability')])
+        return table.assign(known=[p.known for p in self]) if any(p.known is not None for p in self) else table
+    def to_csv(self, path, k:int=1): write_whole(path, self.to_frame(k).to_csv(index=False)) # the table as a file
+    def _footer(self, n): return ([f'… and {len(self)-n:,} more'] if len(self)>n else []) + [f'{path} cannot be read: {why}' for path,why in self.unreadable.items()]
+    def __repr__(self): return '\n'.join([repr(p) for p in self[:20]] + self._footer(20))
+    def _repr_html_(self): return ''.join(p._repr_html_() for p in self[:20]) + ''.join(f'<p>{as_text(line)}</p>' for line in self._footer(20))
 
 # %% ../nbs/10_inference.ipynb #afaf6483
 class Classifier:
@@ -82,10 +99,12 @@ class Classifier:
         model, # Trained network
         classes:list, # Names in the order of its logits
         preprocess:Preprocess, # How its pictures are prepared
-        about:dict=None, # What the file says of its training
+        about:dict=None, # What the file says of its training; `calibration` in it is used
         device='cpu', # Where to compute
     ):
         self.model,self.classes,self.preprocess,self.about,self.device = model.to(device).eval(),list(classes),preprocess,about or {},torch.device(device)
+        try: self.calibration = Calibration(**self.about.get('calibration') or {})
+        except TypeError as e: raise ValueError(f"The calibration of the model cannot be used ({e})") from None
 
     @classmethod
     def load(cls,
@@ -96,45 +115,73 @@ class Classifier:
         device = pick_device(device); model,header = load_model(path, device)
         return cls(model, header['classes'], header['preprocess'], header['about'], device)
 
+    def save(self, path): save_model(path, self.model, self.classes, self.preprocess, self.about) # the same file that `load` read
     def __repr__(self): return f"Classifier({len(self.classes)} characters, {self.preprocess.size} px, on {self.device})"
 
     @torch.inference_mode()
-    def probabilities(self,
+    def logits(self,
         xb:Tensor, # Prepared pictures, uint8, shape `(n, 3, size, size)`
-    )->np.ndarray: # float32, shape `(n, classes)`
-        "Answers of the network as numbers"
-        return self.model(self.preprocess.normalise(self.preprocess.view(xb.to(self.device)))).softmax(1).cpu().numpy()
+        flip:bool=False, # Show each picture mirrored as well, and take the mean
+    )->Tensor: # float32, shape `(n, classes)`, on the CPU
+        "What the network says, as numbers"
+        x = self.preprocess.normalise(self.preprocess.view(xb.to(self.device)))
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False): z = (self.model(x)+self.model(x.flip(3)))/2 if flip else self.model(x)
+        return z.cpu()
+    def probabilities(self, xb:Tensor, flip:bool=False)->np.ndarray: # Shape `(n, classes)`
+        return self.calibration.probabilities(self.logits(xb, flip)).numpy()
 
-# %% ../nbs/10_inference.ipynb #cb85dc01
+# %% ../nbs/10_inference.ipynb #c34a08de
 @patch
 def predict(self:Classifier,
     source, # A picture (see `as_picture`), a list of pictures, or a folder, which is searched all the way down
     batch_size:int=64, # Pictures that go through the network together
+    flip:bool=False, # Show each picture mirrored as well, and take the mean
 ):
     "A `Prediction` for a picture, `Predictions` for a list or a folder; in a folder unreadable pictures are listed, not fatal"
+    if batch_size<1: raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
     folder = isinstance(source, (str,Path)) and Path(source).is_dir()
-    if not folder and not isinstance(source, (list,tuple)): return self._predict_all([source], 1, fatal=True)[0]
+    if not folder and not isinstance(source, (list,tuple)): return self._predict_all([source], 1, flip, fatal=True)[0]
     sources = pictures_under(source) if folder else list(source)
     if not sources: raise FileNotFoundError(f"No pictures under '{source}'" if folder else "The list of pictures is empty")
-    return self._predict_all(sources, batch_size, fatal=not folder)
+    return self._predict_all(sources, batch_size, flip, fatal=not folder)
 
 @patch
-def _predict_all(self:Classifier, sources, batch_size, fatal)->Predictions:
-    done = Predictions()
-    for start in progress_bar(range(0, len(sources), batch_size), desc='predicting'):
-        pairs = [(s, self._prepared(s, fatal, done.unreadable)) for s in sources[start:start+batch_size]]
-        pairs = [(s, x) for s,x in pairs if x is not None]
-        if not pairs: continue
-        for (s,x),p in zip(pairs, self.probabilities(torch.stack([x for _,x in pairs]))):
-            done.append(Prediction(p, self.classes, str(s) if isinstance(s, (str,Path)) else '', x.numpy()))
+def _predict_all(self:Classifier, sources, batch_size, flip, fatal)->Predictions:
+    done,batches = Predictions(), [sources[i:i+batch_size] for i in range(0, len(sources), batch_size)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool, progress_bar(total=len(sources), desc='predicting') as bar:
+        def start(batch): return [(s, pool.submit(self._prepared, s, fatal)) for s in batch]
+        ahead = start(batches[0])
+        for following in batches[1:]+[[]]:
+            pairs,ahead = [(s, f.result()) for s,f in ahead], start(following)
+            done.unreadable |= {str(s): x for s,x in pairs if isinstance(x, str)}
+            done += self._answers([(s, x) for s,x in pairs if not isinstance(x, str)], flip)
+            bar.update(len(pairs))
     return done
 
 @patch
-def _prepared(self:Classifier, source, fatal, unreadable): # the picture as bytes, or `None` where it cannot be read and need not be
+def _answers(self:Classifier, pairs, flip)->list: # a `Prediction` for each (source, prepared picture)
+    if not pairs: return []
+    z,c = self.logits(torch.stack([x for _,x in pairs]), flip), self.calibration; rows = zip(pairs, c.probabilities(z).numpy(), c.familiarity(z).tolist())
+    return [Prediction(p, self.classes, str(s) if isinstance(s, (str,Path)) else '', None if isinstance(s, (str,Path)) else x.numpy(), f, c.threshold) for (s,x),p,f in rows]
+
+@patch
+def _prepared(self:Classifier, source, fatal=True): # the picture as bytes; or the reason, where it cannot be read and need not be
     try: return self.preprocess(as_picture(source))
-    except FileNotFoundError: raise FileNotFoundError(f"No picture at '{source}'") from None
     except Exception as e:
         if isinstance(source, (np.ndarray,Tensor)) or isinstance(e, TypeError): raise
-        reason = f"{source if isinstance(source, (str,Path)) else 'The picture'} cannot be read: {type(e).__name__}: {e}"
-        if fatal: raise ValueError(reason) from None
-        unreadable[str(source)] = f'{type(e).__name__}: {e}'
+        reason = f'{type(e).__name__}: {e}'
+        if not fatal: return reason
+        if isinstance(e, FileNotFoundError): raise FileNotFoundError(f"No picture at '{source}'") from None
+        raise ValueError(f"{source if isinstance(source, (str,Path)) else 'The picture'} cannot be read: {reason}") from None
+
+# %% ../nbs/10_inference.ipynb #258b1a62
+@patch
+def explain(self:Classifier,
+    source, # A picture, see `as_picture`
+    character:str=None, # Whose name to explain; `None`: the most likely one
+)->Explanation:
+    "Where in a picture a character was found"
+    if character is not None and character not in self.classes: raise ValueError(did_you_mean('character', character, self.classes))
+    x = self._prepared(source)[None]; p = self.probabilities(x)[0]; i = int(p.argmax()) if character is None else self.classes.index(character)
+    shown = self.preprocess.view(x); heat = grad_cam(self.model, self.preprocess.normalise(shown.to(self.device)), torch.tensor([i]))
+    return Explanation(self.classes[i], float(p[i]), heat[0].cpu().numpy(), shown[0].numpy(), str(source) if isinstance(source, (str,Path)) else '')
