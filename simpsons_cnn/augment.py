@@ -129,7 +129,7 @@ class Batches:
         device='auto', # Where the batches are wanted, see `pick_device`
         shuffle:bool=None, # A new order in every epoch and full batches only; `None`: where there is `augment`
     ):
-        idx = torch.arange(len(store)) if idx is None else torch.as_tensor(idx, dtype=torch.int64)
+        idx = torch.arange(len(store)) if idx is None else torch.from_numpy(np.array(idx, dtype=np.int64))
         if not len(idx): raise ValueError("idx selects no pictures")
         if batch_size<1: raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
         self.shuffle = bool(augment) if shuffle is None else shuffle

@@ -7,22 +7,24 @@ __all__ = ['learning_rate_at', 'run_epoch', 'fit', 'Run', 'train']
 
 # %% ../nbs/09_train.ipynb #a5e28146
 import json, math, time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from .augment import Batches, mixed_seed, pick_device, pick_dtype
+from .calibrate import calibrate
 from .config import Config, write_whole
+from .data import ImageFiles
 from .history import History, NonFiniteLoss, check_finite, copy_weights, early_stopping, load_checkpoint, save_checkpoint, stop_on_signal
 from .losses import FocalLoss, class_weights
 from .memory import reuse_memory
 from .metrics import Report, evaluate
-from .model import SimpsonsCNN, create_model, save_model
+from .model import SimpsonsCNN, create_model, data_digest, save_model
 from .plotting import save_graphics
 from .prepare import check_outputs, prepare, scan_folders
 from .progress import Progress
-from .split import save_split
+from .split import file_digests, save_split
 
 # %% ../nbs/09_train.ipynb #8b125bf8
 def learning_rate_at(
@@ -141,12 +143,17 @@ class Run:
         reports = [('Validation', self.report)] + ([('Test', self.test_report)] if self.test_report else [])
         return '\n\n'.join([f'**{self.history!r}**, saved as `{self.model_path}`'] + [f'### {name}\n\n{r._repr_markdown_()}' for name,r in reports])
 
-# %% ../nbs/09_train.ipynb #1a06c527
+# %% ../nbs/09_train.ipynb #ecaed1c4
+def _data(files:ImageFiles)->dict: return dict(pictures=len(files), digest=data_digest(file_digests(files.paths))) # what training and validation saw
+def _calibration(run:Run):
+    judged = run.report; return calibrate(run.model, Batches(judged.store, judged.pictures.place.to_numpy(), 256, device=next(run.model.parameters()).device))
+
+# %% ../nbs/09_train.ipynb #2e85dc82
 def _save_run(run:Run, classes:list, preprocess, judged:Report):
     "Write everything a run leaves behind; `judged` is the report for figures and predictions"
     c,scores = run.config,{name: r.to_dict() for name,r in (('validation', run.report), ('test', run.test_report)) if r}
     run.model_path = c.out_model_directory/'model.safetensors'
-    about = dict(config=c.model_dump(mode='json'), torch=torch.__version__, **{name: dict(pictures=s['pictures'], accuracy=s['accuracy'], macro_f1=s['macro_f1']) for name,s in scores.items()})
+    about = dict(config=c.model_dump(mode='json'), licence=c.licence, data=_data(run.report.store.files), calibration=asdict(_calibration(run)), **scores)
     save_model(run.model_path, run.model, classes, preprocess, about)
     c.save(c.out_model_directory/'config.yaml')
     write_whole(c.out_model_directory/'history.csv', run.history.table.to_csv(index=False))
