@@ -56,6 +56,7 @@ class TrainingParameters(_Section):
     learning_rate: float = _about(.002, 'Highest learning rate', gt=0)
     schedule: Literal['one_cycle','constant'] = _about('one_cycle', "Learning rate over time: 'one_cycle' rises, then falls to nearly 0; 'constant' is the reference's")
     crop_size: int|None = _about(None, 'Side in pixels of what the network sees: crops in training, the centre in evaluation; `null`: five sixths of `size`', ge=64, le=512)
+    first_crop: int|None = _about(None, 'Side of crops in the first epoch, growing to `crop_size` over the first 60 % of the epochs: smaller is faster; `null`: no growing', ge=64, le=512)
     gamma: float = _about(2., 'Focal loss: how much easy pictures fade; 0 is cross entropy', ge=0)
     class_weights: Literal['none','reference','inverse','effective'] = _about('none', 'How rare characters are weighted, see `class_weights`')
     label_smoothing: float = _about(0., 'Share of the target spread over all characters', ge=0, lt=1)
@@ -123,6 +124,8 @@ class Config(_Section):
     def _crop_fits(self):
         size,crop = self.dataset_parameters.size, self.training_parameters.crop_size
         if crop and not .6<=crop/size<=1: raise ValueError(f'crop_size must be from {.6*size:.0f} to {size} for a size of {size}, got {crop}')
+        first,most = self.training_parameters.first_crop, crop or max(64, round(size*5/6))
+        if first and first>most: raise ValueError(f'first_crop must be at most {most}, the side of later crops, got {first}')
         return self
 
     def flat(self)->dict:
