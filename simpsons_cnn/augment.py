@@ -80,9 +80,12 @@ def warp(
 )->Tensor: # Shape `(n, 3, size, size)`
     "Resample each picture along its affine map; what lies outside repeats the edge"
     t = (torch.arange(size, device=xb.device, dtype=xb.dtype)*2+1)/size - 1
-    places = [theta[:,i,0,None,None]*t + (theta[:,i,1,None]*t + theta[:,i,2,None])[:,:,None] for i in (0,1)]
-    inside = [p.clamp_(1/n-1, 1-1/n) for p,n in zip(places, (xb.shape[3], xb.shape[2]))]      # padding_mode='border', which Apple's MPS lacks
-    return F.grid_sample(xb, torch.stack(inside, -1), mode='bilinear', align_corners=False)
+    places = torch.empty(len(xb), size, size, 2, device=xb.device, dtype=xb.dtype)
+    for i in (0,1): torch.add(theta[:,i,0,None,None]*t, (theta[:,i,1,None]*t + theta[:,i,2,None])[:,:,None], out=places[...,i])
+    h,w = xb.shape[-2:]
+    if h==w: places.clamp_(1/w-1, 1-1/w)      # padding_mode='border', which is slower, and which Apple's MPS lacks
+    else: edge = 1-1/torch.tensor([w,h], device=xb.device, dtype=xb.dtype); places.clamp_(-edge, edge)
+    return F.grid_sample(xb, places, mode='bilinear', align_corners=False)
 
 # %% ../nbs/04_augment.ipynb #c50a5508
 def _recolour(augment:Augment, prep:Preprocess, n:int, rng:torch.Generator)->tuple: # scale, shift, each of shape (n, 3, 1, 1)
@@ -99,11 +102,16 @@ def augment_batch(
     augment:Augment, # How much
     prep:Preprocess, # Normalising
     rng:torch.Generator, # Source of chance, on the CPU
-)->Tensor: # float32, shape `(n, 3, crop_size, crop_size)`, channels last
+)->Tensor: # float32, shape `(n, 3, crop_size, crop_size)`
     "Crop, turn, mirror, recolour and normalise a batch"
     theta,(scale,shift) = augment.theta(len(xb), rng), _recolour(augment, prep, len(xb), rng)
     theta,scale,shift = [t.to(xb.device, non_blocking=True) for t in (theta,scale,shift)]
-    return torch.addcmul(shift, warp(xb.float(), theta, augment.crop_size or prep.crop), scale).contiguous(memory_format=torch.channels_last)
+    side,at_once = augment.crop_size or prep.crop, 16 if xb.device.type=='cpu' else len(xb)
+    out = torch.empty(len(xb), 3, side, side, device=xb.device)
+    for i in range(0, len(xb), at_once):
+        part = slice(i, i+at_once)
+        torch.mul(warp(xb[part].float(), theta[part], side), scale[part], out=out[part]).add_(shift[part])
+    return out
 
 # %% ../nbs/04_augment.ipynb #c18b95ff
 def check_batch_size(batch_size:int, n:int):
@@ -121,7 +129,7 @@ class Batches:
         device='auto', # Where the batches are wanted, see `pick_device`
         shuffle:bool=None, # A new order in every epoch and full batches only; `None`: where there is `augment`
     ):
-        idx = torch.arange(len(store)) if idx is None else torch.as_tensor(idx, dtype=torch.int64)
+        idx = torch.arange(len(store)) if idx is None else torch.from_numpy(np.array(idx, dtype=np.int64))
         if not len(idx): raise ValueError("idx selects no pictures")
         if batch_size<1: raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
         self.shuffle = bool(augment) if shuffle is None else shuffle
@@ -154,4 +162,4 @@ def batch(self:Batches, places:Tensor, epoch:int, step:int):
 
 def _gather(pixels:Tensor, places:Tensor)->Tensor:
     "Rows of a channels-last array, still channels last"
-    return pixels.permute(0, 2, 3, 1)[places.to(pixels.device)].permute(0, 3, 1, 2)
+    return pixels.permute(0, 2, 3, 1).index_select(0, places.to(pixels.device)).permute(0, 3, 1, 2)

@@ -9,21 +9,19 @@ __all__ = ['FAMILIARITY', 'reliability', 'expected_calibration_error', 'fit_temp
 # %% ../nbs/08d_calibrate.ipynb #58304f11
 import math
 from dataclasses import dataclass
-import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from .config import did_you_mean
-from .metrics import collect_logits
 
 # %% ../nbs/08d_calibrate.ipynb #90ed157e
 def reliability(
     probabilities, # Of each character, shape `(n, classes)`
     labels, # True classes, shape `(n,)`
     bins:int=15, # Of equal width, each with its upper edge
-)->pd.DataFrame: # A row per bin that holds pictures: `low`, `high`, `pictures`, `confidence`, `accuracy`
+)->'pd.DataFrame': # A row per bin that holds pictures: `low`, `high`, `pictures`, `confidence`, `accuracy`
     "How sure the answers were, and how often right, bin by bin"
+    import pandas as pd     # only here, see `ImageFiles.table`
     p,y = np.asarray(probabilities, dtype=np.float64), np.asarray(labels); top = p.max(1)
     place = np.ceil(top*bins).clip(1, bins).astype(int)
     table = pd.DataFrame(dict(place=place, confidence=top, accuracy=p.argmax(1)==y)).groupby('place').agg(pictures=('accuracy','size'), confidence=('confidence','mean'), accuracy=('accuracy','mean'))
@@ -56,6 +54,7 @@ def plot_reliability(
     ax=None, # Axes to draw on; `None` makes a figure
 ):
     "Share of right answers against probability, a line for each; returns the axes"
+    import matplotlib.pyplot as plt     # only here, see `ImageFiles.table`
     if ax is None: ax = plt.subplots(figsize=(3.6,3.6), layout='constrained')[1]
     ax.plot([0,1], [0,1], color='.7', lw=.8)
     for (name,(p,y)),style in zip(named.items(), ('--o','-s',':^')):
@@ -103,6 +102,7 @@ def calibrate(
     measure:str='logit', # See `FAMILIARITY`
 )->Calibration:
     "Temperature and threshold from pictures that were not trained on"
+    from simpsons_cnn.metrics import collect_logits     # only here: metrics needs pandas, and whoever predicts does not
     logits,labels = [v.cpu() for v in collect_logits(model, valid_dl)]
     plain = Calibration(fit_temperature(logits, labels), None, measure); p = plain.probabilities(logits)
     return Calibration(plain.temperature, choose_threshold(plain.familiarity(logits), p.argmax(1)==labels, kept), measure, kept, len(labels),

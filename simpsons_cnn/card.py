@@ -7,7 +7,6 @@ __all__ = ['USE', 'model_card', 'push_to_hub', 'from_hub']
 
 # %% ../nbs/12b_card.ipynb #c2821f41
 from pathlib import Path
-import pandas as pd
 from .config import write_whole
 from .data import as_text
 from .export import needs

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 import numpy as np
-import pandas as pd
 from fastcore.basics import patch
 from tqdm import tqdm
 from .config import did_you_mean
@@ -113,8 +112,9 @@ def as_text(name)->str:
 
 # %% ../nbs/01_data.ipynb #27404373
 @patch(as_prop=True)
-def table(self:ImageFiles)->pd.DataFrame:
+def table(self:ImageFiles)->'pd.DataFrame':
     "Characters with their number of pictures and share of all, most first"
+    import pandas as pd     # here, since it takes longer to import than all else that a prediction needs
     table = pd.DataFrame(dict(character=self.classes, pictures=self.counts, share=self.counts/max(1, len(self))))
     return table.sort_values(['pictures','character'], ascending=[False,True], ignore_index=True)
 

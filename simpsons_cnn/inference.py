@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
-import pandas as pd
 import torch
 from PIL import Image
 from torch import Tensor
@@ -21,10 +20,10 @@ from .calibrate import Calibration
 from .config import did_you_mean, write_whole
 from .data import as_text, pictures_under, progress_bar
 from .explain import Explanation, grad_cam
+from .memory import reuse_memory
 from .model import data_digest, load_model, save_model
 from .pictures import read_rgb
 from .pixels import Preprocess
-from .split import file_digests
 
 # %% ../nbs/10_inference.ipynb #fee3ab45
 def as_picture(
@@ -83,8 +82,9 @@ def _repr_html_(self:Prediction, k:int=5)->str:
 class Predictions(list):
     "Answers for several pictures; `unreadable` holds what could not be read, as path -> reason"
     def __init__(self, predictions=(), unreadable=None): super().__init__(predictions); self.unreadable = unreadable or {}
-    def to_frame(self, k:int=1)->pd.DataFrame:
+    def to_frame(self, k:int=1)->'pd.DataFrame':
         "A row per picture: `picture`, `character` and `probability` of the `k` most likely, and `known` where the model can tell"
+        import pandas as pd     # only here, see `ImageFiles.table`
         k = min(k, len(self[0].classes)) if self else k
         rows = [[p.source] + [v for pair in p.top(k) for v in pair] for p in self]
         table = pd.DataFrame(rows, columns=['picture'] + [f'{what}{i or ""}' for i in range(k) for what in ('character','probability')])
@@ -104,7 +104,7 @@ class Classifier:
         about:dict=None, # What the file says of its training; `calibration` in it is used
         device='cpu', # Where to compute
     ):
-        self.model,self.classes,self.preprocess,self.about,self.device = model.to(device).eval(),list(classes),preprocess,about or {},torch.device(device)
+        self.model,self.classes,self.preprocess,self.about,self.device = model.to(device, memory_format=torch.channels_last).eval(),list(classes),preprocess,about or {},torch.device(device)
         try: self.calibration = Calibration(**self.about.get('calibration') or {})
         except TypeError as e: raise ValueError(f"The calibration of the model cannot be used ({e})") from None
 
@@ -142,7 +142,7 @@ def predict(self:Classifier,
     "A `Prediction` for a picture, `Predictions` for a list or a folder; in a folder unreadable pictures are listed, not fatal"
     if batch_size<1: raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
     folder = isinstance(source, (str,Path)) and Path(source).is_dir()
-    if not folder and not isinstance(source, (list,tuple)): return self._predict_all([source], 1, flip, fatal=True)[0]
+    if not folder and not isinstance(source, (list,tuple)): return self._answers([(source, self._prepared(source))], flip)[0]
     sources = pictures_under(source) if folder else list(source)
     if not sources: raise FileNotFoundError(f"No pictures under '{source}'" if folder else "The list of pictures is empty")
     return self._predict_all(sources, batch_size, flip, fatal=not folder)
@@ -150,7 +150,7 @@ def predict(self:Classifier,
 @patch
 def _predict_all(self:Classifier, sources, batch_size, flip, fatal)->Predictions:
     done,batches = Predictions(), [sources[i:i+batch_size] for i in range(0, len(sources), batch_size)]
-    with ThreadPoolExecutor(os.cpu_count()) as pool, progress_bar(total=len(sources), desc='predicting') as bar:
+    with reuse_memory(), ThreadPoolExecutor(os.cpu_count()) as pool, progress_bar(total=len(sources), desc='predicting') as bar:
         def start(batch): return [(s, pool.submit(self._prepared, s, fatal)) for s in batch]
         ahead = start(batches[0])
         for following in batches[1:]+[[]]:
@@ -188,13 +188,15 @@ def explain(self:Classifier,
     shown = self.preprocess.view(x); heat = grad_cam(self.model, self.preprocess.normalise(shown.to(self.device)), torch.tensor([i]))
     return Explanation(self.classes[i], float(p[i]), heat[0].cpu().numpy(), shown[0].numpy(), str(source) if isinstance(source, (str,Path)) else '')
 
-# %% ../nbs/10_inference.ipynb #31d99b07
+# %% ../nbs/10_inference.ipynb #5fbe4f7b
 @patch
 def seen(self:Classifier,
     paths, # Pictures
     split, # The `split.csv` of the run
 )->dict: # How many of them are in 'train' and in 'valid'
     "Count the pictures that the model was trained or validated on; a split file of another model is a `ValueError`"
+    import pandas as pd     # only here, see `ImageFiles.table`
+    from simpsons_cnn.split import file_digests
     try: table = pd.read_csv(split, dtype=str)[['split','sha256']]
     except (KeyError, ValueError) as e: raise ValueError(f"'{split}' is not a split file with the columns 'split' and 'sha256' ({e})") from None
     told = (self.about.get('data') or {}).get('digest')

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from fastcore.basics import patch
 from .config import did_you_mean
 from .data import as_text
+from .memory import reuse_memory
 
 # %% ../nbs/07_metrics.ipynb #dc93cd93
 def confusion_matrix(
@@ -154,6 +155,7 @@ def collect_logits(
     return torch.cat(logits),torch.cat(targets)
 
 # %% ../nbs/07_metrics.ipynb #2a369d5b
+@reuse_memory()
 @torch.inference_mode()
 def evaluate(
     model:nn.Module, # Put into evaluation mode for the time being

@@ -10,7 +10,6 @@ __all__ = ['PRESETS', 'FORMAT_VERSION', 'ARCHITECTURES', 'HEADER_LIMIT', 'conv_b
 import hashlib, json, os, platform
 from dataclasses import asdict
 from pathlib import Path
-import pandas as pd
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -50,7 +49,7 @@ class SimpsonsCNN(nn.Module):
 def layer_table(
     model:nn.Module, # A `SimpsonsCNN`
     size:int=80, # Side of the square picture to follow
-)->pd.DataFrame: # Columns `name`, `layer`, `output` (shape for one picture), `parameters`
+)->'pd.DataFrame': # Columns `name`, `layer`, `output` (shape for one picture), `parameters`
     "What each layer does to the shape, and what it has learnt to remember"
     rows,training = [],model.training
     leaves = [(name,m) for name,m in model.named_modules() if not list(m.children())]
@@ -61,6 +60,7 @@ def layer_table(
     finally:
         model.train(training)
         for h in hooks: h.remove()
+    import pandas as pd     # only here, see `ImageFiles.table`
     return pd.DataFrame(rows, columns=['name','layer','output','parameters'])
 
 # %% ../nbs/06_model.ipynb #38f42140

@@ -38,8 +38,9 @@ def read_rgb(
 
 def to_rgb(im:Image.Image)->Image.Image:
     "A picture of any mode as 'RGB', upright, 16 bits cut to the upper 8, transparent parts on white"
-    im = ImageOps.exif_transpose(im)
+    if im.getexif().get(0x0112, 1)!=1: im = ImageOps.exif_transpose(im)     # 0x0112: the tag of the orientation; without it, only a copy is made
     if im.mode.startswith('I'): im = Image.fromarray((np.asarray(im).astype(np.int64).clip(0, 2**16-1)>>8).astype(np.uint8))
     if 'transparency' in im.info or im.mode in ('RGBA','LA','PA','La','RGBa'):
         im = Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im.convert('RGBA'))
-    return im.convert('RGB')
+    im.load()
+    return im if im.mode=='RGB' else im.convert('RGB')

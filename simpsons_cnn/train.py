@@ -15,8 +15,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from .augment import Batches, mixed_seed, pick_device, pick_dtype
 from .calibrate import calibrate
 from .config import Config, write_whole
+from .data import ImageFiles
 from .history import History, NonFiniteLoss, check_finite, copy_weights, early_stopping, load_checkpoint, save_checkpoint, stop_on_signal
 from .losses import FocalLoss, class_weights
+from .memory import reuse_memory
 from .metrics import Report, evaluate
 from .model import SimpsonsCNN, create_model, data_digest, save_model
 from .plotting import save_graphics
@@ -96,7 +98,7 @@ def fit(
                classes=list(train_dl.store.classes), pictures=len(train_dl.idx))
     if resume and Path(checkpoint).exists(): history = load_checkpoint(checkpoint, model, optimizer, averaged, run)
     history.stopped,show = '',Progress(num_epochs, steps, progress)
-    with torch.random.fork_rng(), stop_on_signal() as note:
+    with torch.random.fork_rng(), reuse_memory(), stop_on_signal() as note:
         for epoch in range(len(history), num_epochs):
             start,before = time.perf_counter(),history.last_weights or copy_weights(model)
             def after_step(step, batch_loss):
