@@ -21,8 +21,9 @@ from .config import did_you_mean, write_whole
 from .data import as_text, pictures_under, progress_bar
 from .explain import Explanation, grad_cam
 from .memory import reuse_memory
-from .model import load_model, save_model
-from .pixels import Preprocess, read_rgb
+from .model import data_digest, load_model, save_model
+from .pictures import read_rgb
+from .pixels import Preprocess
 
 # %% ../nbs/10_inference.ipynb #fee3ab45
 def as_picture(
@@ -186,3 +187,19 @@ def explain(self:Classifier,
     x = self._prepared(source)[None]; p = self.probabilities(x)[0]; i = int(p.argmax()) if character is None else self.classes.index(character)
     shown = self.preprocess.view(x); heat = grad_cam(self.model, self.preprocess.normalise(shown.to(self.device)), torch.tensor([i]))
     return Explanation(self.classes[i], float(p[i]), heat[0].cpu().numpy(), shown[0].numpy(), str(source) if isinstance(source, (str,Path)) else '')
+
+# %% ../nbs/10_inference.ipynb #5fbe4f7b
+@patch
+def seen(self:Classifier,
+    paths, # Pictures
+    split, # The `split.csv` of the run
+)->dict: # How many of them are in 'train' and in 'valid'
+    "Count the pictures that the model was trained or validated on; a split file of another model is a `ValueError`"
+    import pandas as pd     # only here, see `ImageFiles.table`
+    from simpsons_cnn.split import file_digests
+    try: table = pd.read_csv(split, dtype=str)[['split','sha256']]
+    except (KeyError, ValueError) as e: raise ValueError(f"'{split}' is not a split file with the columns 'split' and 'sha256' ({e})") from None
+    told = (self.about.get('data') or {}).get('digest')
+    if told and told!=data_digest(table.sha256): raise ValueError(f"'{split}' lists other pictures than the model was trained on; put the right one there, or remove it")
+    side = dict(zip(table.sha256, table.split)); sides = [side.get(digest) for digest in file_digests(paths)]
+    return {name: sides.count(name) for name in ('train','valid')}

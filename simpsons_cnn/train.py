@@ -159,9 +159,9 @@ class Run:
         return '\n\n'.join([f'**{self.history!r}**, saved as `{self.model_path}`'] + [f'### {name}\n\n{r._repr_markdown_()}' for name,r in reports])
 
 # %% ../nbs/09_train.ipynb #ecaed1c4
-def _data(files:ImageFiles)->dict: return dict(pictures=len(files), digest=data_digest(file_digests(files.paths))) # what training and validation saw
+def _data(files)->dict: return dict(pictures=len(files), digest=data_digest(file_digests(files.paths))) # what training and validation saw
 def _calibration(run:Run):
-    judged = run.report; return calibrate(run.model, Batches(judged.store, judged.pictures.place.to_numpy(), 256, device=next(run.model.parameters()).device))
+    judged = run.report; return calibrate(run.model, Batches(judged.store, judged.pictures.place.tolist(), 256, device=next(run.model.parameters()).device))
 
 # %% ../nbs/09_train.ipynb #2e85dc82
 def _save_run(run:Run, classes:list, preprocess, judged:Report):
