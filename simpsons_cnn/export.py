@@ -7,7 +7,7 @@ __all__ = ['PARTS', 'FLOAT', 'INT64', 'DOUBLE', 'resizing', 'whole_levels', 'Who
            'pictures_to_check', 'compare', 'export_onnx', 'export_torch']
 
 # %% ../nbs/12_export.ipynb #e265c532
-import io, json
+import copy, io, json
 from pathlib import Path
 import numpy as np
 import torch
@@ -38,7 +38,7 @@ class WholeClassifier(nn.Module):
     def __init__(self, clf:Classifier):
         super().__init__()
         if clf.preprocess.resize_rule!='stretch': raise ValueError(f"resize_rule must be 'stretch' to export for PyTorch, got {clf.preprocess.resize_rule!r}; export_onnx can do it")
-        self.network,self.preprocess,self.calibration = clf.model,clf.preprocess,clf.calibration
+        self.network = copy.deepcopy(clf.model).to('cpu', memory_format=torch.contiguous_format); self.preprocess,self.calibration = clf.preprocess,clf.calibration
     def prepared(self, pictures:Tensor)->Tensor: # float64, shape `(n, 3, size, size)`
         x,size = pictures.double(),self.preprocess.size
         return whole_levels(resizing(x.shape[2], size) @ whole_levels(x @ resizing(x.shape[3], size).T))
@@ -175,14 +175,14 @@ def export_torch(
     pictures:list=None, # To compare on; `None` draws 500, see `pictures_to_check`
 )->dict: # `pictures` and `largest_difference`
     "Write the classifier for `torch.export.load`; raises `ValueError`, and writes nothing, where it differs from the library"
-    whole,dim = WholeClassifier(clf).eval().cpu(),torch.export.Dim
+    whole,dim = WholeClassifier(clf).eval(),torch.export.Dim
     example = torch.randint(0, 256, (2,3,130,170), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     shapes = dict(pictures={0: dim('n', min=1, max=4096), 2: dim('height', min=2, max=30000), 3: dim('width', min=2, max=30000)})
     with torch.no_grad(): program = torch.export.export(whole, (example,), dynamic_shapes=shapes)
     run = program.module()
     def answer(picture):
         with torch.no_grad(): p,f = run(torch.from_numpy(picture.copy()).permute(2, 0, 1)[None]); return p[0].numpy(),f[0].item()
-    found = compare(answer, clf, pictures or pictures_to_check()); whole.network.to(clf.device)
+    found = compare(answer, clf, pictures or pictures_to_check())
     f = io.BytesIO(); torch.export.save(program, f, extra_files={'about.json': json.dumps(_labels(clf))})
     write_whole(path, f.getvalue())
     return found
