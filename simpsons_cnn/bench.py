@@ -185,12 +185,13 @@ def bench(
         paths = jpegs(demo_characters(tmp/'few', train=10, test=1)/'train', files, (320,432))
         save_model(tmp/'model.safetensors', SimpsonsCNN(classes), store.classes, store.preprocess); clf = Classifier.load(tmp/'model.safetensors', str(device))
         picture = np.array(Image.open(paths[0]))
-        groups = [({'reference': reference_training(folder, batch_size, 2, classes), 'bound': bound(*at), 'training': training(*at)}, [('training','bound'), ('training','reference')]),
+        with reuse_memory(): kept = take_turns({'bound': bound(*at), 'training': training(*at)}, rounds)     # as `fit` does, for as long as it runs
+        groups = [({'reference': reference_training(folder, batch_size, 2, classes), 'training, a few steps': training(*at)}, [('training, a few steps','reference')]),
                   ({'augmenting': augmenting(store, batch_size, 4*steps, device), 'evaluating': evaluating(store, device)}, []),
                   ({'decoding, plainly': decoding_plainly(paths, 96), 'decoding': decoding(paths, 96)}, [('decoding','decoding, plainly')]),
                   ({'files, plainly': predicting_plainly(clf, paths), 'files, one by one': predicting(clf, paths), 'files, as a folder': predicting(clf, paths, paths[0].parent)}, [('files, as a folder','files, plainly')]),
                   ({'one picture, bare': one_bare(clf, picture), 'one picture': one_in_memory(clf, picture)}, [('one picture','one picture, bare')])]
-        done = [speeds_and_ratios(*take_turns(parts, rounds), pairs) for parts,pairs in groups]
+        done = [speeds_and_ratios(*kept, [('training','bound')])] + [speeds_and_ratios(*take_turns(parts, rounds), pairs) for parts,pairs in groups]
         return dict(speeds=pd.concat([d[0] for d in done], ignore_index=True), ratios=pd.concat([d[1] for d in done], ignore_index=True),
                     starting=starting(store, tmp/'store', tmp/'model.safetensors', rounds))
 

@@ -27,4 +27,4 @@ def reuse_memory():
     try: yield
     finally:
         _depth -= 1
-        if libc and not _depth: libc.mallopt(_MMAP_THRESHOLD, 2**17); libc.mallopt(_TRIM_THRESHOLD, 2**17); libc.malloc_trim(0)
+        if libc and not _depth: libc.mallopt(_MMAP_THRESHOLD, 2**25); libc.mallopt(_TRIM_THRESHOLD, 2**26); libc.malloc_trim(0)     # where glibc's own, growing bounds end
