@@ -115,7 +115,7 @@ def _odd(stores)->pd.DataFrame:
 # %% ../nbs/04c_audit.ipynb #d1f5e943
 @patch
 def pictures(self:AuditReport,
-    what:str, # 'duplicates', 'conflicts', 'leaks', 'same_scene', 'apart', 'unreadable' or 'odd'
+    what:str, # 'duplicates', 'conflicts', 'leaks', 'same_scene', 'apart' or 'odd'
     n:int=12, # At most so many findings, spread evenly over the table
 )->list: # (uint8 pictures of shape `(3, size, size)`, caption) of each
     "Findings as pictures with captions"
