@@ -64,11 +64,12 @@ def save_split(
     files:ImageFiles, # The pictures
     groups, # Number of each picture's group
     valid_idx, # Places of the validation pictures
-):
+)->list: # The digests it wrote, see `file_digests`
     "Write `file,character,group,split,sha256`, a line per picture"
-    split = np.where(np.isin(np.arange(len(files)), valid_idx), 'valid', 'train')
+    split,digests = np.where(np.isin(np.arange(len(files)), valid_idx), 'valid', 'train'),file_digests(files.paths)
     write_whole(path, pd.DataFrame(dict(file=files.names, character=[files.classes[l] for l in files.labels], group=groups, split=split,
-                                        sha256=file_digests(files.paths))).to_csv(index=False))
+                                        sha256=digests)).to_csv(index=False))
+    return digests
 
 # %% ../nbs/04b_split.ipynb #d523ef74
 def load_split(

@@ -15,7 +15,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from .augment import Batches, mixed_seed, pick_device, pick_dtype
 from .calibrate import calibrate
 from .config import Config, write_whole
-from .data import ImageFiles
 from .history import History, NonFiniteLoss, check_finite, copy_weights, early_stopping, load_checkpoint, save_checkpoint, stop_on_signal
 from .losses import FocalLoss, class_weights
 from .memory import reuse_memory
@@ -24,7 +23,7 @@ from .model import SimpsonsCNN, create_model, data_digest, save_model
 from .plotting import save_graphics
 from .prepare import check_outputs, prepare, scan_folders
 from .progress import Progress
-from .split import file_digests, save_split
+from .split import save_split
 
 # %% ../nbs/09_train.ipynb #8b125bf8
 def learning_rate_at(
@@ -159,16 +158,15 @@ class Run:
         return '\n\n'.join([f'**{self.history!r}**, saved as `{self.model_path}`'] + [f'### {name}\n\n{r._repr_markdown_()}' for name,r in reports])
 
 # %% ../nbs/09_train.ipynb #ecaed1c4
-def _data(files)->dict: return dict(pictures=len(files), digest=data_digest(file_digests(files.paths))) # what training and validation saw
 def _calibration(run:Run):
     judged = run.report; return calibrate(run.model, Batches(judged.store, judged.pictures.place.tolist(), 256, device=next(run.model.parameters()).device))
 
 # %% ../nbs/09_train.ipynb #2e85dc82
-def _save_run(run:Run, classes:list, preprocess, judged:Report):
-    "Write everything a run leaves behind; `judged` is the report for figures and predictions"
+def _save_run(run:Run, classes:list, preprocess, judged:Report, digests:list):
+    "Write what a run leaves behind; `judged` is the report for figures and predictions, `digests` those of the pictures trained and validated on"
     c,scores = run.config,{name: r.to_dict() for name,r in (('validation', run.report), ('test', run.test_report)) if r}
     run.model_path = c.out_model_directory/'model.safetensors'
-    about = dict(config=c.model_dump(mode='json'), licence=c.licence, data=_data(run.report.store.files), calibration=asdict(_calibration(run)), **scores)
+    about = dict(config=c.model_dump(mode='json'), licence=c.licence, data=dict(pictures=len(digests), digest=data_digest(digests)), calibration=asdict(_calibration(run)), **scores)
     save_model(run.model_path, run.model, classes, preprocess, about)
     c.save(c.out_model_directory/'config.yaml')
     write_whole(c.out_model_directory/'history.csv', run.history.table.to_csv(index=False))
@@ -207,7 +205,7 @@ def train(
     save_model(config.out_model_directory/'model.safetensors', model, store.classes, store.preprocess)        # the most precious thing first
     report,test_report = [dl and evaluate(model, dl) for dl in (valid_dl, test_dl)]     # in float32, as the model is used
     run = Run(config, model, history, report, test_report)
-    _save_run(run, store.classes, store.preprocess, test_report or report)
-    save_split(config.out_model_directory/'split.csv', store.files, prepared.groups, valid_dl.idx)
+    digests = save_split(config.out_model_directory/'split.csv', store.files, prepared.groups, valid_dl.idx)
+    _save_run(run, store.classes, store.preprocess, test_report or report, digests)
     if broken: raise broken
     return run
