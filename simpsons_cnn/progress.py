@@ -35,26 +35,28 @@ def epoch_line(
 class Progress:
     "Shows a run as it goes; `kind` is found out by `surroundings` unless it is given"
     def __init__(self,
-        num_epochs:int, # Epochs of the whole run
-        steps:int, # Steps of an epoch
         kind:str='auto', # 'jupyter', 'terminal', 'log' or 'off'
         out=None, # File object for 'terminal' and 'log'; `None`: standard output
     ):
         self.kind = surroundings(out) if kind=='auto' else kind
         if self.kind not in ('jupyter','terminal','log','off'): raise ValueError(f"kind must be 'auto', 'jupyter', 'terminal', 'log' or 'off', got {kind!r}")
-        self.num_epochs,self.steps,self.out,self.drawn,self.bar,self.last = num_epochs,steps,out or sys.stdout,b'',None,0.
+        self.out,self.drawn,self.bar,self.last = out or sys.stdout,b'',None,0.
+
+    def start(self, num_epochs:int, steps:int):
+        "Before the first step: epochs of the whole run, and steps of each"
+        self.num_epochs,self.steps = num_epochs,steps
         if self.kind=='jupyter': self.text,self.figure = display(HTML(''), display_id=True),display(HTML(''), display_id=True)
         if self.kind=='terminal': self.bar = tqdm(total=steps, leave=False, file=self.out, mininterval=.2, unit='step')
 
     def step(self, epoch:int, step:int):
-        "After a step; both count from 0"
+        "After a step; both count from 0. A text returned, which this class never does, would end training"
         if self.bar is not None: self.bar.set_description(f'epoch {epoch+1}/{self.num_epochs}', refresh=False); self.bar.update()
         if self.kind=='jupyter' and time.monotonic()-self.last>.5:
             self.last = time.monotonic()
             self.text.update(HTML(f"epoch {epoch+1} of {self.num_epochs} <progress value='{step+1}' max='{self.steps}'></progress> step {step+1} of {self.steps}"))
 
-    def epoch(self, history):
-        "After an epoch, which is the last row of `history.rows`"
+    def epoch(self, history, report=None):
+        "After an epoch, which is the last row of `history.rows`, with its `Report` on the validation pictures"
         line = epoch_line(history.rows[-1], self.num_epochs)
         if self.kind=='log': print(line, file=self.out, flush=True)
         if self.kind=='terminal': self.bar.write(line, file=self.out); self.bar.reset()

@@ -89,7 +89,7 @@ def fit(
     weight_averaging:float=0., # Decay per step of an exponential average of the weights; 0 for none
     mixed_precision:str='auto', # See `pick_dtype`
     hooks:tuple=(), # Functions of `(history, report)`, called after each epoch; a text returned ends training
-    progress:str='auto', # See `Progress`; 'off' for silence
+    progress='auto', # A kind of `Progress`, 'off' for silence, or an object with its methods
     checkpoint=None, # File to write after each epoch
     resume:bool=False, # Continue from `checkpoint` if it is there
 )->History:
@@ -109,13 +109,14 @@ def fit(
                weight_averaging=weight_averaging, first_crop=first_crop, monitor=monitor, loss=repr(loss), batch_size=train_dl.batch_size, augment=repr(train_dl.augment),
                classes=list(train_dl.store.classes), pictures=len(train_dl.idx))
     if resume and Path(checkpoint).exists(): history = load_checkpoint(checkpoint, model, optimizer, averaged, run)
-    history.stopped,show = '',Progress(num_epochs, steps, progress)
+    history.stopped,show = '',Progress(progress) if isinstance(progress, str) else progress
+    show.start(num_epochs, steps)
     with torch.random.fork_rng(), reuse_memory(), stop_on_signal() as note:
         for epoch in range(len(history), num_epochs):
             start,before = time.perf_counter(),history.last_weights or copy_weights(model)
             def after_step(step, batch_loss):
                 if averaged: averaged.update_parameters(model)
-                show.step(epoch, step)
+                note['reason'] = show.step(epoch, step) or note['reason']
                 return note['reason'] or (device.type=='cpu' and not math.isfinite(batch_loss))
             train_dl.epoch = epoch
             if first_crop: train_dl.augment = replace(train_dl.augment, crop_size=crop_at(epoch/num_epochs, first_crop, full))
@@ -131,7 +132,7 @@ def fit(
             history.add(dict(epoch=epoch+1, train_loss=losses.mean().item(), valid_loss=report.loss, accuracy=report.accuracy, macro_f1=report.macro_f1,
                              learning_rate=optimizer.param_groups[0]['lr'], seconds=time.perf_counter()-start), judged)
             if checkpoint and len(losses)==steps: save_checkpoint(checkpoint, model, optimizer, averaged, history, run)
-            show.epoch(history)
+            show.epoch(history, report)
             reasons = [note['reason']] + [hook(history, report) for hook in hooks]
             history.stopped = next((r for r in reasons if r), '')
             if history.stopped: break
@@ -180,7 +181,7 @@ def _save_run(run:Run, classes:list, preprocess, judged:Report, digests:list):
 def train(
     config:Config, # Settings, for example `Config.demo()`
     hooks:tuple=(), # Passed on to `fit`
-    progress:str='auto', # Passed on to `fit`
+    progress='auto', # Passed on to `fit`
 )->Run:
     "The whole job: scan, decode, split, train, judge, save; raises before training for whatever is wrong with the input"
     device = pick_device(config.device)
