@@ -88,7 +88,7 @@ class Checkpoint:
 # %% ../nbs/08e_checkpoint.ipynb #04076bcb
 def read_checkpoint(
     path, # As for `Checkpoint`
-    run:dict=None, # What must agree; `None` compares nothing
+    run:dict=None, # What must agree
 )->tuple: # (name -> tensor, header), or `None` where there is no checkpoint
     "The newest checkpoint that is whole; raises `ValueError` for one of another run or another version, or if all are damaged"
     path = Path(path); found = [p for p in (path, path.with_name(f'{path.stem}.previous{path.suffix}')) if p.exists()]; damage = []
@@ -98,7 +98,7 @@ def read_checkpoint(
     else:
         if found: raise ValueError(f"{'; '.join(damage)}. No checkpoint is left to go on from: begin anew, without resume and with overwrite")
         return None
-    differ = differences(header['run'], run) if run is not None else []
+    differ = differences({k: header['run'].get(k) for k in run or {}}, run or {})
     if differ: raise ValueError(f"'{p}' belongs to another run: {'; '.join(differ)}. Go on with what it was begun with, or begin anew, without resume and with overwrite")
     if damage: warnings.warn(f"{damage[0]}. Going on from the checkpoint before it, '{p}', after {len(header['history']['rows'])} epochs", stacklevel=3)
     return tensors, header
