@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from . import __version__
+from .config import remove_parts
 from .history import History
 from .tensors import DamagedFile, read_tensors, write_tensors
 
@@ -83,7 +84,8 @@ class Checkpoint:
     def clear(self):
         "Remove what an earlier run left"
         if self.path is None: return
-        for p in (self.path, self.previous, *self.path.parent.glob(f'.{self.path.name}.*.part')): p.unlink(missing_ok=True)
+        remove_parts(self.path.parent, self.path.name)
+        for p in (self.path, self.previous): p.unlink(missing_ok=True)
 
 # %% ../nbs/08e_checkpoint.ipynb #04076bcb
 def read_checkpoint(

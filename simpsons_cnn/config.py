@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DatasetParameters', 'ModelParameters', 'TrainingParameters', 'AugmentationParameters', 'OutputParameters',
-           'did_you_mean', 'Config', 'setting_sections', 'write_whole']
+           'did_you_mean', 'Config', 'setting_sections', 'write_whole', 'remove_parts']
 
 # %% ../nbs/00_config.ipynb #d1a355a0
 import difflib, os, shutil
@@ -196,6 +196,10 @@ def write_whole(
     except OSError as e: raise _cannot_write(path, e, len(data)) from None
     finally:
         with suppress(OSError): part.unlink()
+
+def remove_parts(folder, name:str='*'):
+    "Remove what killed processes left of files that they were writing; only for whoever is alone in a folder"
+    for p in Path(folder).glob(f'.{name}.*.part'): p.unlink(missing_ok=True)
 
 def _cannot_write(path:Path, error:OSError, needed:int)->OSError: # of the same kind
     try: free = f' and {shutil.disk_usage(path.parent).free/2**20:,.1f} MiB are free'

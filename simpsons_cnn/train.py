@@ -15,14 +15,14 @@ from torch import nn
 from .augment import Batches, mixed_seed, pick_device, pick_dtype
 from .calibrate import calibrate
 from .checkpoint import differences, lock_folder, read_checkpoint, surroundings_of
-from .config import Config, write_whole
+from .config import Config, remove_parts, write_whole
 from .history import History, NonFiniteLoss, early_stopping
 from .loop import crop_at, fit, learning_rate_at, run_epoch
 from .losses import FocalLoss, class_weights
 from .metrics import Report, evaluate
 from .model import SimpsonsCNN, create_model, data_digest, save_model
 from .plotting import save_graphics
-from .prepare import Prepared, check_outputs, check_space, prepare, scan_folders
+from .prepare import RUN_FILES, Prepared, check_outputs, check_space, prepare, scan_folders
 from .split import split_differences, split_table
 
 # %% ../nbs/09_train.ipynb #31feb0f4
@@ -103,7 +103,7 @@ def train(
     device,folder,say = pick_device(config.device),config.out_model_directory,print if progress!='off' else lambda *_, **__: None
     files,test_files = scan_folders(config)
     with lock_folder(folder):
-        check_outputs(config, resume); _check_room(config, len(files.classes))
+        check_outputs(config, resume); [remove_parts(getattr(config, key)) for key in RUN_FILES]; _check_room(config, len(files.classes))
         with warnings.catch_warnings(): warnings.simplefilter('ignore'); found = read_checkpoint(folder/'last.ckpt', _deciding(config)) if resume else None     # `fit` warns
         prepared = prepare(config, files, test_files, device); prepared.warn_of_leaks()
         store,dtype = prepared.train_dl.store,pick_dtype(config.mixed_precision, device)
