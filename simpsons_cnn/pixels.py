@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from .config import write_whole
 from .data import ImageFiles, progress_bar
 from .memory import reuse_memory
-from .pictures import read_rgb, to_rgb
+from .pictures import opened, to_rgb
 
 # %% ../nbs/03_pixels.ipynb #4e69d6c3
 @dataclass(frozen=True)
@@ -45,8 +45,12 @@ def square(self:Preprocess,
     reduced:bool=False, # Whether a JPEG may be decoded at a half, a quarter or an eighth of its size, where that is enough
 )->np.ndarray: # uint8, shape `(size, size, 3)`
     "Decode and resize"
-    side = (self.size, self.size)
-    im = to_rgb(source) if isinstance(source, Image.Image) else read_rgb(source, self.size if reduced else None)
+    if isinstance(source, Image.Image): return self._square(source)
+    with opened(source, self.size if reduced else None) as im: return self._square(im)
+
+@patch
+def _square(self:Preprocess, im:Image.Image)->np.ndarray:
+    im,side = to_rgb(im),(self.size, self.size)
     if self.resize_rule=='stretch': return np.array(_resized(im, *side))
     w,h = [max(1, round(self.size*min(1, v))) for v in (im.width/im.height, im.height/im.width)]
     square = Image.new('RGB', side, (128,128,128)); square.paste(_resized(im, w, h), (round((self.size-w)*.5), round((self.size-h)*.5)))
