@@ -6,7 +6,8 @@ a warning, or the end of the process. A child that was killed or stuck is replac
 import dis, io, math, multiprocessing, os, resource, shutil, sys, tempfile, time, traceback, warnings
 from pathlib import Path
 
-SECONDS,MEGABYTES = 5,1024     # for each attempt; memory is counted above what the child held before
+SECONDS,MEGABYTES = 5,1024     # for each attempt: of a processor, so that a busy machine does no harm; and above what the child held before
+PATIENCE = 30                  # seconds on the clock, after which a child is stuck
 
 OWN = (ValueError, TypeError, FileNotFoundError, NotADirectoryError, FileExistsError, PermissionError, OSError)
 
@@ -33,13 +34,13 @@ class Child:
         try:
             self.pipe.send((target, case))
             while True:
-                word,*rest = self._hear(60 if what=='making the case' else SECONDS+1)
+                word,*rest = self._hear(PATIENCE)
                 if word=='end': return done
                 if word=='start': what, = rest; continue
                 outcome,why = rest
                 if outcome=='foul': raise Foul(f'{target}, {what}: {why}\ncase: {case!r}')
                 done.append((what, outcome)); what = 'making the case'
-        except TimeoutError: self.stop(); raise Foul(f'{target}, {what}: no answer within {SECONDS} s\ncase: {case!r}') from None
+        except TimeoutError: self.stop(); raise Foul(f'{target}, {what}: no answer within {PATIENCE} s\ncase: {case!r}') from None
         except (EOFError, ConnectionError): self.process.join(5); code = self.process.exitcode; self.stop(); raise Foul(f'{target}, {what}: the process ended with {code}\ncase: {case!r}') from None
         except Foul: self.stop(); raise
 
@@ -68,14 +69,14 @@ class Attempts:
     "Calls that are watched and told of"
     def __init__(self, pipe): self.pipe = pipe
     def __call__(self, what:str, names, f, *args, **kwargs):
-        self.pipe.send(('start', what)); _,before = _memory(); value,outcome,why = None,'success',''; start = time.monotonic()
+        self.pipe.send(('start', what)); _,before = _memory(); value,outcome,why = None,'success',''; start = time.process_time()
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter('always')
             try: value = f(*args, **kwargs)
             except BaseException as e:
                 outcome = type(e).__name__; why = foul_of(e, names)
                 if why: why = f"{why}\n{''.join(traceback.format_exception(e))[-3000:]}"
-        seconds = time.monotonic()-start; most,_ = _memory()
+        seconds = time.process_time()-start; most,_ = _memory()
         if not why and most-before>MEGABYTES: why = f'it took {most-before:,.0f} MiB'
         if not why and seconds>SECONDS: why = f'it took {seconds:.1f} s'
         if not why and warned: why = f'it warned: {warned[0].message} ({warned[0].filename})'

@@ -27,7 +27,7 @@ def _writers()->dict:
     def writer(format, im=rgb, **kwargs): return lambda: _saved(im, format, **kwargs)
     grey16 = Image.fromarray(np.asarray(rgb.convert('L')).astype(np.uint16)*257)
     return dict(
-        jpeg=writer('jpeg'), progressive=writer('jpeg', progressive=True), cmyk=writer('jpeg', rgb.convert('CMYK')), grey=writer('jpeg', rgb.convert('L')),
+        jpeg=writer('jpeg'), progressive=writer('jpeg', progressive=True), cmyk=writer('jpeg', rgb.convert('CMYK')), progressive_cmyk=writer('jpeg', rgb.convert('CMYK'), progressive=True), grey=writer('jpeg', rgb.convert('L')),
         sideways=writer('jpeg', exif=_exif()), tagged=writer('jpeg', exif=_exif(orientation=9), icc_profile=b'x'*300, comment=b'c'*50), mpo=writer('mpo', save_all=True, append_images=frames),
         png=writer('png'), png_alpha=writer('png', alpha), png_palette=writer('png', palette), png_holes=writer('png', palette, transparency=bytes(range(32))),
         png_hole=writer('png', rgb, transparency=(255,255,255)), png_16=writer('png', grey16), png_1=writer('png', rgb.convert('1')), png_la=writer('png', alpha.convert('LA')),
@@ -79,9 +79,9 @@ def tiff_of(entries, data=b'', next_ifd=0)->bytes:
 def _tiff_tags(width, height, bits=8, compression=1, photometric=1, samples=1, strip=200, count=1000):
     return [(256,4,1,width), (257,4,1,height), (258,3,1,bits), (259,3,1,compression), (262,3,1,photometric), (273,4,1,strip), (277,3,1,samples), (278,4,1,height), (279,4,1,count)]
 
-def jpeg_of(width, height, start=b'\xff\xc0')->bytes:
+def jpeg_of(width, height, of='jpeg')->bytes:
     "A JPEG whose header speaks of other sides than its data"
-    data = base('progressive' if start==b'\xff\xc2' else 'jpeg'); i = data.index(start)
+    data = base(of); i = data.index(b'\xff\xc2' if 'progressive' in of else b'\xff\xc0')
     return data[:i+5] + struct.pack('>HH', height, width) + data[i+9:]
 
 CRAFTED = dict(
@@ -105,7 +105,7 @@ CRAFTED = dict(
     webp_absurd=lambda: _webp(16383, 16383), webp_canvas=lambda: _webp(2**24, 2**24),
     ppm_absurd=lambda: b'P6 99999999 99999999 255\n'+bytes(50), ppm_zero=lambda: b'P6 5 5 0\n'+bytes(75), ppm_digits=lambda: b'P5 '+b'9'*100_000, ppm_plain=lambda: b'P3 3000 3000 255\n'+b'1 '*1000,
     ppm_spaces=lambda: b'P2 90 90 255'+b' '*2_000_000, ppm_comment=lambda: b'P5 #'+b'x'*2_000_000, pam=lambda: b'P7\nWIDTH 9\nHEIGHT 9\nDEPTH 9\nMAXVAL 255\nENDHDR\n'+bytes(999), pfm=lambda: b'Pf\n9 9\nnan\n'+bytes(400),
-    jpeg_absurd=lambda: jpeg_of(65500, 65500), jpeg_none=lambda: jpeg_of(0, 0), jpeg_near=lambda: jpeg_of(9400, 9400), jpeg_slow=lambda: jpeg_of(9400, 9400, b'\xff\xc2'), jpeg_line=lambda: jpeg_of(65500, 1),
+    jpeg_absurd=lambda: jpeg_of(65500, 65500), jpeg_none=lambda: jpeg_of(0, 0), jpeg_near=lambda: jpeg_of(9400, 9400), jpeg_slow=lambda: jpeg_of(9400, 9400, 'progressive'), jpeg_slow_cmyk=lambda: jpeg_of(9400, 9400, 'progressive_cmyk'), jpeg_line=lambda: jpeg_of(65500, 1),
     jpeg_markers=lambda: b'\xff\xd8'+b'\xff\xe1\0\x02'*50_000, jpeg_fill=lambda: b'\xff\xd8'+b'\xff'*2_000_000, jpeg_scans=lambda: _many_scans(),
     jpeg_exif_loop=lambda: _with_app1(b'Exif\0\0II*\0\x08\0\0\0\x01\0\x69\x87\x04\0\x01\0\0\0\x08\0\0\0\0\0\0\0'), jpeg_exif_far=lambda: _with_app1(b'Exif\0\0II*\0\xff\xff\xff\xff'),
     jpeg_exif_text=lambda: _with_app1(b'Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x02\0\x04\0\0\0six\0\0\0\0\0'), jpeg_exif_none=lambda: _with_app1(b'Exif\0\0'), jpeg_mpf=lambda: _with_app1(b'MPF\0II*\0\x08\0\0\0\0\0', b'\xff\xe2'),
@@ -128,7 +128,7 @@ def _with_app1(data:bytes, marker=b'\xff\xe1')->bytes: return b'\xff\xd8'+marker
 
 def _many_scans()->bytes:
     "A progressive JPEG that sends its last scan ten thousand times"
-    data = jpeg_of(2000, 2000, b'\xff\xc2'); i = data.rindex(b'\xff\xda'); return data[:i] + data[i:-2]*10_000 + b'\xff\xd9'
+    data = jpeg_of(2000, 2000, 'progressive'); i = data.rindex(b'\xff\xda'); return data[:i] + data[i:-2]*10_000 + b'\xff\xd9'
 
 
 # --- what is done to the bytes
