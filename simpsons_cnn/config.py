@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DatasetParameters', 'ModelParameters', 'TrainingParameters', 'AugmentationParameters', 'OutputParameters',
-           'did_you_mean', 'Config', 'setting_sections', 'write_whole']
+           'did_you_mean', 'Config', 'setting_sections', 'read_whole', 'write_whole']
 
 # %% ../nbs/00_config.ipynb #d1a355a0
 import difflib, os, stat
@@ -170,12 +170,21 @@ class _PlainLoader(yaml.SafeLoader):
         if self.check_event(yaml.AliasEvent): raise yaml.YAMLError(f"'*{self.peek_event().anchor}' stands for a value written elsewhere; write the value itself")
         return super().compose_node(parent, index)
 
-def _read_yaml(path, most:int=2**16)->dict:
-    "The sections of a YAML file"
+def read_whole(
+    path, # File to read
+    kind:str, # What it should be, for the message
+    most:int=2**28, # Bytes that it may have
+)->bytes: # All of it
+    "Read a file; where there is none, or something that has no end, the error says so"
     try: info = os.stat(path); data = Path(path).read_bytes() if stat.S_ISREG(info.st_mode) and info.st_size<=most else None
-    except FileNotFoundError: raise FileNotFoundError(f"No configuration file at '{path}'") from None
-    except (OSError, ValueError) as e: raise OSError(f"Cannot read the configuration '{path}' ({e})") from None
-    if data is None: raise ValueError(f"'{path}' is a folder, a device or longer than {most:,} bytes; a configuration is a small YAML file")
+    except FileNotFoundError: raise FileNotFoundError(f"No {kind} at '{path}'") from None
+    except (OSError, ValueError) as e: raise OSError(f"Cannot read the {kind} at '{path}' ({e})") from None
+    if data is None: raise ValueError(f"'{path}' is a folder, a device or longer than {most:,} bytes; expected a {kind}")
+    return data
+
+def _read_yaml(path)->dict:
+    "The sections of a YAML file"
+    data = read_whole(path, 'configuration file', 2**16)
     try: raw = yaml.load(data, _PlainLoader)
     except Exception as e: raise ValueError(f"'{path}' is not a YAML file: {e if isinstance(e, yaml.YAMLError) else repr(e)}") from None
     if not isinstance(raw or {}, dict): raise ValueError(f"'{path}' must hold sections such as 'training_parameters:', got {type(raw).__name__}")

@@ -95,7 +95,8 @@ def denormalise(self:Preprocess, xb:Tensor)->Tensor:
 # %% ../nbs/03_pixels.ipynb #c6194898
 def _stats(files:ImageFiles)->dict: # name -> [bytes, time of change in ns]
     "What tells a changed file from an unchanged one"
-    stats = [os.stat(p) for p in files.paths]
+    try: stats = [os.stat(p) for p in files.paths]
+    except OSError as e: raise FileNotFoundError(f"'{e.filename}' was there and is no more ({e.strerror}); scan '{files.root}' again") from None
     return {name: [s.st_size, s.st_mtime_ns] for name,s in zip(files.names, stats)}
 
 def _difference(old:dict, new:dict)->str:
@@ -201,7 +202,7 @@ def _store_place(files:ImageFiles, prep:Preprocess, folder)->tuple[Path,str]:
     "Folder and stem of the store's files; a folder that was asked for may serve pictures from many places"
     root = files.root.resolve(); stem = f'{prep.size}-{prep.resize_rule}'
     if folder is None: return root.parent/'.pixels', f'{root.name}-{stem}'
-    return Path(folder), f'{root.name}-{hashlib.sha256(str(root).encode()).hexdigest()[:8]}-{stem}'
+    return Path(folder), f'{root.name}-{hashlib.sha256(os.fsencode(root)).hexdigest()[:8]}-{stem}'
 
 # %% ../nbs/03_pixels.ipynb #68cf2320
 def map_pixels(

@@ -30,19 +30,18 @@ class Child:
         return self.pipe.recv()
     def run(self, target:str, case)->list:
         if self.process is None: self.start()
-        what,done = 'making the case',[]
+        what,done,fouls = 'making the case',[],[]
+        def foul(why): return Foul(f'{target}, {what}: {why}\ncase: {case!r}')
         try:
             self.pipe.send((target, case))
             while True:
                 word,*rest = self._hear(PATIENCE)
+                if word=='start': what, = rest
+                if word=='done': done.append((what, rest[0])); fouls += [foul(rest[1])]*(rest[0]=='foul'); what = 'making the case'
+                if word=='end' and fouls: raise fouls[0]
                 if word=='end': return done
-                if word=='start': what, = rest; continue
-                outcome,why = rest
-                if outcome=='foul': raise Foul(f'{target}, {what}: {why}\ncase: {case!r}')
-                done.append((what, outcome)); what = 'making the case'
-        except TimeoutError: self.stop(); raise Foul(f'{target}, {what}: no answer within {PATIENCE} s\ncase: {case!r}') from None
-        except (EOFError, ConnectionError): self.process.join(5); code = self.process.exitcode; self.stop(); raise Foul(f'{target}, {what}: the process ended with {code}\ncase: {case!r}') from None
-        except Foul: self.stop(); raise
+        except TimeoutError: self.stop(); raise foul(f'no answer within {PATIENCE} s') from None
+        except (EOFError, ConnectionError): self.process.join(5); code = self.process.exitcode; self.stop(); raise foul(f'the process ended with {code}') from None
 
 
 # --- the side of the child
@@ -116,12 +115,13 @@ class _Tools:
 
 def _check_prediction(p):
     assert p.probabilities.shape==(len(p.classes),) and abs(p.probabilities.sum()-1)<1e-4, p.probabilities
-    repr(p); p._repr_html_().encode('utf-8', 'surrogatepass')
+    (repr(p)+p._repr_html_()).encode()
     return p
 
 def _check_predictions(answers, folder):
+    if not isinstance(answers, list): return _check_prediction(answers)
     for p in answers: _check_prediction(p)
-    repr(answers); answers._repr_html_(); answers.to_csv(folder/'answers.csv', k=2)
+    (repr(answers)+answers._repr_html_()).encode(); answers.to_csv(folder/'answers.csv', k=2)
     return answers
 
 
@@ -156,7 +156,8 @@ def try_picture(attempt, tools, folder, case):
         answers = _check_predictions(clf.predict(root), folder)
         assert len(answers)==(2 if alone is None else 3) and set(answers.unreadable)==({str(path)} if alone is None else set()), (len(answers), answers.unreadable)
     attempt('predict a folder', [path.name], predict_folder)
-    files = ImageFiles.scan(root)
+    files = attempt('scan', ['name'], ImageFiles.scan, root)
+    if files is None: return
     def build(skip):
         store = PixelStore.build(files, size=64, skip_unreadable=skip)
         assert len(store)+len(store.unreadable)==3 and store.pixels.shape[1:]==(3,64,64) and len(store.labels)==len(store)==len(store.files)

@@ -84,7 +84,7 @@ def test_config(child, case): run(child, 'config', case)
 # --- pictures
 
 pictures = st.tuples(st.sampled_from(BASES), steps) | st.tuples(st.sampled_from([c for c in CRAFTED if 'full' not in c]), st.just([]) | steps)
-name_parts = st.sampled_from([b'x', b'-rf', b'--help', b'a\nb', b'a\tb', b'<b>x</b>', b'"quoted"', b"o'clock", b'`id`', b'$(id)', b'%s%d{}{0}', b'\xff\xfe', b'\xed\xa0\x80', 'é'.encode(), 'e\u0301'.encode(), '名前'.encode(), '😀'.encode(), '\u202egpj'.encode(),
+name_parts = st.sampled_from([b'x', b'-rf', b'--help', b'a\nb', b'a\tb', b'<b>x&amp;', b'"quoted"', b"o'clock", b'`id`', b'$(id)', b'%s%d{}{0}', b'\xff\xfe', b'\xed\xa0\x80', 'é'.encode(), 'e\u0301'.encode(), '名前'.encode(), '😀'.encode(), '\u202egpj'.encode(),
     b'a|b', b'a,b;c', b'*', b'?', b'\\', b'~', b' ', b'x'*240, b'C:', b'con', b'=1+1', b'\x1b[31m', b'\x7f', b'.']) | st.binary(min_size=1, max_size=9).map(lambda b: b.translate(None, b'/\0') or b'y')
 picture_names = st.builds(lambda part, end: (b'y' if part[:1]==b'.' else b'') + part + end, name_parts, st.sampled_from([b'.jpg', b'.JPG', b'.png', b'.gif', b'.tiff', b'.webp', b'.bmp', b'.ppm']))
 
