@@ -106,7 +106,7 @@ class Classifier:
     ):
         self.model,self.classes,self.preprocess,self.about,self.device = model.to(device, memory_format=torch.channels_last).eval(),list(classes),preprocess,about or {},torch.device(device)
         try: self.calibration = Calibration(**self.about.get('calibration') or {})
-        except TypeError as e: raise ValueError(f"The calibration of the model cannot be used ({e})") from None
+        except (TypeError, ValueError) as e: raise ValueError(f"The calibration of the model cannot be used ({e})") from None
 
     @classmethod
     def load(cls,
@@ -141,7 +141,7 @@ def predict(self:Classifier,
 ):
     "A `Prediction` for a picture, `Predictions` for a list or a folder; in a folder unreadable pictures are listed, not fatal"
     if batch_size<1: raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
-    folder = isinstance(source, (str,Path)) and Path(source).is_dir()
+    folder = isinstance(source, (str,Path)) and os.path.isdir(source)
     if not folder and not isinstance(source, (list,tuple)): return self._answers([(source, self._prepared(source))], flip)[0]
     sources = pictures_under(source) if folder else list(source)
     if not sources: raise FileNotFoundError(f"No pictures under '{source}'" if folder else "The list of pictures is empty")
@@ -174,7 +174,7 @@ def _prepared(self:Classifier, source, fatal=True): # the picture as bytes; or t
         reason = f'{type(e).__name__}: {e}'
         if not fatal: return reason
         if isinstance(e, FileNotFoundError): raise FileNotFoundError(f"No picture at '{source}'") from None
-        raise ValueError(f"{source if isinstance(source, (str,Path)) else 'The picture'} cannot be read: {reason}") from None
+        raise ValueError(f"{some([source]) if isinstance(source, (str,Path)) else 'The picture'} cannot be read: {reason}") from None
 
 # %% ../nbs/10_inference.ipynb #258b1a62
 @patch

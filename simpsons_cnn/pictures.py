@@ -87,7 +87,8 @@ def to_rgb(im:Image.Image)->Image.Image:
     if im.mode.startswith('I'): im = Image.fromarray((np.asarray(im).clip(0, 2**16-1)>>8).astype(np.uint8))
     if 'transparency' in im.info or im.mode in ('RGBA','LA','PA','La','RGBa'): im = _on_white(im if im.mode=='RGBA' else im.convert('RGBA'))
     if im.mode!='RGB': im = im.convert('RGB')
-    return im if turn is None else im.transpose(turn)
+    if turn is not None: im = im.transpose(turn); im.info = {}          # the note is obeyed, and gone
+    return im
 
 def _on_white(im:Image.Image)->Image.Image:
     paper = Image.new('RGB', im.size, 'white'); paper.paste(im, mask=im); return paper

@@ -31,10 +31,13 @@ class Preprocess:
     crop: int = None # Side of the centre that the network is shown, and of training crops; `None`: five sixths of `size`, but not under 64
 
     def __post_init__(self):
+        if not (isinstance(self.size, int) and 1<=self.size<=4096): raise ValueError(f"size must be a whole number from 1 to 4,096, got {self.size!r}")
         if self.crop is None: object.__setattr__(self, 'crop', max(min(64, self.size), round(self.size*5/6)))
-        if not 1<=self.crop<=self.size: raise ValueError(f"crop must be from 1 to {self.size}, got {self.crop}")
-        if self.size<1: raise ValueError(f"size must be 1 or more, got {self.size}")
+        if not (isinstance(self.crop, int) and 1<=self.crop<=self.size): raise ValueError(f"crop must be from 1 to {self.size}, got {self.crop!r}")
         if self.resize_rule not in ('stretch','pad'): raise ValueError(f"resize_rule must be 'stretch' or 'pad', got {self.resize_rule!r}")
+        for name,least in (('mean',0),('std',.001)):
+            v = getattr(self, name)
+            if not (len(v)==3 and all(least<=x<=1 for x in v)): raise ValueError(f"{name} must be three numbers from {least} to 1, got {v}")
 
     def __call__(self, source, reduced=False)->Tensor: return torch.from_numpy(self.square(source, reduced).transpose(2, 0, 1).copy())
 

@@ -215,7 +215,7 @@ def try_array(attempt, tools, folder, case):
     def predict():
         p = tools.clf.predict(source)
         for q in p if isinstance(p, list) else [p]: _check_prediction(q)
-    attempt('predict', ['picture','Picture','array'], predict)
+    attempt('predict', ['picture','Picture','array','cannot be read'], predict)
 
 def try_model(attempt, tools, folder, case):
     import json
@@ -229,7 +229,7 @@ def try_model(attempt, tools, folder, case):
             *above,last = where; place = header
             for key in above: place = place[key]
             place[last] = value
-        header = {'sha256': '0'*64} | header; entries['__metadata__']['simpsons_cnn'] = json.dumps(header); text = json.dumps(entries).encode(); text += b' '*(-len(text)%8)
+        header = {'sha256': '0'*64} | header; entries['__metadata__']['simpsons_cnn'] = json.dumps(header); text = json.dumps(entries, separators=(',',':')).encode(); text += b' '*(-len(text)%8)
         data = len(text).to_bytes(8, 'little') + text + data[8+n:]
         place = data.index(_mark)+len(_mark); data = data[:place] + _file_digest(data).encode() + data[place+64:]
     path.write_bytes(damage.damaged(data, steps))
