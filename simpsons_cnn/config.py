@@ -166,18 +166,8 @@ def _placed(raw:dict, overrides:dict)->dict:
     return raw
 
 # %% ../nbs/00_config.ipynb #8a152b1c
-class _PlainLoader(yaml.SafeLoader):
-    "Reads values as they are written"
-    def compose_node(self, parent, index):
-        if self.check_event(yaml.AliasEvent): raise yaml.YAMLError(f"'*{self.peek_event().anchor}' stands for a value written elsewhere; write the value itself")
-        return super().compose_node(parent, index)
-
-def read_whole(
-    path, # File to read
-    kind:str, # What it should be, for the message
-    most:int=2**28, # Bytes that it may have
-)->bytes: # All of it
-    "Read a file; where there is none, or something that has no end, the error says so"
+def read_whole(path, kind:str, most:int=2**28)->bytes: # the content of a file
+    "Read a file that should be a `kind`; where there is none, or one that is too long or has no end, the error says so"
     try: info = os.stat(path); data = Path(path).read_bytes() if stat.S_ISREG(info.st_mode) and info.st_size<=most else None
     except FileNotFoundError: raise FileNotFoundError(f"No {kind} at '{path}'") from None
     except (OSError, ValueError) as e: raise OSError(f"Cannot read the {kind} at '{path}' ({e})") from None
@@ -187,7 +177,9 @@ def read_whole(
 def _read_yaml(path)->dict:
     "The sections of a YAML file"
     data = read_whole(path, 'configuration file', 2**16)
-    try: raw = yaml.load(data, _PlainLoader)
+    try:
+        if any(isinstance(e, yaml.AliasEvent) for e in yaml.parse(data, yaml.SafeLoader)): raise yaml.YAMLError("'*name' stands for a value written elsewhere; write the value itself")
+        raw = yaml.safe_load(data)
     except Exception as e: raise ValueError(f"'{path}' is not a YAML file: {e if isinstance(e, yaml.YAMLError) else repr(e)}") from None
     if not isinstance(raw or {}, dict): raise ValueError(f"'{path}' must hold sections such as 'training_parameters:', got {type(raw).__name__}")
     return raw or {}

@@ -63,11 +63,11 @@ _large = threading.Lock()
 
 @contextmanager
 def opened(
-    source, # Path, or a file object open for reading bytes
+    source, # Path, file object open for reading bytes, or PIL image
     at_least:int=None, # Decode no larger than needed for sides of this many pixels; `None` decodes all of it
 ): # -> a picture whose pixels are read when they are asked for
     "A picture to be decoded within the `with` block, and if it is large no other one meanwhile"
-    with open_picture(source) as im:
+    with nullcontext(source) if isinstance(source, Image.Image) else open_picture(source) as im:
         if at_least and im.format=='JPEG': im.draft(None, (at_least, at_least))
         with _large if im.width*im.height>2**24 else nullcontext(): yield im
 
