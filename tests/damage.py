@@ -172,8 +172,8 @@ def picture(of)->bytes:
 
 def put(path:bytes, kind:str, value=None):
     "Make what `kind` says at `path`; whatever the file system does not allow is left out"
-    os.makedirs(os.path.dirname(path), exist_ok=True)
     try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
         if kind=='picture': _write(path, picture(value))
         elif kind=='bytes': _write(path, value)
         elif kind=='folder': os.makedirs(path, exist_ok=True)
