@@ -80,7 +80,8 @@ class Calibration:
 
     def __post_init__(self):
         if self.measure not in FAMILIARITY: raise ValueError(did_you_mean('measure', self.measure, FAMILIARITY))
-        if not 0<self.temperature<math.inf: raise ValueError(f"temperature must be above 0 and finite, got {self.temperature}")
+        if not .001<=self.temperature<=1000: raise ValueError(f"temperature must be from .001 to 1,000, got {self.temperature}")
+        if self.threshold is not None and not -math.inf<self.threshold<math.inf: raise ValueError(f"threshold must be a number, got {self.threshold}")
     def probabilities(self, logits:Tensor)->Tensor: return (logits/self.temperature).softmax(1) # shape `(n, classes)`
     def familiarity(self, logits:Tensor)->Tensor: return FAMILIARITY[self.measure](logits, self.temperature) # shape `(n,)`
 

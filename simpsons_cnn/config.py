@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['DatasetParameters', 'ModelParameters', 'TrainingParameters', 'AugmentationParameters', 'OutputParameters',
-           'did_you_mean', 'Config', 'setting_sections', 'write_whole', 'remove_parts']
+           'did_you_mean', 'Config', 'setting_sections', 'read_whole', 'write_whole', 'remove_parts']
 
 # %% ../nbs/00_config.ipynb #d1a355a0
-import difflib, os, shutil
+import difflib, os, shutil, stat
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal, get_args
@@ -27,7 +27,7 @@ class _Section(BaseModel):
     def _tidy(cls, value, info):
         kind = cls.model_fields[info.field_name].annotation
         if isinstance(value, bool) and kind is not bool: raise ValueError('must not be true or false')
-        return None if value=='null' and type(None) in get_args(kind) else value   # a command line has no other word for nothing
+        return None if isinstance(value, str) and value=='null' and type(None) in get_args(kind) else value   # a command line has no other word for nothing
 
 # %% ../nbs/00_config.ipynb #503cd65f
 class DatasetParameters(_Section):
@@ -52,8 +52,8 @@ class ModelParameters(_Section):
 # %% ../nbs/00_config.ipynb #4fc70ac0
 class TrainingParameters(_Section):
     "The loop: how long, how fast, and by what measure"
-    num_epochs: int = _about(150, 'Passes over the training pictures', ge=1)
-    batch_size: int = _about(64, 'Pictures per step', ge=2)
+    num_epochs: int = _about(150, 'Passes over the training pictures', ge=1, le=10**6)
+    batch_size: int = _about(64, 'Pictures per step', ge=2, le=10**6)
     learning_rate: float = _about(.002, 'Highest learning rate', gt=0)
     schedule: Literal['one_cycle','constant'] = _about('one_cycle', "Learning rate over time: 'one_cycle' rises, then falls to nearly 0; 'constant' is the reference's")
     crop_size: int|None = _about(None, 'Side in pixels of what the network sees: crops in training, the centre in evaluation; `null`: five sixths of `size`', ge=64, le=512)
@@ -63,7 +63,7 @@ class TrainingParameters(_Section):
     label_smoothing: float = _about(0., 'Share of the target spread over all characters', ge=0, lt=1)
     weight_averaging: float = _about(0., 'Decay per step of an exponential average of the weights; 0 for none', ge=0, lt=1)
     monitor: Literal['macro_f1','accuracy','valid_loss'] = _about('macro_f1', 'What the best epoch is best at, on the validation pictures')
-    patience: int = _about(0, 'Stop after this many epochs without a better one; 0 never stops early', ge=0)
+    patience: int = _about(0, 'Stop after this many epochs without a better one; 0 never stops early', ge=0, le=10**6)
     seed: int = _about(0, 'Decides the split, the weights at the start, the order and the augmentation', ge=0, lt=2**31)
     device: str = _about('auto', "'auto' takes CUDA, then Apple's MPS, then the CPU; or a device of PyTorch such as 'cuda:1'")
     mixed_precision: Literal['auto','off','bf16'] = _about('auto', "bfloat16 arithmetic: 'auto' where the hardware computes in it")
@@ -91,17 +91,23 @@ class OutputParameters(_Section):
     licence: str | None = _about(None, 'Licence of the trained weights, as far as that of the pictures allows; kept in the model file')
 
 # %% ../nbs/00_config.ipynb #da3b3327
-_rules = dict(greater_than='must be above {gt:g}', greater_than_equal='must be {ge:g} or more', less_than='must be below {lt:g}',
-    less_than_equal='must be {le:g} or less', literal_error='must be one of {expected}', finite_number='must be a finite number',
+_rules = dict(greater_than='must be above {gt:,.10g}', greater_than_equal='must be {ge:,.10g} or more', less_than='must be below {lt:,.10g}',
+    less_than_equal='must be {le:,.10g} or less', literal_error='must be one of {expected}', finite_number='must be a finite number',
     int_parsing='must be a whole number', int_type='must be a whole number', int_from_float='must be a whole number',
     float_parsing='must be a number', float_type='must be a number', bool_parsing='must be true or false', bool_type='must be true or false',
     path_type='must be a path', string_type='must be text', value_error='{error}')
+
+def _shown(value)->str:
+    "A value from outside, as far as a reader can bear it"
+    try: text = repr(value)
+    except (ValueError, RecursionError): return f'a value of type {type(value).__name__} too long to be written'     # Python does not write numbers of 5,000 digits
+    return text if len(text)<=200 else f'{text[:100]}… ({len(text):,} characters)'
 
 def _complaint(error:dict)->str:
     "One of pydantic's errors as `setting rule, got value`"
     if not error['loc']: return str(error['ctx']['error'])     # a rule about several settings says it all itself
     rule = _rules.get(error['type'], error['msg']).format(**error.get('ctx', {}))
-    return f"{error['loc'][-1]} {rule}, got {error['input']!r}"
+    return f"{error['loc'][-1]} {rule}, got {_shown(error['input'])}"
 
 # %% ../nbs/00_config.ipynb #96785c39
 def did_you_mean(
@@ -111,7 +117,7 @@ def did_you_mean(
 )->str: # The message, with the nearest name where one is near
     "Message for an unknown name"
     near = difflib.get_close_matches(str(name), [str(k) for k in known], 1, .5)
-    return f"Unknown {kind} {str(name)!r}" + (f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(sorted(map(str,known)))}")
+    return f"Unknown {kind} {_shown(str(name))}" + (f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(sorted(map(str,known)))}")
 
 # %% ../nbs/00_config.ipynb #52e2b346
 class Config(_Section):
@@ -151,7 +157,7 @@ def _placed(raw:dict, overrides:dict)->dict:
     for name in raw:
         if name in home: raise ValueError(f"Setting {name!r} belongs under '{home[name]}:'")
         if name not in sections: raise ValueError(did_you_mean('section', name, sections))
-        if raw[name] is not None and not isinstance(raw[name], dict): raise ValueError(f"Section {name!r} must hold 'setting: value' lines, got {raw[name]!r}")
+        if raw[name] is not None and not isinstance(raw[name], dict): raise ValueError(f"Section {name!r} must hold 'setting: value' lines, got {_shown(raw[name])}")
     raw = {s: dict(raw.get(s) or {}) for s in sections}
     for s,key in [(s,key) for s in sections for key in raw[s]] + [(None,key) for key in overrides]:
         if key not in home: raise ValueError(did_you_mean('setting', key, home))
@@ -160,12 +166,21 @@ def _placed(raw:dict, overrides:dict)->dict:
     return raw
 
 # %% ../nbs/00_config.ipynb #8a152b1c
+def read_whole(path, kind:str, most:int=2**28)->bytes: # the content of a file
+    "Read a file that should be a `kind`; where there is none, or one that is too long or has no end, the error says so"
+    try: info = os.stat(path); data = Path(path).read_bytes() if stat.S_ISREG(info.st_mode) and info.st_size<=most else None
+    except FileNotFoundError: raise FileNotFoundError(f"No {kind} at '{path}'") from None
+    except (OSError, ValueError) as e: raise OSError(f"Cannot read the {kind} at '{path}' ({e})") from None
+    if data is None: raise ValueError(f"'{path}' is a folder, a device or longer than {most:,} bytes; expected a {kind}")
+    return data
+
 def _read_yaml(path)->dict:
     "The sections of a YAML file"
-    try: raw = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
-    except FileNotFoundError: raise FileNotFoundError(f"No configuration file at '{path}'") from None
-    except IsADirectoryError: raise ValueError(f"'{path}' is a folder; a configuration is a YAML file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as e: raise ValueError(f"'{path}' is not a YAML file: {e}") from None
+    data = read_whole(path, 'configuration file', 2**16)
+    try:
+        if any(isinstance(e, yaml.AliasEvent) for e in yaml.parse(data, yaml.SafeLoader)): raise yaml.YAMLError("'*name' stands for a value written elsewhere; write the value itself")
+        raw = yaml.safe_load(data)
+    except Exception as e: raise ValueError(f"'{path}' is not a YAML file: {e if isinstance(e, yaml.YAMLError) else repr(e)}") from None
     if not isinstance(raw or {}, dict): raise ValueError(f"'{path}' must hold sections such as 'training_parameters:', got {type(raw).__name__}")
     return raw or {}
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np
-from .config import did_you_mean
+from .config import did_you_mean, read_whole
 from .data import ImageFiles, some
 
 # %% ../nbs/01c_fixes.ipynb #936ccd89
@@ -27,7 +27,7 @@ def _checked(action:str, character:str)->Fix:
     "A `Fix` that makes sense, or a `ValueError`"
     if action not in FIX_ACTIONS: raise ValueError(did_you_mean('action', action, FIX_ACTIONS))
     if action=='move' and not character: raise ValueError("a 'move' needs the right character")
-    if action!='move' and character: raise ValueError(f"a '{action}' takes no character, got {character!r}")
+    if action!='move' and character: raise ValueError(f"a '{action}' takes no character, got {character[:100]!r}")
     return Fix(action, character)
 
 # %% ../nbs/01c_fixes.ipynb #1c09961a
@@ -41,16 +41,17 @@ def _whole_lines(data:bytes)->int: # how many bytes of a CSV file are records wi
 def _told_of_rest(path, data:bytes)->bytes:
     "The records that have an end; of a rest one is told"
     end = _whole_lines(data)
-    if data[end:].strip(): print(f"warning: '{path}' ends in half a line, which is ignored: {data[end:].decode('utf-8', 'replace')!r}", file=sys.stderr)
+    if data[end:].strip(): print(f"warning: '{path}' ends in half a line, which is ignored: {data[end:end+200].decode('utf-8', 'replace')!r}", file=sys.stderr)
     return data[:end]
 
 # %% ../nbs/01c_fixes.ipynb #2a4fa2e8
 def _parsed(path, data:bytes)->dict:
     "The fixes in whole records"
     if (','.join(FIXES_HEADER)+'\n').encode().startswith(data): return {}     # just begun
-    try: rows = csv.reader(io.StringIO(data.decode('utf-8-sig'), newline=''), strict=True); header = next(rows, []); fixes = {}
+    try: rows = csv.reader(io.StringIO(data.decode('utf-8-sig'), newline=''), strict=True); fixes = {}; header = next(rows, [])
+    except csv.Error: header = []
     except UnicodeDecodeError as e: raise ValueError(f"'{path}' is not UTF-8 text: {e}") from None
-    if header!=FIXES_HEADER: raise ValueError(f"'{path}' must begin with the line '{','.join(FIXES_HEADER)}', got {','.join(header)!r}")
+    if header!=FIXES_HEADER: raise ValueError(f"'{path}' must begin with the line '{','.join(FIXES_HEADER)}', got {','.join(header)[:100]!r}")
     try:
         for row in rows:
             if not row: continue
@@ -63,8 +64,7 @@ def read_fixes(
     path, # The file of fixes
 )->dict: # picture -> `Fix`, the last one of each, in the order of the file
     "Read what was decided; raises `FileNotFoundError`, or `ValueError` with the number of the line"
-    try: data = Path(path).read_bytes()
-    except FileNotFoundError: raise FileNotFoundError(f"No file of fixes at '{path}'") from None
+    data = read_whole(path, 'file of fixes')
     return _parsed(path, _told_of_rest(path, data) or data)
 
 # %% ../nbs/01c_fixes.ipynb #2fa467bd

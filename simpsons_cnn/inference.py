@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from .augment import pick_device
 from .calibrate import Calibration
 from .config import did_you_mean, write_whole
-from .data import as_text, pictures_under, progress_bar
+from .data import as_text, pictures_under, printable, progress_bar, some
 from .explain import Explanation, grad_cam
 from .memory import reuse_memory
 from .model import data_digest, load_model, save_model
@@ -60,7 +60,7 @@ class Prediction:
         return [(self.classes[i], float(self.probabilities[i])) for i in np.argsort(-self.probabilities, kind='stable')[:k]]
     def __repr__(self):
         first,*others = [f'{name} {p:.1%}' for name,p in self.top(3)]
-        return (f'{self.source}: ' if self.source else '') + ('not known; nearest ' if self.known is False else '') + f"{first} ({', '.join(others)})"
+        return (f'{printable(self.source)}: ' if self.source else '') + ('not known; nearest ' if self.known is False else '') + f"{first} ({', '.join(others)})"
 
 # %% ../nbs/10_inference.ipynb #69f4f8fe
 @patch
@@ -86,11 +86,11 @@ class Predictions(list):
         "A row per picture: `picture`, `character` and `probability` of the `k` most likely, and `known` where the model can tell"
         import pandas as pd     # only here, see `ImageFiles.table`
         k = min(k, len(self[0].classes)) if self else k
-        rows = [[p.source] + [v for pair in p.top(k) for v in pair] for p in self]
+        rows = [[printable(p.source)] + [v for pair in p.top(k) for v in pair] for p in self]
         table = pd.DataFrame(rows, columns=['picture'] + [f'{what}{i or ""}' for i in range(k) for what in ('character','probability')])
         return table.assign(known=[p.known for p in self]) if any(p.known is not None for p in self) else table
     def to_csv(self, path, k:int=1): write_whole(path, self.to_frame(k).to_csv(index=False)) # the table as a file
-    def _footer(self, n): return ([f'… and {len(self)-n:,} more'] if len(self)>n else []) + [f'{path} cannot be read: {why}' for path,why in self.unreadable.items()]
+    def _footer(self, n): return ([f'… and {len(self)-n:,} more'] if len(self)>n else []) + [printable(f'{path} cannot be read: {why}') for path,why in self.unreadable.items()]
     def __repr__(self): return '\n'.join([repr(p) for p in self[:20]] + self._footer(20))
     def _repr_html_(self): return ''.join(p._repr_html_() for p in self[:20]) + ''.join(f'<p>{as_text(line)}</p>' for line in self._footer(20))
 
@@ -106,7 +106,7 @@ class Classifier:
     ):
         self.model,self.classes,self.preprocess,self.about,self.device = model.to(device, memory_format=torch.channels_last).eval(),list(classes),preprocess,about or {},torch.device(device)
         try: self.calibration = Calibration(**self.about.get('calibration') or {})
-        except TypeError as e: raise ValueError(f"The calibration of the model cannot be used ({e})") from None
+        except (TypeError, ValueError) as e: raise ValueError(f"The calibration of the model cannot be used ({e})") from None
 
     @classmethod
     def load(cls,
@@ -141,7 +141,7 @@ def predict(self:Classifier,
 ):
     "A `Prediction` for a picture, `Predictions` for a list or a folder; in a folder unreadable pictures are listed, not fatal"
     if batch_size<1: raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
-    folder = isinstance(source, (str,Path)) and Path(source).is_dir()
+    folder = isinstance(source, (str,Path)) and os.path.isdir(source)
     if not folder and not isinstance(source, (list,tuple)): return self._answers([(source, self._prepared(source))], flip)[0]
     sources = pictures_under(source) if folder else list(source)
     if not sources: raise FileNotFoundError(f"No pictures under '{source}'" if folder else "The list of pictures is empty")
@@ -174,7 +174,7 @@ def _prepared(self:Classifier, source, fatal=True): # the picture as bytes; or t
         reason = f'{type(e).__name__}: {e}'
         if not fatal: return reason
         if isinstance(e, FileNotFoundError): raise FileNotFoundError(f"No picture at '{source}'") from None
-        raise ValueError(f"{source if isinstance(source, (str,Path)) else 'The picture'} cannot be read: {reason}") from None
+        raise ValueError(f"{some([source]) if isinstance(source, (str,Path)) else 'The picture'} cannot be read: {reason}") from None
 
 # %% ../nbs/10_inference.ipynb #258b1a62
 @patch
@@ -195,11 +195,10 @@ def seen(self:Classifier,
     split, # The `split.csv` of the run
 )->dict: # How many of them are in 'train' and in 'valid'
     "Count the pictures that the model was trained or validated on; a split file of another model is a `ValueError`"
-    import pandas as pd     # only here, see `ImageFiles.table`
-    from simpsons_cnn.split import file_digests
-    try: table = pd.read_csv(split, dtype=str)[['split','sha256']]
-    except (KeyError, ValueError) as e: raise ValueError(f"'{split}' is not a split file with the columns 'split' and 'sha256' ({e})") from None
+    from simpsons_cnn.split import file_digests, read_split     # here, for it takes longer to import than all else that a prediction needs
+    table = read_split(split)
+    if not {'split','sha256'}<=set(table): raise ValueError(f"'{split}' is not a split file with the columns 'split' and 'sha256', but with {some(map(repr, table), 10)}")
     told = (self.about.get('data') or {}).get('digest')
-    if told and told!=data_digest(table.sha256): raise ValueError(f"'{split}' lists other pictures than the model was trained on; put the right one there, or remove it")
-    side = dict(zip(table.sha256, table.split)); sides = [side.get(digest) for digest in file_digests(paths)]
+    if told and told!=data_digest(table['sha256']): raise ValueError(f"'{split}' lists other pictures than the model was trained on; put the right one there, or remove it")
+    side = dict(zip(table['sha256'], table['split'])); sides = [side.get(digest) for digest in file_digests(paths)]
     return {name: sides.count(name) for name in ('train','valid')}

@@ -118,8 +118,9 @@ def load_model(
         settings = dict(header['architecture']); create = ARCHITECTURES[settings.pop('name')]
         with torch.device('meta'): model = create(**settings)
         header['preprocess'] = Preprocess(**{k: tuple(v) if isinstance(v, list) else v for k,v in header['preprocess'].items()})
-        names,about = list(map(str, header['classes'])),dict(header['about'])
-    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as e: raise ValueError(f"'{path}' has an incomplete header ({type(e).__name__}: {e})") from None
+        names,header['about'] = list(map(str, header['classes'])),dict(header['about'])
+        crop = header['preprocess'].crop; model.eval()(torch.empty(1, 3, crop, crop, device='meta'))     # whether the network takes such pictures, without computing
+    except Exception as e: raise ValueError(f"'{path}' has an incomplete header ({type(e).__name__}: {e})") from None
     if len(set(names))!=settings['num_classes']: raise ValueError(f"'{path}' names {len(set(names))} characters for a network of {settings['num_classes']}")
     fit_weights(model, tensors, path)
     return model.to(device).eval(), header
