@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from . import __version__
-from .config import remove_parts
+from .atomic import remove_parts
 from .history import History
 from .tensors import DamagedFile, read_tensors, write_tensors
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 from torch import nn
-from .config import write_whole
+from .atomic import write_whole
 
 # %% ../nbs/00d_tensors.ipynb #e8b962e5
 _mark = rb'"simpsons_cnn":"{\"sha256\": \"'          # our JSON is quoted inside safetensors' JSON, hence the backslashes

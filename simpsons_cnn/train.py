@@ -15,7 +15,8 @@ from torch import nn
 from .augment import Batches, mixed_seed, pick_device, pick_dtype
 from .calibrate import calibrate
 from .checkpoint import differences, lock_folder, read_checkpoint, surroundings_of
-from .config import Config, remove_parts, write_whole
+from .atomic import remove_parts, write_whole
+from .config import Config
 from .history import History, NonFiniteLoss, early_stopping
 from .loop import crop_at, fit, learning_rate_at, run_epoch
 from .losses import FocalLoss, class_weights
