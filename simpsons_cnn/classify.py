@@ -32,7 +32,7 @@ def picture_html(
 STYLE = """<style>
 .scnn-square {display:flex; align-items:center; justify-content:center; opacity:.999; font-size:.85em}
 .scnn-square img {max-width:100%; max-height:100%; border-radius:3px}
-.scnn-grid {display:grid !important; grid-template-columns:repeat(auto-fill, minmax(180px, 1fr)); gap:8px; padding:4px 0; overflow:visible}
+.scnn-grid {display:grid !important; grid-template-columns:repeat(auto-fill, minmax(190px, 1fr)); gap:8px; padding:4px 0; overflow:visible}
 .scnn-card {border:1px solid var(--jp-border-color1, #8888); border-radius:6px; padding:8px; gap:4px; overflow:hidden; color:var(--jp-ui-font-color1, currentColor)}
 .scnn-card .widget-html, .scnn-card .widget-html-content {margin:0; line-height:1.4; width:auto; min-width:0; overflow-wrap:anywhere}
 .scnn-name {font-size:.85em; white-space:nowrap; overflow:hidden; text-overflow:ellipsis}
@@ -43,7 +43,9 @@ STYLE = """<style>
 .scnn-bar i b {display:block; height:4px; border-radius:2px; background:var(--jp-brand-color1, #1976d2)}
 .scnn-pair {display:flex; gap:4px}
 .scnn-pair > * {flex:1 1 0; min-width:0}
-.scnn-row {gap:4px}
+.scnn-row {gap:4px; align-items:center}
+.scnn-head {gap:4px 8px; align-items:center; overflow:visible}
+.scnn-head .widget-html-content {line-height:inherit}
 .scnn-verdict {font-weight:600}
 .scnn-decided .scnn-square {opacity:.35}
 .scnn-current {outline:2px solid var(--jp-brand-color1, #1976d2); outline-offset:-1px}
@@ -86,7 +88,7 @@ class _Answer(widgets.VBox):
         "Show where the answer was found, or the picture again"
         self.explained = not self.explained
         shown,alt = (self.clf.explain(self._open()).overlay(), f'what spoke for it in {self.name}') if self.explained else (self._open(), self.name)
-        self.picture.value = f"{picture_html(shown, alt)}<div class='scnn-name' title='{as_text(self.name)}'>{as_text(self.name)}</div>"
+        self.picture.value = f"{picture_html(shown, alt)}<div class='scnn-name' title='{as_text(self.name)}'>{as_text(Path(self.name).name)}</div>"
         self.why.description = 'Picture' if self.explained else 'Why?'
 
 # %% ../nbs/11b_classify.ipynb #d264f24a
@@ -100,10 +102,10 @@ class ClassifyPictures(widgets.VBox):
         self.clf,self.k,self.most = clf,k,most
         self.upload = widgets.FileUpload(accept='image/*', multiple=True, description='Pictures', tooltip='Upload pictures to be classified')
         self.folder = widgets.Text(placeholder='or a folder, or a file', continuous_update=False, description='Folder', tooltip='A folder on the machine where this notebook runs')
-        self.clear = widgets.Button(description='Clear', tooltip='Remove all answers')
+        self.clear = widgets.Button(description='Clear', tooltip='Remove all answers', layout=dict(width='auto'))
         self.status,self.answers = widgets.HTML(),widgets.Box().add_class('scnn-grid')
         self.upload.observe(self._on_upload, 'value'); self.folder.observe(self._on_folder, 'value'); self.clear.on_click(self._on_clear)
-        super().__init__([widgets.HTML(STYLE), widgets.HBox([self.upload, self.folder, self.clear]), self.status, self.answers])
+        super().__init__([widgets.HTML(STYLE), widgets.HBox([self.upload, self.folder, self.clear]).add_class('scnn-head'), self.status, self.answers])
         self._tell(f'{len(clf.classes)} characters')
 
     def __repr__(self): return f'ClassifyPictures({self.clf!r}, {len(self.answers.children)} pictures)'

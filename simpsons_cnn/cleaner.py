@@ -59,31 +59,33 @@ class Decisions:
 class _Card(widgets.VBox):
     "A picture, and what can be decided about it"
     def __init__(self, cleaner, side:int):
-        self.cleaner,self.side,self.name = cleaner,side,''
+        self.cleaner,self.side,self.name,self.suggestion = cleaner,side,'',''
         self.picture,self.verdict = widgets.HTML(),widgets.HTML()
         button = lambda text: widgets.Button(description=text, layout=dict(width='auto', flex='1 1 0', min_width='0', margin='0'))
-        self.keep,self.drop,self.move = button('Keep'),button('Drop'),button('It is')
-        self.character = widgets.Dropdown(options=[('…', ''), *((c, c) for c in cleaner.decisions.files.classes)], layout=dict(flex='2 1 0', width='auto', min_width='0', margin='0'))
-        for action in ('keep','drop','move'): getattr(self, action).on_click(lambda _,action=action: cleaner._on_click(self, action))
+        self.keep,self.drop,self.move = button('Keep'),button('Drop'),button('It is …'); self.move.layout.flex = '0 0 auto'
+        self.character = widgets.Combobox(options=cleaner.decisions.files.classes, placeholder='or someone else …', continuous_update=False, layout=dict(width='auto', min_width='0', margin='0'))
+        for action in ('keep','drop','move'): getattr(self, action).on_click(lambda _,action=action: cleaner._on_click(self, action, self.suggestion))
+        self.character.observe(lambda change: change.new and cleaner._on_click(self, 'move', change.new), 'value')
         row = lambda *parts: widgets.HBox(parts, layout=dict(overflow='visible')).add_class('scnn-row')
-        super().__init__([self.picture, self.verdict, row(self.keep, self.drop), row(self.move, self.character)]); self.add_class('scnn-card')
+        super().__init__([self.picture, self.verdict, row(self.keep, self.drop), self.move, self.character]); self.add_class('scnn-card')
 
     def fill(self, name:str):
         "Show another picture"
         self.name,label,row = name,self.cleaner.decisions.label[name],self.cleaner.rows.get(name, dict(suggestion='', other=''))
-        suggestion = row['suggestion'] if row['suggestion']!=label else ''; root,other = self.cleaner.decisions.files.root,row['other']
+        self.suggestion = row['suggestion'] if row['suggestion']!=label else ''; root,other = self.cleaner.decisions.files.root,row['other']
         shown = [(root/name, name)] + [(root/other, f'its copy {other}')]*bool(other)
-        why = f'same as <span title="{as_text(other)}">{as_text(other)}</span>' if other else f'looks like <b>{as_text(suggestion)}</b>' if suggestion else 'looks like it'
+        why = f'same as <span title="{as_text(other)}">{as_text(other)}</span>' if other else f'looks like <b>{as_text(self.suggestion)}</b>' if self.suggestion else 'looks like it'
         self.picture.value = (f"<div class='scnn-pair'>{''.join(picture_html(p, alt, self.side) for p,alt in shown)}</div><div class='scnn-name' title='{as_text(name)}'>{as_text(name.split('/')[-1])}</div>"
                               f"<div class='scnn-name'>lies under <b>{as_text(label)}</b></div><div class='scnn-name'>{why}</div>")
-        for action,does in [('keep',f'Keep {name} under {label}'), ('drop',f'Drop {name}'), ('move',f'{name} is who the list beside says')]: getattr(self, action).tooltip = does
-        self.character.tooltip = f'Who is in {name}?'; self.character.value = suggestion if suggestion in self.cleaner.decisions.files.classes else ''
+        self.move.description,self.move.disabled,self.character.value = f"It is {self.suggestion or '…'}",not self.suggestion,''
+        for control,does in [(self.keep,f'Keep {name} under {label}'), (self.drop,f'Drop {name}'), (self.move,f"{name} is {self.suggestion or '…'}"), (self.character,f'Who is in {name}?')]: control.tooltip = does
 
     def mark(self, fix, current:bool):
         "Show what was decided, and whether the keys mean this picture"
         words = dict(keep='✓ kept', drop='✗ dropped', move=f'→ {fix.character}') if fix else {}
         self.verdict.value = f"<div class='scnn-name scnn-verdict'>{as_text(words[fix.action]) if fix else '&nbsp;'}</div>"
-        for action in ('keep','drop','move'): getattr(self, action).button_style = 'info' if fix and fix.action==action else ''
+        pressed = fix and {'keep': self.keep, 'drop': self.drop}.get(fix.action, self.move if fix.character==self.suggestion else None)
+        for button in (self.keep, self.drop, self.move): button.button_style = 'info' if button is pressed else ''
         for css,wanted in (('scnn-decided', fix), ('scnn-current', current)): (self.add_class if wanted else self.remove_class)(css)
 
 # %% ../nbs/11c_cleaner.ipynb #bce6974b
@@ -116,7 +118,7 @@ class LabelCleaner(widgets.VBox):
         self.place,self.status,self.grid = widgets.HTML(),widgets.HTML(),widgets.Box().add_class('scnn-grid')
         self.previous.on_click(lambda _: self.turn(-1)); self.next.on_click(lambda _: self.turn(1)); self.undo.on_click(lambda _: self._on_undo())
         self.view.observe(lambda _: self._list(), 'value'); self.letters.observe(self._on_keys, 'value')
-        super().__init__([widgets.HTML(STYLE), widgets.HBox([self.view, self.previous, self.next, self.undo, self.place], layout=dict(flex_flow='row wrap')), self.letters, self.status, self.grid])
+        super().__init__([widgets.HTML(STYLE), widgets.HBox([self.view, self.previous, self.next, self.undo, self.place], layout=dict(flex_flow='row wrap')).add_class('scnn-head'), self.letters, self.status, self.grid])
 
     def __repr__(self): return f"LabelCleaner({len(self.ranked):,} pictures, {len(self.decisions):,} decided in '{self.decisions.path}')"
 
@@ -160,18 +162,17 @@ def turn(self:LabelCleaner,
 
 # %% ../nbs/11c_cleaner.ipynb #66bed677
 @patch
-def _decide(self:LabelCleaner, card, action)->bool: # whether it was done
-    character = card.character.value if action=='move' else ''
-    try:
-        if action=='move' and not character: raise ValueError('Choose from the list who it is')
-        self.decisions.decide(card.name, action, character)
+def _decide(self:LabelCleaner, card, action, character='')->bool: # whether it was done
+    character = character if action=='move' else ''
+    try: self.decisions.decide(card.name, action, character)
     except (ValueError, OSError) as e: self._tell(f'{card.name} is not decided: {e}', error=True); return False
+    finally: card.character.value = ''
     self._mark(); self._tell(f"{card.name}: {dict(keep='kept', drop='dropped', move=f'is {character}')[action]}")
     return True
 
 @patch
-def _on_click(self:LabelCleaner, card, action):
-    if not self._decide(card, action): return
+def _on_click(self:LabelCleaner, card, action, character):
+    if not self._decide(card, action, character): return
     later = self.grid.children[self.cards.index(card)+1:]
     follower = next((other.keep for other in later if other.name not in self.decisions.fixes), None)
     (follower or (self.current.keep if self.current else self.undo if self.next.disabled else self.next)).focus()
@@ -190,4 +191,4 @@ def _on_keys(self:LabelCleaner, change):
     for key in change.new[len(change.old):].lower() if change.new.startswith(change.old) else '':
         if key=='u': self._on_undo()
         elif key in 'np': self.turn(1 if key=='n' else -1)
-        elif key in 'kid' and self.current: self._decide(self.current, dict(k='keep', i='move', d='drop')[key])
+        elif key in 'kid' and self.current: self._decide(self.current, dict(k='keep', i='move', d='drop')[key], self.current.suggestion)

@@ -13,7 +13,7 @@ import torch
 from sklearn.model_selection import StratifiedGroupKFold
 from .audit import audit
 from .augment import Augment, Batches, mixed_seed, pick_device
-from .data import ImageFiles
+from .data import ImageFiles, progress_bar
 from .duplicates import group_pictures, near_duplicates
 from .losses import FocalLoss
 from .metrics import Report, confusion_matrix, evaluate
@@ -32,7 +32,14 @@ def swap_labels(
     labels = files.labels.copy(); labels[swapped] = (labels[swapped] + rng.integers(1, len(files.classes), len(swapped)))%len(files.classes)
     return replace(files, labels=labels), {files.names[i] for i in swapped}
 
-# %% ../nbs/09c_suspects.ipynb #6ea9c35e
+# %% ../nbs/09c_suspects.ipynb #09b4ddc6
+class _Epochs: # what `fit` tells of its progress, as one bar for all folds
+    def __init__(self, bar): self.bar = bar
+    def start(self, num_epochs, steps): pass
+    def step(self, epoch, step): pass
+    def epoch(self, history, report=None): self.bar.update()
+    def close(self, text=''): pass
+
 def out_of_fold(
     store:PixelStore, # Pictures
     groups=None, # Number of each picture's group, shape `(n,)`; `None`: near-duplicates are looked for
@@ -43,24 +50,24 @@ def out_of_fold(
     learning_rate:float=4e-3, # The highest
     seed:int=0, # Of the folds and the networks
     device:str='auto', # See `pick_device`
-    progress='auto', # See `fit`
 )->Report: # On all pictures, each judged by the network that has not seen it
     "Judge every picture by a network that was trained on others; raises `KeyboardInterrupt` where training was stopped"
     if not 2<=folds<=len(store): raise ValueError(f"folds must be from 2 to the number of pictures, {len(store):,}, got {folds}")
     if groups is None: groups,_ = group_pictures(near_duplicates(store), store.labels)
     reports,device,k = [],pick_device(device),len(store.classes)
-    for fold,(train_idx,judged_idx) in enumerate(StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(store.labels, store.labels, groups)):
+    bar,parts = progress_bar(total=folds*num_epochs, desc='training out of fold'),StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    for fold,(train_idx,judged_idx) in enumerate(parts.split(store.labels, store.labels, groups)):
         train_dl = Batches(store, train_idx, min(batch_size, len(train_idx)), Augment(), mixed_seed(seed, fold), device)
         judged_dl = Batches(store, judged_idx, 256, device=device)
         with torch.random.fork_rng():
             torch.manual_seed(mixed_seed(seed, fold)); model = create_model(architecture, k)
-        history = fit(model, train_dl, judged_dl, FocalLoss(gamma=0), num_epochs, learning_rate, progress=progress)
-        if history.stopped: raise KeyboardInterrupt(f'fold {fold+1} of {folds} was stopped: {history.stopped}')
+        history = fit(model, train_dl, judged_dl, FocalLoss(gamma=0), num_epochs, learning_rate, progress=_Epochs(bar))
+        if history.stopped: bar.close(); raise KeyboardInterrupt(f'fold {fold+1} of {folds} was stopped: {history.stopped}')
         model.load_state_dict(history.last_weights)
         reports.append(evaluate(model, judged_dl).pictures)
         untaught = np.bincount(store.labels[train_idx], minlength=k)==0
         reports[-1].loc[untaught[reports[-1].truth], 'loss'] = np.nan
-    pictures = pd.concat(reports).sort_values('place', ignore_index=True)
+    bar.close(); pictures = pd.concat(reports).sort_values('place', ignore_index=True)
     return Report(confusion_matrix(pictures.truth, pictures.prediction, k), store.classes, pictures, store, float(pictures.loss.mean()))
 
 # %% ../nbs/09c_suspects.ipynb #a64b3948
