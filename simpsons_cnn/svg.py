@@ -11,21 +11,21 @@ import numpy as np
 from PIL import Image
 from .data import as_text
 
-# %% ../nbs/08e_svg.ipynb #d9875750
+# %% ../nbs/08e_svg.ipynb #2bb530c5
 STYLE = """<style>
 .sc {font:13px/1.4 var(--jp-ui-font-family,system-ui,sans-serif); color:var(--jp-ui-font-color1,inherit); --sc-accent:var(--jp-brand-color1,#1976d2)}
 .sc-grid {display:grid; grid-template-columns:repeat(auto-fit,minmax(340px,1fr)); gap:12px 24px; max-width:1000px; margin:8px 0}
 .sc-title {font-weight:600; height:20px; overflow:hidden; white-space:nowrap; text-overflow:ellipsis}
-.sc svg {display:block; width:100%; max-width:440px; height:auto; aspect-ratio:34/20; font-size:10px; fill:currentColor}
-.sc-bars {height:224px; overflow:auto; column-width:200px; column-gap:20px; column-fill:auto}
-.sc-bar {display:flex; align-items:center; gap:8px; height:22px; break-inside:avoid}
-.sc-bar :first-child {flex:0 0 118px; overflow:hidden; white-space:nowrap; text-overflow:ellipsis}
+.sc svg {display:block; width:100%; max-width:440px; height:auto; aspect-ratio:440/240; font-size:11.5px; fill:currentColor}
+.sc-bars {height:240px; overflow:auto; column-width:200px; column-gap:20px; column-fill:auto}
+.sc-bar {display:flex; align-items:center; gap:8px; height:24px; max-width:440px; break-inside:avoid}
+.sc-bar :first-child {flex:0 0 120px; overflow:hidden; white-space:nowrap; text-overflow:ellipsis}
 .sc-bar :last-child {flex:0 0 34px; text-align:right; font-variant-numeric:tabular-nums}
 .sc-track {flex:1; height:10px; background:color-mix(in srgb,currentColor 14%,transparent)}
 .sc-fill {height:100%; background:var(--sc-accent)}
-.sc-pictures {height:224px; overflow:hidden; display:grid; grid-template-columns:repeat(auto-fill,72px); grid-auto-rows:110px; gap:4px 10px}
-.sc-pictures figure {margin:0; width:72px; font-size:11px; line-height:16px}
-.sc-pictures img {display:block; width:72px; height:72px; margin:0}
+.sc-pictures {height:240px; overflow:hidden; display:grid; grid-template-columns:repeat(auto-fill,84px); grid-auto-rows:116px; gap:8px}
+.sc-pictures figure {margin:0; width:84px; font-size:11px; line-height:15px}
+.sc-pictures img {display:block; width:84px; height:84px; margin:0}
 .sc-pictures figcaption {white-space:pre; overflow:hidden; text-overflow:ellipsis; margin:0; text-align:left}
 .sc table {border-collapse:collapse; margin:8px 0; font-variant-numeric:tabular-nums}
 .sc th, .sc td {padding:2px 14px 2px 0; text-align:left; border-bottom:1px solid color-mix(in srgb,currentColor 25%,transparent)}
@@ -43,8 +43,8 @@ def round_ticks(
     step = next(k*power for k in (1, 2, 5, 10, 20) if highest<=n*k*power*(1+1e-9))
     return [i*step for i in range(math.ceil(highest/step-1e-9)+1)]
 
-# %% ../nbs/08e_svg.ipynb #7682e8d8
-_left,_right,_top,_bottom = 34,334,24,182     # of the plot, in a drawing of 340 by 200
+# %% ../nbs/08e_svg.ipynb #3b763210
+_left,_right,_top,_bottom = 38,430,34,216     # of the plot, in a drawing of 440 by 240
 
 def svg_curves(
     title:str, # Stands above
@@ -56,19 +56,19 @@ def svg_curves(
     values = [v for curve in curves.values() for v in curve if math.isfinite(v)]
     ticks = round_ticks(highest or max(values, default=1.))
     x,y = (lambda i: _left+(_right-_left)*i/max(1, epochs-1)), (lambda v: _bottom-(_bottom-_top)*min(v/ticks[-1], 1))
-    parts = [f"<path d='M{_left} {y(t):.1f}H{_right}' stroke='currentColor' opacity='.18'/><text x='{_left-5}' y='{y(t)+3:.1f}' text-anchor='end'>{t:.4g}</text>" for t in ticks]
-    parts += [f"<text x='{x(e-1):.1f}' y='{_bottom+14}' text-anchor='middle'>{e}</text>" for e in sorted({1, *(int(t) for t in round_ticks(epochs) if 1<=t<=epochs and t==int(t))})]
+    parts = [f"<path d='M{_left} {y(t):.1f}H{_right}' stroke='currentColor' opacity='.18'/><text x='{_left-5}' y='{y(t)+4:.1f}' text-anchor='end'>{t:.4g}</text>" for t in ticks]
+    parts += [f"<text x='{x(e-1):.1f}' y='{_bottom+17}' text-anchor='middle'>{e}</text>" for e in sorted({1, *(int(t) for t in round_ticks(epochs) if 1<=t<=epochs and t==int(t))})]
     for place,((name,curve),(colour,dash)) in enumerate(zip(curves.items(), [('var(--sc-accent)',''), ('currentColor','4 3')])):
         points = [(x(i), y(v)) for i,v in enumerate(curve) if math.isfinite(v)]
         parts.append(f"<polyline fill='none' stroke='{colour}' stroke-width='1.8' stroke-dasharray='{dash}' points='{' '.join(f'{a:.1f},{b:.1f}' for a,b in points)}'/>")
-        if points: parts.append(f"<circle cx='{points[-1][0]:.1f}' cy='{points[-1][1]:.1f}' r='2.5' fill='{colour}'/>")
-        parts.append(f"<path d='M{110+115*place} 9h18' stroke='{colour}' stroke-width='1.8' stroke-dasharray='{dash}'/><text x='{132+115*place}' y='12'>{as_text(_with_last(name, curve))}</text>")
+        if points: parts.append(f"<circle cx='{points[-1][0]:.1f}' cy='{points[-1][1]:.1f}' r='3' fill='{colour}'/>")
+        parts.append(f"<path d='M{130+155*place} 10h22' stroke='{colour}' stroke-width='1.8' stroke-dasharray='{dash}'/><text x='{158+155*place}' y='14'>{as_text(_with_last(name, curve))}</text>")
     spoken = as_text(f"{title}, epoch {max(map(len, curves.values()), default=0)} of {epochs}: {', '.join(_with_last(*c) for c in curves.items())}")
-    return f"<svg role='img' aria-label='{spoken}' viewBox='0 0 340 200'><text x='0' y='12' font-weight='600' font-size='13'>{as_text(title)}</text>{''.join(parts)}</svg>"
+    return f"<svg role='img' aria-label='{spoken}' viewBox='0 0 440 240'><text x='0' y='14' font-weight='600' font-size='13'>{as_text(title)}</text>{''.join(parts)}</svg>"
 
 def _with_last(name, curve)->str: return f'{name} {curve[-1]:.3f}' if len(curve) else str(name)
 
-# %% ../nbs/08e_svg.ipynb #6c428241
+# %% ../nbs/08e_svg.ipynb #3d2674f6
 def html_bars(
     title:str, # Stands above, and names the list for a screen reader
     names:list, # One per bar
@@ -77,7 +77,7 @@ def html_bars(
     "Values as bars with their numbers"
     row = lambda name,v: (f"<div class='sc-bar' role='listitem'><span title='{as_text(name)}'>{as_text(str(name).replace('_', ' '))}</span><div class='sc-track' aria-hidden='true'>"
                           f"<div class='sc-fill' style='width:{0 if math.isnan(v) else 100*v:.1f}%'></div></div><span>{'–' if math.isnan(v) else f'{v:.2f}'}</span></div>")
-    return f"<div><div class='sc-title'>{as_text(title)}</div><div class='sc-bars' role='list' tabindex='0' aria-label='{as_text(title)}'>{''.join(map(row, names, values))}</div></div>"
+    return f"<div><div class='sc-title'>{as_text(title)}</div><div class='sc-bars' style='columns:{'1' if len(names)<=10 else '200px'}' role='list' tabindex='0' aria-label='{as_text(title)}'>{''.join(map(row, names, values))}</div></div>"
 
 # %% ../nbs/08e_svg.ipynb #c7867345
 def jpeg_uri(
