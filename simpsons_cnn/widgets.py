@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['TrainingDashboard']
 
-# %% ../nbs/11_widgets.ipynb #33f86cbd
-import gc, threading, time, traceback
+# %% ../nbs/11_widgets.ipynb #22d77d2c
+import atexit, gc, threading, time, traceback
 from functools import partial
 import ipywidgets as widgets
 import torch
@@ -46,7 +46,7 @@ class TrainingDashboard:
 
     def __repr__(self): return f"TrainingDashboard({self.state}{', ' if self.said else ''}{self.said})"
 
-# %% ../nbs/11_widgets.ipynb #c059b6e6
+# %% ../nbs/11_widgets.ipynb #808e5bbf
 @patch
 def _move(self:TrainingDashboard, to:str, *allowed)->bool: # whether it was allowed
     "Change the state, the word for it, and the buttons that can be pressed"
@@ -60,7 +60,12 @@ def _move(self:TrainingDashboard, to:str, *allowed)->bool: # whether it was allo
 @patch
 def begin(self:TrainingDashboard):
     "Start the job, in the background"
-    if self.job and self._move('preparing', 'ready'): self.thread = threading.Thread(target=self._work, daemon=True); self.thread.start()
+    if self.job and self._move('preparing', 'ready'):
+        self.thread = threading.Thread(target=self._work, daemon=True); self.thread.start()
+        atexit.register(self._leave)
+
+@patch
+def _leave(self:TrainingDashboard): "When Python ends"; self.stop(); self.thread.join(4)     # a kernel that is shut down has five seconds
 
 @patch
 def pause(self:TrainingDashboard):
@@ -78,15 +83,15 @@ def stop(self:TrainingDashboard):
     "End training after this step, in good order"
     if self._move('stopping', 'preparing', 'training', 'paused'): self.stop_wanted = True; self.going.set()
 
-# %% ../nbs/11_widgets.ipynb #c21eac57
+# %% ../nbs/11_widgets.ipynb #212a091b
 @patch
 def start(self:TrainingDashboard, num_epochs:int, steps:int):
     "Before the first step"
+    if self.ended(): raise ValueError("A dashboard shows one run, and this one has ended; make a new one")
     self.epochs,self.steps,self.first,self.speed = num_epochs,steps,None,0.
     self.began = self.epoch_began = self.told = time.monotonic()
-    if self.thread: self._move('training', 'preparing')
-    else: self.stop_wanted = False; self.going.set(); self._move('training'); self._show_by_hand()
-    self._draw()
+    self._move('training', 'ready', 'preparing'); self._draw()
+    if not self.thread and not self.handles and in_jupyter(): display(self)
 
 @patch
 def step(self:TrainingDashboard, epoch:int, step:int): # a reason to end training, or `None`
@@ -95,8 +100,8 @@ def step(self:TrainingDashboard, epoch:int, step:int): # a reason to end trainin
     if self.stop_wanted: return 'by hand'
     now,done = time.monotonic(), epoch*self.steps+step+1
     if self.first is None: self.first = done-1
-    if step==0: self.epoch_began = now
-    if step: self.speed = step/(now-self.epoch_began)
+    if step==0 or self.first==done-1: self.epoch_began,self.epoch_first = now,step
+    else: self.speed = (step-self.epoch_first)/(now-self.epoch_began)
     if now-self.told>=.33: self.told = now; self._tell(done)
 
 @patch
@@ -131,14 +136,14 @@ def _tell(self:TrainingDashboard, done:int):
 @patch
 def _draw(self:TrainingDashboard): self.figures.value = f"{STYLE}<div class='sc'>{dashboard_html(self.history, self.report, self.epochs)}</div>"
 
-# %% ../nbs/11_widgets.ipynb #829f6e8c
+# %% ../nbs/11_widgets.ipynb #4360a07d
 @patch
 def _work(self:TrainingDashboard):
     "The job, in its thread"
     try: self.answer = self.job(progress=self)
     except BaseException as e: self.error = e
     self.said = self._last_words()
-    self.job = None; gc.collect()
+    self.job = None; gc.collect(); atexit.unregister(self._leave)
     if torch.cuda.is_available(): torch.cuda.empty_cache()
     self._end('failed' if self.error else 'stopped' if self.stop_wanted else 'finished')
 
@@ -157,7 +162,7 @@ def _end(self:TrainingDashboard, state:str):
     self._settle()
     if self.at_end: self.at_end(self)
 
-# %% ../nbs/11_widgets.ipynb #eeb75d1e
+# %% ../nbs/11_widgets.ipynb #54893c26
 @patch
 def static_html(self:TrainingDashboard)->str:
     "The dashboard without its buttons"
@@ -169,15 +174,12 @@ def ended(self:TrainingDashboard)->bool: return self.state in ('finished','stopp
 @patch
 def _settle(self:TrainingDashboard):
     for handle in self.handles: handle.update(HTML(self.static_html()))
+    for widget in [*self.buttons.values(), self.status, self.bar, self.figures, *self.widget.children, self.widget] if self.handles else (): widget.close()
 
 @patch
 def _ipython_display_(self:TrainingDashboard):
     if self.ended(): display(HTML(self.static_html()))
     else: self.handles.append(display(self.widget, display_id=True))
-
-@patch
-def _show_by_hand(self:TrainingDashboard):
-    if in_jupyter() and not self.handles: display(self)
 
 @patch
 def result(self:TrainingDashboard): # what the job returns: a `Run`, or a `History` from `fit`
