@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from .data import as_text
 
-# %% ../nbs/08g_svg.ipynb #ad5a2f42
+# %% ../nbs/08g_svg.ipynb #ee864da6
 STYLE = """<style>
 .sc {font:13px/1.4 var(--jp-ui-font-family,system-ui,sans-serif); color:var(--jp-ui-font-color1,inherit); --sc-accent:var(--jp-brand-color1,#1976d2)}
 .sc-grid {display:grid; grid-template-columns:repeat(auto-fit,minmax(340px,1fr)); gap:12px 24px; max-width:1000px; margin:8px 0}
@@ -19,8 +19,8 @@ STYLE = """<style>
 .sc svg {display:block; width:100%; max-width:440px; height:auto; aspect-ratio:440/240; font-size:11.5px; fill:currentColor}
 .sc-bars {height:240px; overflow:auto; column-width:200px; column-gap:20px; column-fill:auto}
 .sc-bar {display:flex; align-items:center; gap:8px; height:24px; max-width:440px; break-inside:avoid}
-.sc-bar :first-child {flex:0 0 120px; overflow:hidden; white-space:nowrap; text-overflow:ellipsis}
-.sc-bar :last-child {flex:0 0 34px; text-align:right; font-variant-numeric:tabular-nums}
+.sc-bar>:first-child {flex:0 0 120px; overflow:hidden; white-space:nowrap; text-overflow:ellipsis}
+.sc-bar>:last-child {flex:0 0 34px; text-align:right; font-variant-numeric:tabular-nums}
 .sc-track {flex:1; height:10px; background:color-mix(in srgb,currentColor 14%,transparent)}
 .sc-fill {height:100%; background:var(--sc-accent)}
 .sc-pictures {height:240px; overflow:hidden; display:grid; grid-template-columns:repeat(auto-fill,84px); grid-auto-rows:116px; gap:8px}

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['TrainingDashboard']
 
-# %% ../nbs/11_widgets.ipynb #22d77d2c
-import atexit, gc, threading, time, traceback
+# %% ../nbs/11_widgets.ipynb #ed6bca92
+import asyncio, atexit, gc, threading, time, traceback
 from functools import partial
 import ipywidgets as widgets
 import torch
@@ -162,7 +162,7 @@ def _end(self:TrainingDashboard, state:str):
     self._settle()
     if self.at_end: self.at_end(self)
 
-# %% ../nbs/11_widgets.ipynb #54893c26
+# %% ../nbs/11_widgets.ipynb #1fd75079
 @patch
 def static_html(self:TrainingDashboard)->str:
     "The dashboard without its buttons"
@@ -181,9 +181,10 @@ def _ipython_display_(self:TrainingDashboard):
     if self.ended(): display(HTML(self.static_html()))
     else: self.handles.append(display(self.widget, display_id=True))
 
+# %% ../nbs/11_widgets.ipynb #ae56e237
 @patch
 def result(self:TrainingDashboard): # what the job returns: a `Run`, or a `History` from `fit`
-    "Wait for the end of the job, and start it if nobody has; interrupting the kernel meanwhile stops training. Raises what the job raised"
+    "Wait for the job to end, having started it if nobody has; raises what the job raised"
     self.begin()
     if not self.thread: raise ValueError("This dashboard has no job; what it showed was returned by the call that it was given to")
     while self.thread.is_alive():
@@ -194,3 +195,18 @@ def result(self:TrainingDashboard): # what the job returns: a `Run`, or a `Histo
     self._settle()     # once more, in the cell that asks: what a thread sends is not part of a notebook that is run without a page
     if self.error: raise self.error
     return self.answer
+
+@patch
+def __await__(self:TrainingDashboard):
+    "`await dashboard` is `result` with a kernel that hears the buttons while the cell waits"
+    return self._waited().__await__()
+
+@patch
+async def _waited(self:TrainingDashboard):
+    self.begin()
+    while self.thread and self.thread.is_alive():
+        try: await asyncio.sleep(.1)
+        except asyncio.CancelledError:      # how an interrupt arrives here
+            if self.stop_wanted: raise
+            self.stop()
+    return self.result()
