@@ -190,7 +190,7 @@ def train(
     prepared = prepare(config, files, test_files, device); prepared.warn_of_leaks()
     train_dl,valid_dl,test_dl = prepared.train_dl,prepared.valid_dl,prepared.test_dl
     store,dtype = train_dl.store,pick_dtype(config.mixed_precision, device)
-    if isinstance(progress, str) and progress!='off': print(f"{prepared!r}\n{config.architecture} network on {device}, in {'bfloat16' if dtype else 'float32'}", flush=True)
+    if progress!='off': print(f"{prepared!r}\n{config.architecture} network on {device}, in {'bfloat16' if dtype else 'float32'}", flush=True)
     with torch.random.fork_rng():
         torch.manual_seed(mixed_seed(config.seed))
         model = create_model(config.architecture, len(store.classes), dropout_rate=config.dropout_rate)
