@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TrainingDashboard']
 
-# %% ../nbs/11_widgets.ipynb #ed6bca92
+# %% ../nbs/11_widgets.ipynb #73738a33
 import asyncio, atexit, gc, threading, time, traceback
 from functools import partial
 import ipywidgets as widgets
@@ -14,11 +14,11 @@ from IPython.display import HTML, display
 from fastcore.basics import patch
 from .config import Config
 from .data import as_text, in_jupyter
-from .live import dashboard_html, duration, memory_held, progress_html
+from .live import dashboard_html, progress_html, progress_words
 from .svg import STYLE
 from .train import train
 
-# %% ../nbs/11_widgets.ipynb #b17991bb
+# %% ../nbs/11_widgets.ipynb #919d08bb
 _BUTTONS = dict(Start=('begin', 'Train, in the background'), Pause=('pause', 'Hold training after this step'), Continue=('proceed', 'Go on training'),
                 Stop=('stop', 'End training after this step; what was learnt is kept'))     # name -> (method, tooltip)
 _WORDS = dict(ready='Ready', preparing='Reading the pictures', training='Training', paused='Paused', stopping='Stopping', saving='Judging and saving',
@@ -30,11 +30,12 @@ class TrainingDashboard:
     def __init__(self,
         job=None, # A `Config` for all that `train` does, or a function that takes `progress`, such as `partial(fit, model, train_dl, valid_dl, loss)`; `None`: shows only
         hooks:tuple=(), # Passed on to `train`
+        resume:bool=False, # Likewise
         batch_size:int=None, # Pictures per step, to tell their speed; `None`: that of the configuration
         at_end=None, # Called with the dashboard when the job has ended, in its thread
     ):
         self.config,self.at_end = job if isinstance(job, Config) else None, at_end
-        self.job,self.batch_size = partial(train, job, hooks) if self.config else job, batch_size or (self.config and self.config.batch_size)
+        self.job,self.batch_size = partial(train, job, hooks, resume=resume) if self.config else job, batch_size or (self.config and self.config.batch_size)
         self.history = self.report = self.thread = self.answer = self.error = None
         self.lock,self.going,self.stop_wanted,self.handles,self.steps,self.said = threading.RLock(),threading.Event(),False,[],0,''
         self.epochs = self.config.num_epochs if self.config else 1
@@ -42,11 +43,11 @@ class TrainingDashboard:
         for name,button in self.buttons.items(): button.on_click(lambda _,act=getattr(self, _BUTTONS[name][0]): act())
         self.status,self.bar,self.figures = [widgets.HTML() for _ in range(3)]
         self.widget = widgets.VBox([widgets.HBox([*self.buttons.values(), self.status]), self.bar, self.figures], layout=dict(overflow='visible')).add_class('sc-live')
-        self.going.set(); self._move('ready'); self._draw(); self._tell(0)
+        self.going.set(); self._move('ready'); self._draw(); self.bar.value = progress_html(0, '')
 
     def __repr__(self): return f"TrainingDashboard({self.state}{', ' if self.said else ''}{self.said})"
 
-# %% ../nbs/11_widgets.ipynb #808e5bbf
+# %% ../nbs/11_widgets.ipynb #9519c37b
 @patch
 def _move(self:TrainingDashboard, to:str, *allowed)->bool: # whether it was allowed
     "Change the state, the word for it, and the buttons that can be pressed"
@@ -61,8 +62,8 @@ def _move(self:TrainingDashboard, to:str, *allowed)->bool: # whether it was allo
 def begin(self:TrainingDashboard):
     "Start the job, in the background"
     if self.job and self._move('preparing', 'ready'):
-        self.thread = threading.Thread(target=self._work, daemon=True); self.thread.start()
-        atexit.register(self._leave)
+        self.thread = threading.Thread(target=self._work, daemon=True)
+        atexit.register(self._leave); self.thread.start()
 
 @patch
 def _leave(self:TrainingDashboard): "When Python ends"; self.stop(); self.thread.join(4)     # a kernel that is shut down has five seconds
@@ -83,7 +84,7 @@ def stop(self:TrainingDashboard):
     "End training after this step, in good order"
     if self._move('stopping', 'preparing', 'training', 'paused'): self.stop_wanted = True; self.going.set()
 
-# %% ../nbs/11_widgets.ipynb #212a091b
+# %% ../nbs/11_widgets.ipynb #87c4f312
 @patch
 def start(self:TrainingDashboard, num_epochs:int, steps:int):
     "Before the first step"
@@ -115,23 +116,19 @@ def close(self:TrainingDashboard, text:str=''):
     "After the last epoch; `train` still judges and saves then"
     self.said = text
     if self.thread: self._move('saving')
-    else: self._end('stopped' if self.stop_wanted else 'finished')
+    else: self._end('stopped' if self.stop_wanted or (self.history and self.history.stopped) else 'finished')
 
 @patch
 def _hold(self:TrainingDashboard):
     since = time.monotonic(); self.going.wait(); held = time.monotonic()-since
     self.began += held; self.epoch_began += held
 
-# %% ../nbs/11_widgets.ipynb #efd55edd
+# %% ../nbs/11_widgets.ipynb #0f121c22
 @patch
 def _tell(self:TrainingDashboard, done:int):
     "Move the bar; `done` counts steps of the whole run"
-    total = self.epochs*self.steps
-    if not done: self.bar.value = progress_html(0, ''); return
-    left = (time.monotonic()-self.began)/max(1, done-self.first)*(total-done)
-    words = [f'epoch {(done-1)//self.steps+1} of {self.epochs}', f'step {(done-1)%self.steps+1} of {self.steps}', f'{duration(left)} left']
-    if self.speed: words.append(f'{self.speed*self.batch_size:,.0f} pictures/s' if self.batch_size else f'{self.speed:,.1f} steps/s')
-    self.bar.value = progress_html(done/total, ' · '.join(words+[memory_held()]))
+    left = (time.monotonic()-self.began)/max(1, done-self.first)*(self.epochs*self.steps-done)
+    self.bar.value = progress_html(done/(self.epochs*self.steps), progress_words(done, self.epochs, self.steps, left, self.speed, self.batch_size))
 
 @patch
 def _draw(self:TrainingDashboard): self.figures.value = f"{STYLE}<div class='sc'>{dashboard_html(self.history, self.report, self.epochs)}</div>"
