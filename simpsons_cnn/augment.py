@@ -143,9 +143,14 @@ class Batches:
         "Places in the store, in the order in which an epoch visits them"
         return self.idx[torch.randperm(len(self.idx), generator=generator(self.seed, epoch))] if self.shuffle else self.idx
 
+    def steps(self, epoch:int, first:int=0):
+        "The batches of an epoch from step `first` on"
+        order = self.order(epoch)
+        for step in range(first, len(self)): yield self.batch(order[step*self.batch_size:(step+1)*self.batch_size], epoch, step)
+
     def __iter__(self):
-        epoch,order = self.epoch,self.order(self.epoch); self.epoch += 1
-        for step in range(len(self)): yield self.batch(order[step*self.batch_size:(step+1)*self.batch_size], epoch, step)
+        self.epoch += 1
+        return self.steps(self.epoch-1)
 
 # %% ../nbs/04_augment.ipynb #d9a0ba22
 def _resident(pixels:Tensor, device:torch.device)->Tensor:

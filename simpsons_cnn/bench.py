@@ -27,7 +27,7 @@ from .memory import reuse_memory
 from .metrics import evaluate
 from .model import SimpsonsCNN, load_model, save_model
 from .pixels import PixelStore, Preprocess, map_pixels
-from .train import run_epoch
+from .loop import run_epoch
 from .turns import speeds_and_ratios, take_turns
 
 # %% ../nbs/15_bench.ipynb #c15a1883

@@ -48,16 +48,27 @@ def simpsons_train(
     "Train a network: pictures in, a model file, figures and scores out"
     parser = _parser(simpsons_train)
     parser.add_argument('config', nargs='?', help='YAML file with settings; without it, and without --traindir, the drawn pictures are trained on as in configs/demo.yaml')
+    parser.add_argument('--resume', action='store_true', help='go on with the run that was stopped in out_model_directory; begin it if there is none')
+    parser.add_argument('--verify', metavar='RUN', help='train nothing: repeat the first steps of the finished run in this folder (its out_model_directory), and compare them with what it noted')
     _add_settings(parser)
-    settings = vars(parser.parse_args(argv)); path = settings.pop('config')
+    settings = vars(parser.parse_args(argv)); path,resume,verified = [settings.pop(k) for k in ('config','resume','verify')]
+    if verified and (path or resume): parser.error('--verify takes its settings from the run; give it no CONFIG and no --resume')
+    if verified: from simpsons_cnn.train import verify; return _tell_verified(verify(verified, **settings), verified)
     config = Config.load(path, **settings) if path or 'traindir' in settings else Config.demo(**settings)
     from simpsons_cnn.train import train
-    run = train(config)
+    run = train(config, resume=resume)
     for name,r in (('validation', run.report), ('test', run.test_report)):
         if r: print(f'{name}: {_scores(r)}')
     print(f"model: {run.model_path}\nfigures: {config.out_graphics_directory}\npredictions: {config.out_inference_directory/'predictions.csv'}")
-    if 'SIGINT' in run.history.stopped: sys.exit(130)
-    if 'SIGTERM' in run.history.stopped: sys.exit(143)
+    if run.history.interrupted:
+        print(f"{run.history.stopped}; the same command with --resume goes on from there", file=sys.stderr)
+        sys.exit(143 if 'SIGTERM' in run.history.stopped else 130)
+
+def _tell_verified(found:dict, folder):
+    "Say what `verify` found; exits 1 where the bits differ"
+    around = f"; surroundings differ: {'; '.join(found['surroundings'])}" if found['surroundings'] else ''
+    if not found['same']: sys.exit(f"error: the first {found['steps']} steps of '{folder}' do not repeat to the same bits; their losses agree within {found['loss']:.1e} of themselves{around}")
+    print(f"the first {found['steps']} steps of '{folder}' repeat to the same bits{around}")
 
 def _scores(r)->str: # accuracy and macro F1 of a report with their intervals
     spans = [f"{label} {getattr(r, metric):.4f} ({' to '.join(f'{v:.4f}' for v in r.interval(metric))})" for label,metric in (('accuracy','accuracy'), ('macro F1','macro_f1'))]

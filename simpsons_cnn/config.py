@@ -7,7 +7,8 @@ __all__ = ['DatasetParameters', 'ModelParameters', 'TrainingParameters', 'Augmen
            'did_you_mean', 'Config', 'setting_sections', 'write_whole']
 
 # %% ../nbs/00_config.ipynb #d1a355a0
-import difflib, os
+import difflib, os, shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, get_args
 import yaml
@@ -85,6 +86,7 @@ class OutputParameters(_Section):
     out_model_directory: Path = _about('model/', 'For the weights, the checkpoint, the history and the report')
     out_graphics_directory: Path = _about('graphics/', 'For the figures')
     out_inference_directory: Path = _about('inference/', 'For predictions as CSV')
+    checkpoint_seconds: float = _about(300., 'Seconds between checkpoints inside an epoch; there is one at the end of each epoch as well', gt=0)
     overwrite: bool = _about(False, 'Whether a run may replace the files of an earlier one')
     licence: str | None = _about(None, 'Licence of the trained weights, as far as that of the pictures allows; kept in the model file')
 
@@ -182,13 +184,25 @@ def load(cls:Config,
 def write_whole(
     path, # Final name of the file
     data:bytes|str, # All of its content; text is written as UTF-8
+    keep=None, # Name under which the file that was there before is kept; `None`: it is replaced
 ):
-    "Write a file so that a reader, or a crash, never meets half of it"
-    path = Path(path); part = path.with_name(f'.{path.name}.{os.getpid()}.part')
+    "Write a file so that a reader, or a crash, never meets half of it; an `OSError` names the path and the space that is missing"
+    path,data = Path(path),data.encode('utf-8') if isinstance(data, str) else data
+    part = path.with_name(f'.{path.name}.{os.getpid()}.part')
     try:
-        with open(part, 'wb') as f: f.write(data.encode('utf-8') if isinstance(data, str) else data); f.flush(); os.fsync(f.fileno())
+        with open(part, 'wb') as f: f.write(data); f.flush(); os.fsync(f.fileno())
+        if keep and path.exists(): os.replace(path, keep)
         os.replace(part, path)
-    finally: part.unlink(missing_ok=True)
+    except OSError as e: raise _cannot_write(path, e, len(data)) from None
+    finally:
+        with suppress(OSError): part.unlink()
+
+def _cannot_write(path:Path, error:OSError, needed:int)->OSError: # of the same kind
+    try: free = f' and {shutil.disk_usage(path.parent).free/2**20:,.1f} MiB are free'
+    except OSError: free = ''                                               # the folder itself is gone
+    told = type(error)(f"Cannot write '{path}' ({error.strerror}): {needed/2**20:,.1f} MiB are needed{free}")
+    told.errno = error.errno
+    return told
 
 # %% ../nbs/00_config.ipynb #a11e8005
 @patch
