@@ -31,10 +31,11 @@ def picture_html(
 # %% ../nbs/11b_classify.ipynb #acb59dc9
 STYLE = """<style>
 .scnn-square {display:flex; align-items:center; justify-content:center; opacity:.999; font-size:.85em}
-.scnn-square img {max-width:100%; max-height:100%; border-radius:3px}
-.scnn-grid {display:grid !important; grid-template-columns:repeat(auto-fill, minmax(190px, 1fr)); gap:8px; padding:4px 0; overflow:visible}
+.scnn-square img {width:100%; height:100%; object-fit:contain}
+.scnn-grid {display:grid !important; grid-template-columns:repeat(auto-fill, minmax(176px, 1fr)); gap:8px; padding:4px 0; overflow:visible}
 .scnn-card {border:1px solid var(--jp-border-color1, #8888); border-radius:6px; padding:8px; gap:4px; overflow:hidden; color:var(--jp-ui-font-color1, currentColor)}
 .scnn-card .widget-html, .scnn-card .widget-html-content {margin:0; line-height:1.4; width:auto; min-width:0; overflow-wrap:anywhere}
+.scnn-who {display:block; font-size:.92em}
 .scnn-name {font-size:.85em; white-space:nowrap; overflow:hidden; text-overflow:ellipsis}
 .scnn-bar {display:grid; grid-template-columns:minmax(0,1fr) 3.6em; font-size:.85em; column-gap:6px}
 .scnn-bar span:first-child {overflow:hidden; text-overflow:ellipsis; white-space:nowrap}
@@ -59,8 +60,8 @@ def bars_html(
 )->str:
     "A bar for each candidate; a picture that shows none of the characters says so"
     bars = ''.join(f"<div class='scnn-bar'><span title='{as_text(name)}'>{as_text(name)}</span><span>{p:.1%}</span><i><b style='width:{p:.1%}'></b></i></div>" for name,p in prediction.top(k))
-    head = 'None of these characters; nearest:' if prediction.known is False else as_text(prediction.name)
-    return f"<b>{head}</b>{bars}"
+    head = 'None of these characters' if prediction.known is False else as_text(prediction.name)
+    return f"<b class='scnn-who'>{head}</b>{bars}"
 
 # %% ../nbs/11b_classify.ipynb #d5da0b2f
 def close_all(widget:widgets.Widget):

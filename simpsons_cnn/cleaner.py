@@ -85,7 +85,7 @@ class _Card(widgets.VBox):
         words = dict(keep='✓ kept', drop='✗ dropped', move=f'→ {fix.character}') if fix else {}
         self.verdict.value = f"<div class='scnn-name scnn-verdict'>{as_text(words[fix.action]) if fix else '&nbsp;'}</div>"
         pressed = fix and {'keep': self.keep, 'drop': self.drop}.get(fix.action, self.move if fix.character==self.suggestion else None)
-        for button in (self.keep, self.drop, self.move): button.button_style = 'info' if button is pressed else ''
+        for button in (self.keep, self.drop, self.move): button.button_style = 'primary' if button is pressed else ''
         for css,wanted in (('scnn-decided', fix), ('scnn-current', current)): (self.add_class if wanted else self.remove_class)(css)
 
 # %% ../nbs/11c_cleaner.ipynb #bce6974b
