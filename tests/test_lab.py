@@ -217,6 +217,7 @@ def go_on(page, decided):
     wait_for(lambda: titles()==list(decided)[2::-1])
     assert fixes_in(page.data/'fixes.csv')==decided
     page.wait_idle(120)
+    cleaner.get_by_role('button', name='To look at').click(); page.screenshots('cleaner-after', cleaner)
 
 
 def test_session(lab, browser, tmp_path):
