@@ -174,7 +174,7 @@ def runs_html(self:TrainingControls)->str:
 def _show_runs(self:TrainingControls):
     if self.table: self.table.update(HTML(self.runs_html()))
 
-# %% ../nbs/11a_controls.ipynb #cdbf3668
+# %% ../nbs/11a_controls.ipynb #93a1bcca
 _HIDE_LOST = """<style>
 .jp-OutputArea-child:has(> [data-mime-type="application/vnd.jupyter.widget-view+json"]):not(:has(.sc-live)):has(~ .jp-OutputArea-child .sc-runs) {display:none}
 </style>"""
@@ -194,5 +194,8 @@ def __await__(self:TrainingControls):
 @patch
 async def _waited(self:TrainingControls):
     if not self.runs: self.begin()
+    for field in self.fields.values(): field.disabled = True
     try: return await self.runs[-1]
-    finally: self._show_runs()
+    finally:
+        for field in self.fields.values(): field.disabled = False
+        self._show_runs()
