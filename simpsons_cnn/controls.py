@@ -30,7 +30,7 @@ def config_yaml(config:Config)->str:
     "The text of a file that `Config.load` reads"
     return yaml.safe_dump(config.model_dump(mode='json'), sort_keys=False, allow_unicode=True)
 
-# %% ../nbs/11a_controls.ipynb #d9f38ff3
+# %% ../nbs/11a_controls.ipynb #183d9440
 def settings_that_differ(configs:list)->list:
     "Names of settings that are not the same in all of `configs`, output folders left out"
     flat = [config.flat() for config in configs]
@@ -46,7 +46,7 @@ def runs_html(
     best = lambda run,key: f'{run.history.best[key]:.4f}' if run.history and run.history.best else '–'
     tested = lambda run: f'{run.answer.test_report.macro_f1:.4f}' if getattr(run.answer, 'test_report', None) else '–'
     head = ['run', 'state', 'epochs', 'accuracy', 'macro F1', 'test macro F1', *(k.replace('_', ' ') for k in differ)]
-    rows = [[i, run.state, len(run.history or ()), best(run, 'accuracy'), best(run, 'macro_f1'), tested(run), *(run.config.flat()[k] for k in differ)] for i,run in enumerate(runs, 1)]
+    rows = [[i, run.state if run.ended() else 'under way', len(run.history or ()), best(run, 'accuracy'), best(run, 'macro_f1'), tested(run), *(run.config.flat()[k] for k in differ)] for i,run in enumerate(runs, 1)]
     line = lambda tag,row: f"<tr>{''.join(f'<{tag}>{as_text(v)}</{tag}>' for v in row)}</tr>"
     table = f"<table aria-label='Runs'><thead>{line('th', head)}</thead><tbody>{''.join(line('td', row) for row in rows)}</tbody></table>"
     settings = ''.join(f"<details><summary>Settings of run {i}</summary><pre>{as_text(config_code(run.config))}</pre><pre>{as_text(config_yaml(run.config))}</pre></details>" for i,run in enumerate(runs, 1))
@@ -86,7 +86,7 @@ def _put(field, value):
     if hasattr(field, 'max'): field.max = max(field.max, value)
     field.value = ('' if value is None else str(value)) if isinstance(field, widgets.Text) else value
 
-# %% ../nbs/11a_controls.ipynb #be86189b
+# %% ../nbs/11a_controls.ipynb #9ad5f65e
 class TrainingControls:
     "A form that starts runs, and a table of them"
     def __init__(self,
@@ -98,7 +98,7 @@ class TrainingControls:
         self.preset = widgets.Dropdown(description='preset', options=list(self.presets), style=dict(description_width='110px'), layout=dict(width='440px'))
         self.fields,self.notes = {key: setting_widget(key) for key in _FIELDS},{key: widgets.HTML() for key in (*_FIELDS, 'start')}
         self.start = widgets.Button(description='Start training', button_style='primary', layout=dict(width='140px', margin='2px 2px 2px 118px'))
-        self.pair = [widgets.Dropdown(description=word, layout=dict(width='200px')) for word in ('compare run','with run')]
+        self.pair = [widgets.Dropdown(description=word, style=dict(description_width='initial'), layout=dict(width='180px')) for word in ('compare run','with run')]
         rows = [(self.preset,), *((self.fields[k], self.notes[k]) for k in _FIELDS), (self.start, self.notes['start'])]
         self.form,self.choice = widgets.VBox([widgets.HBox(row) for row in rows]).add_class('sc-live'), widgets.HBox(self.pair).add_class('sc-live')
         self._use_preset()
@@ -174,9 +174,9 @@ def runs_html(self:TrainingControls)->str:
 def _show_runs(self:TrainingControls):
     if self.table: self.table.update(HTML(self.runs_html()))
 
-# %% ../nbs/11a_controls.ipynb #cdbf3668
+# %% ../nbs/11a_controls.ipynb #9ca9d370
 _HIDE_LOST = """<style>
-.jp-OutputArea-child:has(> [data-mime-type="application/vnd.jupyter.widget-view+json"]):not(:has(.sc-live)):has(~ .jp-OutputArea-child .sc-runs) {display:none}
+.jp-OutputArea-child:has(> .jupyter-widgets):not(:has(.sc-live)):has(~ .jp-OutputArea-child .sc-runs) {display:none}
 </style>"""
 
 @patch
@@ -194,5 +194,8 @@ def __await__(self:TrainingControls):
 @patch
 async def _waited(self:TrainingControls):
     if not self.runs: self.begin()
+    for field in self.fields.values(): field.disabled = True
     try: return await self.runs[-1]
-    finally: self._show_runs()
+    finally:
+        for field in self.fields.values(): field.disabled = False
+        self._show_runs()
