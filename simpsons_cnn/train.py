@@ -101,7 +101,7 @@ def train(
     resume:bool=False, # Go on with the run that was stopped in `out_model_directory`; begin it if there is none
 )->Run:
     "The whole job: scan, decode, split, train, judge, save; raises before training for whatever is wrong with the input"
-    device,folder,say = pick_device(config.device),config.out_model_directory,print if progress!='off' else lambda *_, **__: None
+    device,folder,say = pick_device(config.device),config.out_model_directory,print if isinstance(progress, str) and progress!='off' else lambda *_, **__: None
     files,test_files = scan_folders(config)
     with lock_folder(folder):
         check_outputs(config, resume); [remove_parts(getattr(config, key)) for key in RUN_FILES]; _check_room(config, len(files.classes))
