@@ -211,7 +211,7 @@ def go_on(page, decided):
     page.run_all()
     page.output().get_by_text('page 1 of').first.wait_for(timeout=120_000)
     cleaner = page.output(has_text='page 1 of'); wait_for(lambda: '3 decided' in cleaner.inner_text(), 60)
-    titles = lambda: [b.get_attribute('title').split()[1] for b in cleaner.get_by_role('button', name='Keep').all()]
+    titles = lambda: [title.split()[1] for title in cleaner.get_by_role('button', name='Keep').evaluate_all('buttons => buttons.map(b => b.title)')]     # all at one moment
     assert not set(list(decided)[:3]) & set(titles())
     cleaner.get_by_role('button', name='Decided').click()
     wait_for(lambda: titles()==list(decided)[2::-1])
