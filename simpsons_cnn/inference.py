@@ -171,7 +171,7 @@ def _prepared(self:Classifier, source, fatal=True): # the picture as bytes; or t
     try: return self.preprocess(as_picture(source))
     except Exception as e:
         if isinstance(source, (np.ndarray,Tensor)) or isinstance(e, TypeError): raise
-        reason = f'{type(e).__name__}: {e}'
+        reason = some([f'{type(e).__name__}: {e}'])             # cut where it is very long
         if not fatal: return reason
         if isinstance(e, FileNotFoundError): raise FileNotFoundError(f"No picture at '{source}'") from None
         raise ValueError(f"{some([source]) if isinstance(source, (str,Path)) else 'The picture'} cannot be read: {reason}") from None

@@ -24,7 +24,9 @@ class Child:
         self.process = context.Process(target=_serve, args=(other,), daemon=True); self.process.start(); other.close()
         self._hear(120)
     def stop(self):
-        if self.process: self.process.kill(); self.process.join(); self.pipe.close(); self.process = None
+        if not self.process: return
+        self.pipe.close(); self.process.join(3)                   # it ends by itself, unless it is stuck
+        self.process.kill(); self.process.join(); self.process = None
     def _hear(self, seconds):
         if not self.pipe.poll(seconds): raise TimeoutError
         return self.pipe.recv()
@@ -113,16 +115,19 @@ class _Tools:
         save_model(folder/'good.safetensors', SimpsonsCNN(3, channels=(4,)*6, hidden=(5,4)), ['ann','bob','cyd'], Preprocess(64))
         self.clf = Classifier.load(folder/'good.safetensors', 'cpu')
 
-def _check_prediction(p):
+def _check_prediction(p, show=True):
     assert p.probabilities.shape==(len(p.classes),) and abs(p.probabilities.sum()-1)<1e-4, p.probabilities
-    (repr(p)+p._repr_html_()).encode()
+    if show: (repr(p)+p._repr_html_()).encode()
     return p
 
-def _check_predictions(answers, folder):
+def _check_predictions(answers):
     if not isinstance(answers, list): return _check_prediction(answers)
-    for p in answers: _check_prediction(p)
-    (repr(answers)+answers._repr_html_()).encode(); answers.to_csv(folder/'answers.csv', k=2)
+    for p in answers: _check_prediction(p, show=False)
     return answers
+
+def _show(answers, folder):
+    (repr(answers)+answers._repr_html_()).encode()
+    if isinstance(answers, list): answers.to_csv(folder/'answers.csv', k=2)
 
 
 # --- what is tried
@@ -149,13 +154,15 @@ def try_picture(attempt, tools, folder, case):
     for place in ('ann/good.png','bob/good.png'): damage.put(os.fsencode(root/place), 'bytes', damage.base('png'))
     path = root/'ann'/os.fsdecode(name); damage.put(os.fsencode(path), 'bytes', data)
     clf = tools.clf
-    alone = attempt('predict a path', [path.name], lambda: _check_prediction(clf.predict(path)))
+    alone = attempt('predict a path', [path.name], lambda: _check_prediction(clf.predict(path), show=False))
     attempt('predict bytes', ['picture'], lambda: _check_prediction(clf.predict(data)))
     attempt('predict an open file', ['picture'], lambda: _check_prediction(clf.predict(io.BytesIO(data))))
     def predict_folder():
-        answers = _check_predictions(clf.predict(root), folder)
+        answers = _check_predictions(clf.predict(root))
         assert len(answers)==(2 if alone is None else 3) and set(answers.unreadable)==({str(path)} if alone is None else set()), (len(answers), answers.unreadable)
-    attempt('predict a folder', [path.name], predict_folder)
+        return answers
+    answers = attempt('predict a folder', [path.name], predict_folder)
+    attempt('show', [path.name], _show, answers, folder)
     files = attempt('scan', ['name'], ImageFiles.scan, root)
     if files is None: return
     def build(skip):
@@ -180,7 +187,8 @@ def try_tree(attempt, tools, folder, case):
         assert len(files)==len(files.labels)==len(files.names) and files.counts.sum()==len(files)
         return files
     files = attempt('scan', names, scan)
-    attempt('predict', names, lambda: _check_predictions(tools.clf.predict(top), folder))
+    answers = attempt('predict', names, lambda: _check_predictions(tools.clf.predict(top)))
+    if answers is not None: attempt('show', names, _show, answers, folder)
     if not files: return
     def spoil():
         for i,how in spoils: damage.spoil(files.paths[i%len(files)], how)

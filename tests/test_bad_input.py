@@ -101,6 +101,7 @@ picture_names = st.builds(lambda part, end: (b'y' if part[:1]==b'.' else b'') + 
 @cases(60, 640)
 @given(st.tuples(st.sampled_from([b'x.jpg', b'x.png', b'x.tiff']) | picture_names, pictures))
 @example((b'\xff\xfe.jpg', ('jpeg', [])))
+@example((b'x.jpg', ('tiff_16', [('drop', 82, 2), ('tail', 0, 1)])))
 def test_picture(child, case): run(child, 'picture', case)
 
 SLOW = ('full','slow','idat','fill','chunks')      # words in the names of those that take a second or more
