@@ -1,11 +1,14 @@
 #!/usr/bin/env bash
-# Set up .venv if need be, then check everything: clean notebooks, exported modules, README, every notebook, the commands.
+# Set up .venv if need be, then check everything: clean notebooks, exported modules, README, every notebook, the commands,
+# and what only whole processes show: killed runs, full disks, bad input by the hundred, JupyterLab in a browser.
 #   ./scripts/test.sh                 all of it
+#   ./scripts/test.sh --full          all of it, with the long form of the last part: about half an hour more
 #   ./scripts/test.sh 05_losses       only the notebooks named
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 setup dev
 cd "$root"
+if [ "${1:-}" = --full ]; then export FULL=1; shift; fi
 export MPLBACKEND=Agg
 tmp="$(mktemp -d)"
 passed=0 failed=0
@@ -42,6 +45,10 @@ if [ $# -eq 0 ]; then
     simpsons_predict runs/demo/model/model.safetensors data/demo/test/mossy_mo/mossy_mo_0000.jpg
     simpsons_evaluate runs/demo/model/model.safetensors data/demo/test --out judged | tail -n 1
     test -s judged/confusion.png
+
+    echo "== whole processes${FULL:+, the long form}"
+    cd "$root"
+    python -m pytest -q -rs -p no:cacheprovider tests || failed=$((failed+1))
 fi
 
 [ "$failed" -eq 0 ]

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from . import __version__
-from .config import remove_parts
+from .atomic import remove_parts
 from .history import History
 from .tensors import DamagedFile, read_tensors, write_tensors
 
@@ -91,7 +91,7 @@ class Checkpoint:
 def read_checkpoint(
     path, # As for `Checkpoint`
     run:dict=None, # What must agree
-)->tuple: # (name -> tensor, header), or `None` where there is no checkpoint
+)->tuple: # (name -> tensor, header, the file they are from), or `None` where there is no checkpoint
     "The newest checkpoint that is whole; raises `ValueError` for one of another run or another version, or if all are damaged"
     path = Path(path); found = [p for p in (path, path.with_name(f'{path.stem}.previous{path.suffix}')) if p.exists()]; damage = []
     for p in found:
@@ -103,7 +103,7 @@ def read_checkpoint(
     differ = differences({k: header['run'].get(k) for k in run or {}}, run or {})
     if differ: raise ValueError(f"'{p}' belongs to another run: {'; '.join(differ)}. Go on with what it was begun with, or begin anew, without resume and with overwrite")
     if damage: warnings.warn(f"{damage[0]}. Going on from the checkpoint before it, '{p}', after {len(header['history']['rows'])} epochs", stacklevel=3)
-    return tensors, header
+    return tensors, header, p
 
 # %% ../nbs/08e_checkpoint.ipynb #c8f783ad
 def restore(
@@ -111,7 +111,8 @@ def restore(
 )->tuple: # (`History`, losses of the unfinished epoch or `None`, seconds it has taken), or `None` where there is no checkpoint
     "Put back what `Checkpoint.save` wrote; warns if the last bits may differ from those of a run that was never stopped"
     if checkpoint.path is None or (found := read_checkpoint(checkpoint.path, checkpoint.run)) is None: return None
-    tensors,header = found; own,averaged = checkpoint.model,checkpoint.averaged
+    tensors,header,path = found; own,averaged = checkpoint.model,checkpoint.averaged
+    if path!=checkpoint.path: os.replace(path, checkpoint.path)               # in the place of the damaged one, lest that is kept as the one before
     own.load_state_dict(_under('model', tensors)); _restore_optimizer(own, checkpoint.optimizer, _under('optimizer', tensors))
     if averaged: averaged.load_state_dict(_under('averaged', tensors))
     moved = differences(header['place'], checkpoint.place)

@@ -4,16 +4,16 @@
 
 # %% auto #0
 __all__ = ['DatasetParameters', 'ModelParameters', 'TrainingParameters', 'AugmentationParameters', 'OutputParameters',
-           'did_you_mean', 'Config', 'setting_sections', 'read_whole', 'write_whole', 'remove_parts']
+           'did_you_mean', 'Config', 'setting_sections']
 
 # %% ../nbs/00_config.ipynb #d1a355a0
-import difflib, os, shutil, stat
-from contextlib import suppress
+import difflib
 from pathlib import Path
 from typing import Literal, get_args
 import yaml
 from fastcore.basics import patch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from .atomic import read_whole, write_whole
 
 # %% ../nbs/00_config.ipynb #ae0a47a0
 def _about(default, text, **rules): return Field(default, description=text, allow_inf_nan=False if isinstance(default, float) else None, **rules)
@@ -166,14 +166,6 @@ def _placed(raw:dict, overrides:dict)->dict:
     return raw
 
 # %% ../nbs/00_config.ipynb #8a152b1c
-def read_whole(path, kind:str, most:int=2**28)->bytes: # the content of a file
-    "Read a file that should be a `kind`; where there is none, or one that is too long or has no end, the error says so"
-    try: info = os.stat(path); data = Path(path).read_bytes() if stat.S_ISREG(info.st_mode) and info.st_size<=most else None
-    except FileNotFoundError: raise FileNotFoundError(f"No {kind} at '{path}'") from None
-    except (OSError, ValueError) as e: raise OSError(f"Cannot read the {kind} at '{path}' ({e})") from None
-    if data is None: raise ValueError(f"'{path}' is a folder, a device or longer than {most:,} bytes; expected a {kind}")
-    return data
-
 def _read_yaml(path)->dict:
     "The sections of a YAML file"
     data = read_whole(path, 'configuration file', 2**16)
@@ -194,34 +186,6 @@ def load(cls:Config,
     raw = _placed(_read_yaml(path) if path is not None else {}, overrides)
     try: return cls(**raw)
     except ValidationError as e: raise ValueError('\n'.join(_complaint(o) for o in e.errors())) from None
-
-# %% ../nbs/00_config.ipynb #cb4cc689
-def write_whole(
-    path, # Final name of the file
-    data:bytes|str, # All of its content; text is written as UTF-8
-    keep=None, # Name under which the file that was there before is kept; `None`: it is replaced
-):
-    "Write a file so that a reader, or a crash, never meets half of it; an `OSError` names the path and the space that is missing"
-    path,data = Path(path),data.encode('utf-8') if isinstance(data, str) else data
-    part = path.with_name(f'.{path.name}.{os.getpid()}.part')
-    try:
-        with open(part, 'wb') as f: f.write(data); f.flush(); os.fsync(f.fileno())
-        if keep and path.exists(): os.replace(path, keep)
-        os.replace(part, path)
-    except OSError as e: raise _cannot_write(path, e, len(data)) from None
-    finally:
-        with suppress(OSError): part.unlink()
-
-def remove_parts(folder, name:str='*'):
-    "Remove what killed processes left of files that they were writing; only for whoever is alone in a folder"
-    for p in Path(folder).glob(f'.{name}.*.part'): p.unlink(missing_ok=True)
-
-def _cannot_write(path:Path, error:OSError, needed:int)->OSError: # of the same kind
-    try: free = f' and {shutil.disk_usage(path.parent).free/2**20:,.1f} MiB are free'
-    except OSError: free = ''                                               # the folder itself is gone
-    told = type(error)(f"Cannot write '{path}' ({error.strerror}): {needed/2**20:,.1f} MiB are needed{free}")
-    told.errno = error.errno
-    return told
 
 # %% ../nbs/00_config.ipynb #a11e8005
 @patch

@@ -16,7 +16,7 @@ from .data import ImageFiles, some
 
 # %% ../nbs/01c_fixes.ipynb #936ccd89
 FIXES_HEADER = ['file','action','character']
-FIX_ACTIONS = ('move','drop','keep')
+FIX_ACTIONS = ('move','drop','keep','undo')
 
 class Fix(NamedTuple):
     "What was decided about a picture"
@@ -56,7 +56,8 @@ def _parsed(path, data:bytes)->dict:
         for row in rows:
             if not row: continue
             if len(row)!=3: raise ValueError(f"expected {','.join(FIXES_HEADER)}, got {len(row)} values")
-            file,*fix = row; fixes.pop(file, None); fixes[file] = _checked(*fix)
+            file,*said = row; fix = _checked(*said); fixes.pop(file, None)
+            if fix.action!='undo': fixes[file] = fix
     except (ValueError, csv.Error) as e: raise ValueError(f"Line {rows.line_num} of '{path}': {e}") from None
     return fixes
 
@@ -71,7 +72,7 @@ def read_fixes(
 def record_fix(
     path, # The file of fixes; begun if it is not there
     file:str, # The picture, 'character/picture.jpg', as in `ImageFiles.names`
-    action:str, # 'move', 'drop' or 'keep'
+    action:str, # 'move', 'drop', 'keep' or 'undo'
     character:str='', # The right one, for a 'move'
 ):
     "Add a decision to the end of a file of fixes; it is on the disk when this returns"

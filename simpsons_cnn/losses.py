@@ -38,13 +38,15 @@ class FocalLoss(nn.Module):
     "`focal_loss` with its settings remembered, for use as a criterion"
     def __init__(self,
         gamma:float=2., # See `focal_loss`
-        weight:Tensor=None, # One multiplier per class; moves with `.to(device)`
+        weight:Tensor=None, # One multiplier per class, above 0; moves with `.to(device)`
         label_smoothing:float=0., # See `focal_loss`
         reduction:str='mean', # See `focal_loss`
     ):
         super().__init__()
         self.gamma,self.label_smoothing,self.reduction = gamma,label_smoothing,reduction
         self.register_buffer('weight', None if weight is None else torch.as_tensor(weight, dtype=torch.float32))
+        if weight is not None and not ((self.weight>0) & self.weight.isfinite()).all():
+            raise ValueError(f"weight must be above 0 and finite for every class, since a batch of classes without weight has no mean, got {self.weight.tolist()}; leave pictures out instead")
 
     def forward(self, logits, targets): return focal_loss(logits, targets, self.gamma, self.weight, self.label_smoothing, self.reduction)
     def extra_repr(self): return f'gamma={self.gamma}, label_smoothing={self.label_smoothing}, reduction={self.reduction!r}'

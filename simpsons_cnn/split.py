@@ -7,7 +7,7 @@ __all__ = ['split_by_group', 'file_digests', 'split_table', 'save_split', 'split
            'split_store']
 
 # %% ../nbs/04b_split.ipynb #d6c62877
-import csv, hashlib, io, os
+import csv, hashlib, io, os, warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 import numpy as np
@@ -131,5 +131,8 @@ def split_store(
     "Split decoded pictures"
     if how=='random': return *split_per_character(store.labels, valid, seed), np.arange(len(store))
     if how!='group': return load_split(how, store.files)
-    groups,_ = group_pictures(near_duplicates(store), store.labels)
-    return *split_by_group(store.labels, groups, valid, seed), groups
+    groups,apart = group_pictures(near_duplicates(store), store.labels)
+    train_idx,valid_idx = split_by_group(store.labels, groups, valid, seed)
+    torn = np.isin(apart.a, valid_idx)!=np.isin(apart.b, valid_idx)
+    if torn.any(): warnings.warn(f"{torn.sum():,} pairs of near-duplicates lie on both sides of the split, since more than half of a character's pictures are alike: the scores partly measure memory", stacklevel=2)
+    return train_idx, valid_idx, groups

@@ -11,7 +11,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 from torch import nn
-from .config import write_whole
+from .atomic import write_whole
 
 # %% ../nbs/00d_tensors.ipynb #e8b962e5
 _mark = rb'"simpsons_cnn":"{\"sha256\": \"'          # our JSON is quoted inside safetensors' JSON, hence the backslashes
@@ -29,7 +29,7 @@ def write_tensors(
     "Write tensors with a header, whole or not at all"
     data = safetensors.torch.save({k: v.detach().cpu().contiguous() for k,v in tensors.items()}, {'simpsons_cnn': json.dumps(dict(sha256='0'*64) | header)})
     place = data.index(_mark)+len(_mark)
-    write_whole(path, data[:place] + _file_digest(data).encode() + data[place+64:], keep)
+    write_whole(path, b''.join([data[:place], _file_digest(data).encode(), memoryview(data)[place+64:]]), keep)
 
 # %% ../nbs/00d_tensors.ipynb #5eedd3c8
 HEADER_LIMIT = 2**24 # bytes; a model's take about 30,000, a checkpoint's 300 for each epoch

@@ -15,7 +15,8 @@ from torch import nn
 from .augment import Batches, mixed_seed, pick_device, pick_dtype
 from .calibrate import calibrate
 from .checkpoint import differences, lock_folder, read_checkpoint, surroundings_of
-from .config import Config, remove_parts, write_whole
+from .atomic import remove_parts, write_whole
+from .config import Config
 from .history import History, NonFiniteLoss, early_stopping
 from .loop import crop_at, fit, learning_rate_at, run_epoch
 from .losses import FocalLoss, class_weights
@@ -100,7 +101,7 @@ def train(
     resume:bool=False, # Go on with the run that was stopped in `out_model_directory`; begin it if there is none
 )->Run:
     "The whole job: scan, decode, split, train, judge, save; raises before training for whatever is wrong with the input"
-    device,folder,say = pick_device(config.device),config.out_model_directory,print if progress!='off' else lambda *_, **__: None
+    device,folder,say = pick_device(config.device),config.out_model_directory,print if isinstance(progress, str) and progress!='off' else lambda *_, **__: None
     files,test_files = scan_folders(config)
     with lock_folder(folder):
         check_outputs(config, resume); [remove_parts(getattr(config, key)) for key in RUN_FILES]; _check_room(config, len(files.classes))
