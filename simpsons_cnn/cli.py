@@ -92,6 +92,7 @@ def simpsons_predict(
     target = a.csv or (Path('predictions.csv') if any(Path(p).is_dir() for p in a.pictures) else None)
     if target and target.exists() and not a.overwrite: raise FileExistsError(f"'{target}' exists; name another --csv or pass --overwrite")
     if target and not target.parent.is_dir(): raise FileNotFoundError(f"No folder '{target.parent}' to write '{target.name}' to")
+    from simpsons_cnn.data import printable
     from simpsons_cnn.inference import Classifier, Predictions
     clf,done = Classifier.load(a.model, a.device),Predictions()
     for p in a.pictures:
@@ -99,9 +100,9 @@ def simpsons_predict(
         except (ValueError, OSError) as e: done.unreadable[p] = str(e); continue
         if isinstance(answer, Predictions): done.extend(answer); done.unreadable |= answer.unreadable
         else: done.append(answer)
-    for p in done: print(f"{p.source}: {'not known; nearest ' if p.known is False else ''}{', '.join(f'{name} {v:.1%}' for name,v in p.top(a.k))}")
+    for p in done: print(f"{printable(p.source)}: {'not known; nearest ' if p.known is False else ''}{', '.join(f'{name} {v:.1%}' for name,v in p.top(a.k))}")
     if target and done: write_whole(target, done.to_frame(a.k).to_csv(index=False)); print(f'{len(done):,} predictions: {target}', file=sys.stderr)
-    if done.unreadable: sys.exit('\n'.join(f'error: {reason}' if p in reason else f'error: {p}: {reason}' for p,reason in done.unreadable.items()))
+    if done.unreadable: sys.exit(printable('\n'.join(f'error: {reason}' if p in reason else f'error: {p}: {reason}' for p,reason in done.unreadable.items())))
 
 # %% ../nbs/14_cli.ipynb #0c7a4f2a
 @_tidy_errors

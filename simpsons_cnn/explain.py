@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
-from .data import as_text
+from .data import as_text, printable
 
 # %% ../nbs/09b_explain.ipynb #6d64021f
 def _outputs(model, xb, wanted): # output of each layer for which `wanted(layer, output)`, by name; and the logits
@@ -60,7 +60,7 @@ class Explanation:
         return (float(x)+.5)/self.heat.shape[1], (float(y)+.5)/self.heat.shape[0]
     def overlay(self)->np.ndarray: # uint8, shape `(3, crop, crop)`
         return (self.pixels*(.15+.85*self.heat)).round().astype(np.uint8)
-    def __repr__(self): return (f'{self.source}: ' if self.source else '') + f'{self.character} {self.probability:.1%}, hottest {self.hottest[0]:.0%} across, {self.hottest[1]:.0%} down'
+    def __repr__(self): return (f'{printable(self.source)}: ' if self.source else '') + f'{self.character} {self.probability:.1%}, hottest {self.hottest[0]:.0%} across, {self.hottest[1]:.0%} down'
     def _repr_html_(self):
         f = io.BytesIO(); pair = np.concatenate([self.pixels, self.overlay()], 2).transpose(1, 2, 0)
         Image.fromarray(pair).resize((pair.shape[1]*2, pair.shape[0]*2), Image.Resampling.BICUBIC).save(f, 'jpeg', quality=85)

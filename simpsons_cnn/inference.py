@@ -29,7 +29,7 @@ from .pixels import Preprocess
 def as_picture(
     source, # Path, bytes, open binary file, PIL image, or a uint8 array or tensor of shape `(height, width, 3)` or `(3, height, width)`
 ):
-    "What `Preprocess` understands: a path, an open file or a PIL image; raises `TypeError` or `ValueError` for what is unclear"
+    "What `Preprocess` understands: a path, an open file, a PIL image or an array `(height, width, 3)`; raises `TypeError` or `ValueError` for what is unclear"
     if isinstance(source, (bytes,bytearray)): return io.BytesIO(source)
     if isinstance(source, (str,Path,Image.Image)) or hasattr(source, 'read'): return source
     if not isinstance(source, (np.ndarray,Tensor)): raise TypeError(f"A picture is a path, bytes, an open file, a PIL image or an array, got {type(source).__name__}")
@@ -37,7 +37,7 @@ def as_picture(
     if x.dtype!=np.uint8: raise ValueError(f"An array must hold bytes (uint8) from 0 to 255, got {x.dtype}")
     last,first = x.ndim==3 and x.shape[2]==3, x.ndim==3 and x.shape[0]==3
     if last==first or not x.size: raise ValueError(f"An array must have the shape (height, width, 3) or (3, height, width), got {x.shape}")
-    return Image.fromarray(np.ascontiguousarray(x if last else x.transpose(1, 2, 0)))
+    return np.require(x if last else x.transpose(1, 2, 0), requirements=['C','W'])
 
 # %% ../nbs/10_inference.ipynb #7328e8e6
 @dataclass(frozen=True, eq=False)
@@ -149,12 +149,10 @@ def predict(self:Classifier,
 
 @patch
 def _predict_all(self:Classifier, sources, batch_size, flip, fatal)->Predictions:
-    done,batches = Predictions(), [sources[i:i+batch_size] for i in range(0, len(sources), batch_size)]
+    done = Predictions()
     with reuse_memory(), ThreadPoolExecutor(os.cpu_count()) as pool, progress_bar(total=len(sources), desc='predicting') as bar:
-        def start(batch): return [(s, pool.submit(self._prepared, s, fatal)) for s in batch]
-        ahead = start(batches[0])
-        for following in batches[1:]+[[]]:
-            pairs,ahead = [(s, f.result()) for s,f in ahead], start(following)
+        for batch in (sources[i:i+batch_size] for i in range(0, len(sources), batch_size)):
+            pairs = list(zip(batch, pool.map(lambda s: self._prepared(s, fatal), batch)))         # on all processors, and then the network on all of them
             done.unreadable |= {str(s): x for s,x in pairs if isinstance(x, str)}
             done += self._answers([(s, x) for s,x in pairs if not isinstance(x, str)], flip)
             bar.update(len(pairs))

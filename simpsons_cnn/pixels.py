@@ -106,7 +106,7 @@ def _write_store(files, prep, folder:Path, stem:str, stats:dict, manifests:list,
         out.flush(); del out
         os.replace(part, array)
     finally: part.unlink(missing_ok=True)
-    manifest = dict(version=2, array=array.name, stats=stats, unreadable={files.names[i]: reason for i,reason in bad.items()})
+    manifest = dict(version=3, array=array.name, stats=stats, unreadable={files.names[i]: reason for i,reason in bad.items()})
     earlier = max((m for m in manifests if m['stats'].keys()-stats.keys() and _unchanged(m, files.root)), key=lambda m: len(m['stats']), default=None)
     try: write_whole(folder/f'{stem}.json', json.dumps(manifest | dict(earlier=earlier)))
     except OSError: array.unlink(missing_ok=True); raise       # nothing points to it, and it takes the room that is missing
@@ -126,7 +126,7 @@ def _read_manifests(path:Path)->list: # newest first
     except Exception: return []                                # damaged, as if there were none
 
 def _is_whole(folder:Path, manifest:dict)->bool:
-    try: return manifest['version']==2 and len(np.load(folder/manifest['array'], mmap_mode='r'))>=len(manifest['stats'])-len(manifest['unreadable'])
+    try: return manifest['version']==3 and len(np.load(folder/manifest['array'], mmap_mode='r'))>=len(manifest['stats'])-len(manifest['unreadable'])
     except Exception: return False                             # cut short, or gone
 
 def _mended(unreadable:dict, files:ImageFiles, prep:Preprocess)->bool:

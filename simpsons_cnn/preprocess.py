@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from PIL import Image
+from torch.nn import functional as F
 from fastcore.basics import patch
 from .pictures import opened, to_rgb
 
@@ -38,20 +38,22 @@ class Preprocess:
 # %% ../nbs/02b_preprocess.ipynb #b2d78812
 @patch
 def square(self:Preprocess,
-    source, # Path, open file or PIL image
+    source, # Path, open file, PIL image, or a uint8 array of shape `(height, width, 3)`
     reduced:bool=False, # Whether a JPEG may be decoded at a half, a quarter or an eighth of its size, where that is enough
 )->np.ndarray: # uint8, shape `(size, size, 3)`
     "Decode and resize"
-    side = (self.size, self.size)
-    with opened(source, self.size if reduced else None) as im:
-        im = to_rgb(im)
-        if self.resize_rule=='stretch': return np.array(_resized(im, *side))
-        w,h = [max(1, round(self.size*min(1, v))) for v in (im.width/im.height, im.height/im.width)]
-        square = Image.new('RGB', side, (128,128,128)); square.paste(_resized(im, w, h), (round((self.size-w)*.5), round((self.size-h)*.5)))
-        return np.array(square)
+    rgb = source if isinstance(source, np.ndarray) else _decoded(source, self.size if reduced else None); h,w = rgb.shape[:2]
+    if self.resize_rule=='stretch': return _resized(rgb, self.size, self.size)
+    w,h = [max(1, round(self.size*min(1, v))) for v in (w/h, h/w)]; left,top = [round((self.size-v)*.5) for v in (w,h)]
+    square = np.full((self.size, self.size, 3), 128, np.uint8); square[top:top+h,left:left+w] = _resized(rgb, w, h)
+    return square
 
-def _resized(im:Image.Image, width:int, height:int)->Image.Image: # across first, then down; Pillow 13 would choose by the shape
-    return im.resize((width, im.height), Image.Resampling.BILINEAR).resize((width, height), Image.Resampling.BILINEAR)
+def _decoded(source, at_least)->np.ndarray:
+    with opened(source, at_least) as im: return np.array(to_rgb(im))
+
+def _resized(rgb:np.ndarray, width:int, height:int)->np.ndarray:
+    x = torch.from_numpy(rgb).permute(2, 0, 1)[None]
+    return F.interpolate(x, (height,width), mode='bilinear', antialias=True)[0].permute(1, 2, 0).numpy()
 
 # %% ../nbs/02b_preprocess.ipynb #05c0ee43
 @patch

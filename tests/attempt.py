@@ -132,6 +132,15 @@ def _show(answers, folder):
 
 # --- what is tried
 
+def try_watch(attempt, tools, folder, case):
+    "What must be noticed, to see that it is"
+    import warnings
+    def busy(end=time.process_time()+SECONDS+1):
+        while time.process_time()<end: pass
+    def below(): return tools.clf.predict([{}['missing']])
+    def unnamed(): return tools.clf.predict([])
+    attempt(case, ['name'], dict(crash=os.abort, leave=lambda: os._exit(0), busy=busy, greedy=lambda: bytearray(b'x')*(MEGABYTES+50)*2**20, below=below, unnamed=unnamed, warning=lambda: warnings.warn('odd'), stuck=lambda: time.sleep(PATIENCE+9))[case])
+
 def try_config(attempt, tools, folder, case):
     from damage import put
     from simpsons_cnn.config import Config, setting_sections

@@ -7,7 +7,7 @@ import datetime, os, sys
 import pytest
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 
-from attempt import Child
+from attempt import Child, Foul
 from conftest import counts
 from damage import BASES, CRAFTED, SPOILS
 from simpsons_cnn.config import Config, setting_sections
@@ -27,6 +27,14 @@ def child():
 def run(child, target, case):
     for what,outcome in child.run(target, case): counts[f'bad input, {target}: {what}'][outcome] += 1
     counts['bad input, cases'][target] += 1
+
+
+WATCHED = dict(crash='the process ended with -6', leave='the process ended with 0', busy='it took 6', greedy='it took 1,0', below='of a type that is not for users', unnamed="message names none of", warning='it warned: odd')
+
+@pytest.mark.parametrize('what', [*WATCHED, 'stuck'] if FULL else ['crash','greedy','below','unnamed','warning'])
+def test_what_goes_wrong_is_noticed(child, what):
+    with pytest.raises(Foul, match=f"watch, {what}: .*{WATCHED.get(what, 'no answer within')}"): child.run('watch', what)
+    run(child, 'array', ('none', 'uint8', ()))              # and the next case is tried as if nothing had been
 
 
 # --- settings
