@@ -69,22 +69,18 @@ def close_all(widget:widgets.Widget):
     for child in getattr(widget, 'children', ()): close_all(child)
     widget.close()
 
-class _Upload(io.BytesIO): # a file in memory that errors call by its name
-    def __init__(self, content, name): super().__init__(content); self.shown = name
-    def __repr__(self): return repr(self.shown)
-
 class _Answer(widgets.VBox):
     "A picture with its bars, or with the reason why there are none"
     def __init__(self, clf:Classifier, source, name:str, k:int):
         self.clf,self.source,self.name = clf,source,name
         self.picture,self.text,self.why = widgets.HTML(),widgets.HTML(),widgets.Button(description='Why?', tooltip=f'Where in {name} was the answer found?', layout=dict(width='auto'))
         try: self.text.value = bars_html(clf.predict(self._open()), k); parts = [self.picture, self.text, self.why]
-        except Exception as e: self.text.value = f"<div role='alert' class='scnn-error'>{as_text(e)}</div>"; parts = [self.picture, self.text]
+        except Exception as e: self.text.value = f"<div role='alert' class='scnn-error'>{as_text(str(e).replace('The picture', name, 1))}</div>"; parts = [self.picture, self.text]
         self.explained = True; self.explain()
         self.why.on_click(self.explain)
         super().__init__(parts); self.add_class('scnn-card')
 
-    def _open(self): return self.source if isinstance(self.source, Path) else _Upload(self.source, self.name)
+    def _open(self): return self.source if isinstance(self.source, Path) else io.BytesIO(self.source)
     def explain(self, _=None):
         "Show where the answer was found, or the picture again"
         self.explained = not self.explained
