@@ -9,6 +9,7 @@ __all__ = ['Preprocess']
 from dataclasses import dataclass
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 from fastcore.basics import patch
@@ -49,7 +50,14 @@ def square(self:Preprocess,
     return square
 
 def _decoded(source, at_least)->np.ndarray:
-    with opened(source, at_least) as im: return np.array(to_rgb(im))
+    with opened(source, at_least) as im: return _bytes_of(to_rgb(im))
+
+def _bytes_of(im:Image.Image)->np.ndarray: # of a large one strip by strip, for Pillow hands out its bytes in copies
+    w,h = im.size; rows = 2**22//w+1
+    if rows>=h: return np.array(im)
+    out = np.empty((h, w, 3), np.uint8)
+    for y in range(0, h, rows): out[y:y+rows] = im.crop((0, y, w, min(h, y+rows)))
+    return out
 
 def _resized(rgb:np.ndarray, width:int, height:int)->np.ndarray:
     x = torch.from_numpy(rgb).permute(2, 0, 1)[None]

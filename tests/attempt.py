@@ -6,7 +6,7 @@ a warning, or the end of the process. A child that was killed or stuck is replac
 import dis, io, math, multiprocessing, os, resource, shutil, sys, tempfile, time, traceback, warnings
 from pathlib import Path
 
-SECONDS,MEGABYTES = 5,1024     # for each attempt: of a processor, so that a busy machine does no harm; and above what the child held before
+SECONDS,MEGABYTES = 5,1280     # for each attempt: of a processor, so that a busy machine does no harm; and above what the child held before
 PATIENCE = 30                  # seconds on the clock, after which a child is stuck
 
 OWN = (ValueError, TypeError, FileNotFoundError, NotADirectoryError, FileExistsError, PermissionError, OSError)
