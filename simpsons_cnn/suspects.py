@@ -19,6 +19,7 @@ from .losses import FocalLoss
 from .metrics import Report, confusion_matrix, evaluate
 from .model import create_model
 from .pixels import PixelStore
+from .progress import Progress
 from .train import fit
 
 # %% ../nbs/09c_suspects.ipynb #e29b4f5d
@@ -33,12 +34,9 @@ def swap_labels(
     return replace(files, labels=labels), {files.names[i] for i in swapped}
 
 # %% ../nbs/09c_suspects.ipynb #09b4ddc6
-class _Epochs: # what `fit` tells of its progress, as one bar for all folds
-    def __init__(self, bar): self.bar = bar
-    def start(self, num_epochs, steps): pass
-    def step(self, epoch, step): pass
+class _Epochs(Progress): # one bar for all folds
+    def __init__(self, bar): super().__init__('off'); self.bar = bar
     def epoch(self, history, report=None): self.bar.update()
-    def close(self, text=''): pass
 
 def out_of_fold(
     store:PixelStore, # Pictures

@@ -24,6 +24,7 @@ from .metrics import Report, evaluate
 from .model import SimpsonsCNN, create_model, data_digest, save_model
 from .plotting import save_graphics
 from .prepare import RUN_FILES, Prepared, check_outputs, check_space, prepare, scan_folders
+from .progress import Progress
 from .split import split_differences, split_table
 
 # %% ../nbs/09_train.ipynb #31feb0f4
@@ -127,13 +128,10 @@ def train(
     return done
 
 # %% ../nbs/09_train.ipynb #08c1efd7
-class _FirstSteps:
+class _FirstSteps(Progress):
     "Shows nothing, and stops after so many steps"
-    def __init__(self, n): self.n = n
-    def start(self, num_epochs, steps): pass
+    def __init__(self, n): super().__init__('off'); self.n = n
     def step(self, epoch, step): return 'enough to compare' if step+1>=self.n else ''
-    def epoch(self, history, report=None): pass
-    def close(self, text=''): pass
 
 def verify(
     folder, # `out_model_directory` of a finished run

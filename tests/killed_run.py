@@ -9,18 +9,16 @@ import json, os, signal, sys, threading
 from pathlib import Path
 import torch._dynamo      # which the first optimizer would import, again in each process
 from simpsons_cnn.config import Config
+from simpsons_cnn.progress import Progress
 from simpsons_cnn.train import train
 
 
 def die(): os.kill(os.getpid(), signal.SIGKILL)
 
 
-class KilledAfter:
-    "Progress that nobody sees, and that ends badly after so many steps"
-    def __init__(self, steps): self.left = steps
-    def start(self, num_epochs, steps): pass
-    def epoch(self, history, report=None): pass
-    def close(self, text=''): pass
+class KilledAfter(Progress):
+    "Shows nothing, and ends badly after so many steps"
+    def __init__(self, steps): super().__init__('off'); self.left = steps
     def step(self, epoch, step):
         self.left -= 1
         if self.left==0: die()

@@ -11,6 +11,7 @@ from simpsons_cnn.data import demo_characters
 from simpsons_cnn.history import NonFiniteLoss
 from simpsons_cnn.losses import FocalLoss
 from simpsons_cnn.model import load_model
+from simpsons_cnn.progress import Progress
 from simpsons_cnn.train import train
 
 
@@ -133,17 +134,15 @@ def test_a_second_run_is_refused_while_the_first_lives(pictures, tmp_path):
 @pytest.mark.parametrize('when', ['SIGINT','SIGTERM'])
 def test_the_second_signal_stops_at_once(pictures, tmp_path, when):
     number = getattr(signal, when)
-    class Twice:
-        def start(self, num_epochs, steps): pass
+    class Twice(Progress):
         def epoch(self, history, report=None): raise AssertionError('not stopped')
-        def close(self, text=''): pass
         def step(self, epoch, step): os.kill(os.getpid(), number); time.sleep(.01); os.kill(os.getpid(), number); time.sleep(5)
     if number==signal.SIGINT:
-        with pytest.raises(KeyboardInterrupt): train(settings(pictures, tmp_path), progress=Twice())
+        with pytest.raises(KeyboardInterrupt): train(settings(pictures, tmp_path), progress=Twice('off'))
     else:
         pid = os.fork()
         if pid==0:
-            torch.set_num_threads(1); train(settings(pictures, tmp_path), progress=Twice()); os._exit(0)
+            torch.set_num_threads(1); train(settings(pictures, tmp_path), progress=Twice('off')); os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])==-signal.SIGTERM
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     train(settings(pictures, tmp_path, num_epochs=1, overwrite=True), progress='off')          # the folder is free again
