@@ -65,7 +65,7 @@ def test_killed_and_resumed(tmp_path):
     counts['kills']['survived with the same bits'] += codes.count(-signal.SIGKILL)
 
 
-@pytest.mark.parametrize('kind', ['half written', 'before a rename', 'after a rename'])
+@pytest.mark.parametrize('kind', ['half written', 'before a rename', 'after a rename'] if os.environ.get('FULL') else ['half written'])
 def test_killed_while_the_model_is_written(tmp_path, kind):
     "The end of a run is a row of files; each of them may be the last that was touched"
     demo_characters(tmp_path/'data/demo', train=12, test=2)
