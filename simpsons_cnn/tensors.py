@@ -7,7 +7,6 @@ __all__ = ['HEADER_LIMIT', 'write_tensors', 'DamagedFile', 'read_tensors', 'weig
 
 # %% ../nbs/00d_tensors.ipynb #3b64c964
 import hashlib, json, os
-from pathlib import Path
 import safetensors.torch
 import torch
 from torch import nn
