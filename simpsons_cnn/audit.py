@@ -18,11 +18,12 @@ from torch.nn import functional as F
 from matplotlib import pyplot as plt
 from PIL import Image
 from fastcore.basics import patch
-from .config import did_you_mean, write_whole
-from .data import ImageFiles, as_text
+from .atomic import write_whole
+from .data import ImageFiles
 from .duplicates import group_pictures, near_duplicates
 from .pixels import PixelStore
-from .split import file_digests, split_by_group
+from .split import file_digests
+from .words import as_text, did_you_mean
 
 # %% ../nbs/04c_audit.ipynb #98ec2328
 _SUFFIXES = dict(JPEG=('.jpg','.jpeg'), MPO=('.jpg','.jpeg'), TIFF=('.tif','.tiff'), PPM=('.ppm','.pgm'))

@@ -10,9 +10,8 @@ __all__ = ['FAMILIARITY', 'reliability', 'expected_calibration_error', 'fit_temp
 import math
 from dataclasses import dataclass
 import numpy as np
-import torch
 from torch import Tensor, nn
-from .config import did_you_mean
+from .words import did_you_mean
 
 # %% ../nbs/08d_calibrate.ipynb #90ed157e
 def reliability(

@@ -7,10 +7,10 @@ __all__ = ['USE', 'model_card', 'push_to_hub', 'from_hub']
 
 # %% ../nbs/12b_card.ipynb #c2821f41
 from pathlib import Path
-from .config import write_whole
-from .data import as_text
+from .atomic import write_whole
 from .export import needs
 from .inference import Classifier
+from .words import as_text
 
 # %% ../nbs/12b_card.ipynb #b123ab1f
 def _scores(name:str, r:dict)->list: # lines of a report, from `Report.to_dict`

@@ -11,8 +11,8 @@ import math
 from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw
-from .config import did_you_mean
 from .drawing import Pen, sketch
+from .words import did_you_mean
 
 # %% ../nbs/00b_characters.ipynb #029ca7b5
 @dataclass(frozen=True)

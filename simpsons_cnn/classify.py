@@ -12,9 +12,10 @@ import ipywidgets as widgets
 import numpy as np
 from PIL import Image
 from fastcore.basics import patch
-from .data import as_text, pictures_under
+from .data import pictures_under
 from .inference import Classifier, Prediction
 from .pictures import read_rgb
+from .words import as_text
 
 # %% ../nbs/11b_classify.ipynb #16d840ee
 def picture_html(

@@ -8,14 +8,13 @@ __all__ = ['Decisions', 'LabelCleaner']
 # %% ../nbs/11c_cleaner.ipynb #9b50461c
 from pathlib import Path
 import ipywidgets as widgets
-import pandas as pd
 from fastcore.basics import patch
 from .classify import STYLE, picture_html
-from .config import did_you_mean
-from .data import ImageFiles, as_text
+from .data import ImageFiles
 from .fixes import Fix, apply_fixes, read_fixes, record_fix
 from .metrics import Report
 from .suspects import find_suspects, suspects
+from .words import as_text, did_you_mean
 
 # %% ../nbs/11c_cleaner.ipynb #d96f10e3
 class Decisions:

@@ -8,7 +8,8 @@ __all__ = ['simpsons_train', 'simpsons_predict', 'simpsons_evaluate', 'simpsons_
 # %% ../nbs/14_cli.ipynb #0e182c80
 import argparse, functools, json, sys
 from pathlib import Path
-from .config import Config, write_whole
+from .atomic import write_whole
+from .config import Config
 
 # %% ../nbs/14_cli.ipynb #89a0ca4b
 def _tidy_errors(func):
@@ -92,8 +93,8 @@ def simpsons_predict(
     target = a.csv or (Path('predictions.csv') if any(Path(p).is_dir() for p in a.pictures) else None)
     if target and target.exists() and not a.overwrite: raise FileExistsError(f"'{target}' exists; name another --csv or pass --overwrite")
     if target and not target.parent.is_dir(): raise FileNotFoundError(f"No folder '{target.parent}' to write '{target.name}' to")
-    from simpsons_cnn.data import printable
     from simpsons_cnn.inference import Classifier, Predictions
+    from simpsons_cnn.words import printable
     clf,done = Classifier.load(a.model, a.device),Predictions()
     for p in a.pictures:
         try: answer = clf.predict(p, flip=a.flip)
@@ -116,6 +117,7 @@ def simpsons_evaluate(
     parser.add_argument('--out', type=Path, help='folder for report.json and the figures; without it nothing is written')
     parser.add_argument('--store_directory', help='where decoded pictures are kept; default .pixels beside the folder')
     parser.add_argument('--skip_unreadable', action='store_true', help='go on without pictures that cannot be decoded')
+    parser.add_argument('--flip', action='store_true', help='show each picture mirrored as well, and take the mean')
     _add_device_and_overwrite(parser, 'an earlier report')
     a = parser.parse_args(argv)
     if a.out and (a.out/'report.json').exists() and not a.overwrite: raise FileExistsError(f"'{a.out}' already holds a report; name another --out or pass --overwrite")
@@ -128,7 +130,7 @@ def simpsons_evaluate(
     from simpsons_cnn.plotting import save_graphics
     clf = Classifier.load(a.model, a.device); p = clf.preprocess; split = Path(a.model).with_name('split.csv')
     store = PixelStore.build(ImageFiles.scan(a.folder, classes=clf.classes), p.size, p.resize_rule, a.store_directory, a.skip_unreadable, crop=p.crop)
-    report = evaluate(clf.model, Batches(store, batch_size=128, device=clf.device))
+    report = evaluate(clf.model, Batches(store, batch_size=128, device=clf.device), flip=a.flip)
     print(report.table.drop(columns=['accuracy','recall_low','recall_high']).to_string(index=False, float_format=lambda v: f'{v:.3f}', na_rep='-'))
     print(_scores(report))
     seen = clf.seen(store.files.paths, split) if split.exists() else {}

@@ -16,9 +16,10 @@ from IPython.display import HTML, display
 from fastcore.basics import patch
 from .augment import check_batch_size
 from .config import Config, setting_sections
-from .data import ImageFiles, as_text
+from .data import ImageFiles
 from .svg import STYLE, svg_curves
 from .widgets import TrainingDashboard
+from .words import as_text
 
 # %% ../nbs/11a_controls.ipynb #a5f240ea
 def config_code(config:Config)->str:

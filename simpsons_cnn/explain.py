@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
-from .data import as_text, printable
+from .words import as_text, printable
 
 # %% ../nbs/09b_explain.ipynb #6d64021f
 def _outputs(model, xb, wanted): # output of each layer for which `wanted(layer, output)`, by name; and the logits

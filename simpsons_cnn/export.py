@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from . import __version__
+from .atomic import write_whole
 from .characters import character_names, draw_character
-from .config import write_whole
 from .data import pictures_under, progress_bar
 from .inference import Classifier
 from .pictures import read_rgb

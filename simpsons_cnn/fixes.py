@@ -11,8 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np
-from .config import did_you_mean, read_whole
-from .data import ImageFiles, some
+from .atomic import read_whole
+from .data import ImageFiles
+from .words import did_you_mean, some
 
 # %% ../nbs/01c_fixes.ipynb #936ccd89
 FIXES_HEADER = ['file','action','character']

@@ -6,24 +6,27 @@
 __all__ = ['as_picture', 'Prediction', 'Predictions', 'Classifier']
 
 # %% ../nbs/10_inference.ipynb #f6d29119
-import base64, html, io, os
-from concurrent.futures import ThreadPoolExecutor
+import base64, html, io, math, os
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from fastcore.basics import patch
+from .atomic import write_whole
 from .augment import pick_device
 from .calibrate import Calibration
-from .config import did_you_mean, write_whole
-from .data import as_text, pictures_under, printable, progress_bar, some
+from .data import pictures_under, progress_bar
 from .explain import Explanation, grad_cam
 from .memory import reuse_memory
 from .model import data_digest, load_model, save_model
 from .pictures import read_rgb
 from .pixels import Preprocess
+from .words import as_text, did_you_mean, printable, some
+from .workers import worker_pool
 
 # %% ../nbs/10_inference.ipynb #fee3ab45
 def as_picture(
@@ -37,7 +40,8 @@ def as_picture(
     if x.dtype!=np.uint8: raise ValueError(f"An array must hold bytes (uint8) from 0 to 255, got {x.dtype}")
     last,first = x.ndim==3 and x.shape[2]==3, x.ndim==3 and x.shape[0]==3
     if last==first or not x.size: raise ValueError(f"An array must have the shape (height, width, 3) or (3, height, width), got {x.shape}")
-    return np.require(x if last else x.transpose(1, 2, 0), requirements=['C','W'])
+    x = x if last else x.transpose(1, 2, 0)
+    return x if x.flags.carray else x.copy()                # whole rows, and writable, as PyTorch wants them
 
 # %% ../nbs/10_inference.ipynb #7328e8e6
 @dataclass(frozen=True, eq=False)
@@ -95,6 +99,12 @@ class Predictions(list):
     def _repr_html_(self): return ''.join(p._repr_html_() for p in self[:20]) + ''.join(f'<p>{as_text(line)}</p>' for line in self._footer(20))
 
 # %% ../nbs/10_inference.ipynb #afaf6483
+_gpu = Lock()
+@contextmanager
+def _true_float32(device): # which for GPUs is a setting of the whole process, so there one batch takes its turn after the other
+    if device.type=='cpu': yield; return
+    with _gpu, torch.backends.cudnn.flags(enabled=True, allow_tf32=False): yield
+
 class Classifier:
     "Names the character in pictures; `Classifier.load` opens a model file"
     def __init__(self,
@@ -127,8 +137,7 @@ class Classifier:
     )->Tensor: # float32, shape `(n, classes)`, on the CPU
         "What the network says, as numbers"
         x = self.preprocess.normalise(self.preprocess.view(xb.to(self.device)))
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False): z = (self.model(x)+self.model(x.flip(3)))/2 if flip else self.model(x)
-        return z.cpu()
+        with _true_float32(self.device): return ((self.model(x)+self.model(x.flip(3)))/2 if flip else self.model(x)).cpu()
     def probabilities(self, xb:Tensor, flip:bool=False)->np.ndarray: # Shape `(n, classes)`
         return self.calibration.probabilities(self.logits(xb, flip)).numpy()
 
@@ -136,7 +145,7 @@ class Classifier:
 @patch
 def predict(self:Classifier,
     source, # A picture (see `as_picture`), a list of pictures, or a folder, which is searched all the way down
-    batch_size:int=64, # Pictures that go through the network together
+    batch_size:int=32, # Most pictures that go through the network together
     flip:bool=False, # Show each picture mirrored as well, and take the mean
 ):
     "A `Prediction` for a picture, `Predictions` for a list or a folder; in a folder unreadable pictures are listed, not fatal"
@@ -149,13 +158,13 @@ def predict(self:Classifier,
 
 @patch
 def _predict_all(self:Classifier, sources, batch_size, flip, fatal)->Predictions:
-    done = Predictions()
-    with reuse_memory(), ThreadPoolExecutor(os.cpu_count()) as pool, progress_bar(total=len(sources), desc='predicting') as bar:
-        for batch in (sources[i:i+batch_size] for i in range(0, len(sources), batch_size)):
-            pairs = list(zip(batch, pool.map(lambda s: self._prepared(s, fatal), batch)))         # on all processors, and then the network on all of them
-            done.unreadable |= {str(s): x for s,x in pairs if isinstance(x, str)}
-            done += self._answers([(s, x) for s,x in pairs if not isinstance(x, str)], flip)
-            bar.update(len(pairs))
+    def work(batch): # answers, and what cannot be read
+        pairs = [(s, self._prepared(s, fatal)) for s in batch]
+        return self._answers([(s, x) for s,x in pairs if not isinstance(x, str)], flip), {str(s): x for s,x in pairs if isinstance(x, str)}
+    done,at_once = Predictions(),min(batch_size, math.ceil(len(sources)/os.cpu_count()))
+    with reuse_memory(), worker_pool() as pool, progress_bar(total=len(sources), desc='predicting') as bar:
+        for answers,bad in pool.map(work, [sources[i:i+at_once] for i in range(0, len(sources), at_once)]):
+            done += answers; done.unreadable |= bad; bar.update(len(answers)+len(bad))
     return done
 
 @patch

@@ -9,8 +9,8 @@ __all__ = ['dashboard_html', 'duration', 'memory_held', 'progress_words', 'progr
 import os
 from pathlib import Path
 import torch
-from .data import as_text
 from .svg import html_bars, html_pictures, svg_curves
+from .words import as_text
 
 # %% ../nbs/08h_live.ipynb #d8ab22ec
 def dashboard_html(

@@ -6,7 +6,7 @@
 __all__ = ['FIRST_STEPS', 'learning_rate_at', 'crop_at', 'run_epoch', 'fit']
 
 # %% ../nbs/08f_loop.ipynb #d1f0b49b
-import math, time, warnings
+import math, time
 from dataclasses import replace
 import torch
 from torch import Tensor, nn

@@ -14,9 +14,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from fastcore.basics import patch
-from .config import did_you_mean
-from .data import as_text
 from .memory import reuse_memory
+from .words import as_text, did_you_mean
 
 # %% ../nbs/07_metrics.ipynb #dc93cd93
 def confusion_matrix(
@@ -144,12 +143,13 @@ def collect_logits(
     model:nn.Module, # Put into evaluation mode for the time being
     dl, # `Batches` without augmentation
     dtype:torch.dtype=None, # `torch.bfloat16` computes in it where that is faster
+    flip:bool=False, # Show each picture mirrored as well, and take the mean
 )->tuple: # Logits, shape `(n, classes)`, and true classes, shape `(n,)`, on the device
     "What the network says to each picture, in order"
     training,logits,targets = model.training,[],[]
     model.eval()
     for xb,yb in dl:
-        with torch.autocast(xb.device.type, dtype, enabled=dtype is not None): logits.append(model(xb).float())
+        with torch.autocast(xb.device.type, dtype, enabled=dtype is not None): z = model(xb).float(); logits.append((z+model(xb.flip(3)).float())/2 if flip else z)
         targets.append(yb)
     model.train(training)
     return torch.cat(logits),torch.cat(targets)
@@ -162,10 +162,11 @@ def evaluate(
     dl, # `Batches` without augmentation
     loss:nn.Module=None, # For `report.loss`; `None`: cross entropy
     dtype:torch.dtype=None, # `torch.bfloat16` computes in it where that is faster
+    flip:bool=False, # Show each picture mirrored as well, as `Classifier.predict` can
 )->Report:
     "Answers and scores of a model on all pictures of `dl`; raises `ValueError` for batches that are shuffled or augmented"
     if dl.shuffle or dl.augment: raise ValueError("dl must be without augment and shuffle: each picture once, in order")
-    logits,targets = collect_logits(model, dl, dtype)
+    logits,targets = collect_logits(model, dl, dtype, flip)
     probability,prediction = logits.softmax(1).max(1)
     columns = dict(truth=targets, prediction=prediction, probability=probability, loss=F.cross_entropy(logits, targets, reduction='none'))
     pictures = pd.DataFrame(dict(place=dl.idx.numpy()) | {name: column.cpu().numpy() for name,column in columns.items()})

@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from . import __version__
-from .config import did_you_mean
 from .pixels import Preprocess
 from .tensors import read_tensors, write_tensors
+from .words import did_you_mean
 
 # %% ../nbs/06_model.ipynb #24a9e391
 def conv_block(in_channels:int, out_channels:int)->list: # Four layers; the output has half the height and width

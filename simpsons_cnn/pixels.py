@@ -7,18 +7,17 @@ __all__ = ['PixelStore', 'map_pixels']
 
 # %% ../nbs/03_pixels.ipynb #9e15f641
 import errno, hashlib, json, os, shutil, warnings
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
 from fastcore.basics import patch
-from .config import write_whole
+from .atomic import write_whole
 from .data import ImageFiles, progress_bar
 from .memory import reuse_memory
 from .preprocess import Preprocess
-
+from .workers import worker_pool
 
 # %% ../nbs/03_pixels.ipynb #c6194898
 def _stats(files:ImageFiles)->dict: # name -> [bytes, time of change in ns]
@@ -46,7 +45,7 @@ def _decode_all(
     def one(i):
         try: out[rows[i]] = prep.square(paths[i], reduced=True)
         except Exception as e: return rows[i],f'{type(e).__name__}: {e}'   # decoders of broken files raise nearly anything
-    with reuse_memory(), ThreadPoolExecutor(workers or os.cpu_count()) as pool, progress_bar(total=len(paths), desc=desc) as bar:
+    with reuse_memory(), worker_pool(workers) as pool, progress_bar(total=len(paths), desc=desc) as bar:
         def chunk(start):
             done = [one(i) for i in range(start, min(start+64, len(paths)))]
             bar.update(len(done)); return done

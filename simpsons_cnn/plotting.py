@@ -12,7 +12,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import PowerNorm
-from .config import write_whole
+from .atomic import write_whole
 
 # %% ../nbs/08_plotting.ipynb #566bee72
 def axis_name(name:str, longest:int=28)->str:

@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 from .augment import Augment, Batches, check_batch_size
 from .config import Config
-from .data import ImageFiles, some
+from .data import ImageFiles
 from .duplicates import near_duplicates
 from .fixes import apply_fixes
 from .pixels import PixelStore
 from .split import split_store
+from .words import some
 
 # %% ../nbs/08c_prepare.ipynb #d9cf5814
 RUN_FILES = dict(out_model_directory=('model.safetensors','last.ckpt','last.previous.ckpt','history.csv','report.json','config.yaml','split.csv'),

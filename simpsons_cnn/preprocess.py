@@ -87,8 +87,8 @@ def scale_shift(self:Preprocess)->tuple: # Two tuples with a number per channel
     return tuple(1/(255*s) for s in self.std), tuple(-m/s for m,s in zip(self.mean, self.std))
 
 @patch
-def _scale_shift_on(self:Preprocess, device): # the same as two tensors of shape (3, 1, 1)
-    return [torch.tensor(v, dtype=torch.float32, device=device)[:,None,None] for v in self.scale_shift()]
+def _scale_shift_on(self:Preprocess, device): # the same as a tensor of shape (2, 3, 1, 1)
+    return torch.tensor(self.scale_shift(), dtype=torch.float32, device=device)[...,None,None]
 
 @patch
 def denormalise(self:Preprocess, xb:Tensor)->Tensor:

@@ -12,11 +12,12 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pandas as pd
-from .config import did_you_mean, read_whole, write_whole
-from .data import ImageFiles, some, split_per_character
+from .atomic import read_whole, write_whole
+from .data import ImageFiles, split_per_character
 from .duplicates import group_pictures, near_duplicates
 from .pictures import check_file
 from .pixels import PixelStore
+from .words import did_you_mean, some
 
 # %% ../nbs/04b_split.ipynb #8ce8f7b4
 def split_by_group(

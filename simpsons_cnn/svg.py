@@ -9,7 +9,7 @@ __all__ = ['STYLE', 'round_ticks', 'svg_curves', 'html_bars', 'jpeg_uri', 'html_
 import base64, io, math
 import numpy as np
 from PIL import Image
-from .data import as_text
+from .words import as_text
 
 # %% ../nbs/08g_svg.ipynb #ee864da6
 STYLE = """<style>

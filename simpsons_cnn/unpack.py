@@ -11,7 +11,8 @@ from collections import defaultdict
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from .data import is_hidden, is_picture, pictures_under, progress_bar, some
+from .data import is_hidden, is_picture, pictures_under, progress_bar
+from .words import some
 
 # %% ../nbs/01b_unpack.ipynb #316969a8
 MAX_ENTRIES = 500_000 # more files than any set of pictures here has

@@ -13,10 +13,11 @@ import torch
 from IPython.display import HTML, display
 from fastcore.basics import patch
 from .config import Config
-from .data import as_text, in_jupyter
+from .data import in_jupyter
 from .live import dashboard_html, progress_html, progress_words
 from .svg import STYLE
 from .train import train
+from .words import as_text
 
 # %% ../nbs/11_widgets.ipynb #919d08bb
 _BUTTONS = dict(Start=('begin', 'Train, in the background'), Pause=('pause', 'Hold training after this step'), Continue=('proceed', 'Go on training'),
