@@ -33,6 +33,7 @@ for nb in nbs/*.ipynb; do
         failed=$((failed+1)); echo "FAILED  $nb"; cat "$tmp/log"
     fi
 done
+if [ $# -gt 0 ] && [ $((passed+failed)) -ne $# ]; then echo "error: not each of these is a notebook, named once, without its folder and ending: $*" >&2; failed=$((failed+1)); fi
 if [ "$passed" -eq 0 ]; then echo 'error: no notebook was run' >&2; failed=$((failed+1)); fi
 
 if [ $# -eq 0 ]; then

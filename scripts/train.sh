@@ -11,8 +11,8 @@ setup run
 draw=yes
 for arg in "$@"; do
     case "$arg" in
-        *demo.yaml) ;;
-        *.yaml|*.yml|--traindir|--traindir=*|-h|--help) draw=no ;;
+        demo.yaml|*/demo.yaml) ;;
+        *.yaml|*.yml|--traindir|--traindir=*|--verify|--verify=*|-h|--help) draw=no ;;
     esac
 done
 if [ "$draw" = yes ] && [ ! -d data/demo/train ]; then simpsons_data data/demo --demo; fi

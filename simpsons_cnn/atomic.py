@@ -9,6 +9,7 @@ __all__ = ['write_whole', 'remove_parts', 'read_whole']
 import os, shutil, stat
 from contextlib import suppress
 from pathlib import Path
+from threading import get_ident
 
 # %% ../nbs/00_atomic.ipynb #bfd0e797
 def write_whole(
@@ -18,7 +19,7 @@ def write_whole(
 ):
     "Write a file so that a reader, or a crash, never meets half of it; an `OSError` names the path and the space that is missing"
     path,data = Path(path),data.encode('utf-8') if isinstance(data, str) else data
-    part = path.with_name(f'.{path.name}.{os.getpid()}.part')
+    part = path.with_name(f'.{path.name}.{os.getpid()}-{get_ident()}.part')
     try:
         with open(part, 'wb') as f: f.write(data); f.flush(); os.fsync(f.fileno())
         if keep and path.exists(): os.replace(path, keep)

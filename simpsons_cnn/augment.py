@@ -51,7 +51,7 @@ def pick_dtype(
 class Augment:
     "How much training pictures vary; the fields are those of `AugmentationParameters`"
     crop_size: int = None # Side of the result in pixels; `None`: that of `Preprocess.crop`, which evaluation shows
-    crop_scale: float = .5 # Smallest share of the picture covered; 1 covers all of it
+    crop_scale: float = .5 # Smallest share of the picture covered, before stretching takes a crop over the edge
     crop_aspect: float = 1.33 # Most that a crop is stretched, either way
     flip: float = .5 # Probability of mirroring
     rotation: float = 10. # Most degrees turned, either way

@@ -38,14 +38,14 @@ def reference_loader(folder, batch_size:int, idx=None)->DataLoader: # `idx`: whi
     pictures = ImageFolder(str(folder), chain)
     return DataLoader(pictures if idx is None else Subset(pictures, idx), batch_size, shuffle=True, drop_last=True)
 
-def reference_training(folder, batch_size:int, steps:int, num_classes:int):
+def reference_training(folder, batch_size:int, steps:int, num_classes:int, device='cpu'):
     "A part: the training loop of the reference"
-    dl,model,loss = reference_loader(folder, batch_size),SimpsonsCNN(num_classes).train(),nn.CrossEntropyLoss(weight=torch.ones(num_classes)); optimizer = torch.optim.AdamW(model.parameters(), 2e-3, weight_decay=1e-4)
+    dl,model,loss = reference_loader(folder, batch_size),SimpsonsCNN(num_classes).to(device).train(),nn.CrossEntropyLoss(weight=torch.ones(num_classes)).to(device); optimizer = torch.optim.AdamW(model.parameters(), 2e-3, weight_decay=1e-4)
     def part():
         for step,(xb,yb) in enumerate(dl):
-            optimizer.zero_grad(); batch_loss = loss(model(xb), yb); batch_loss.backward(); optimizer.step(); batch_loss.item()
+            optimizer.zero_grad(); batch_loss = loss(model(xb.to(device)), yb.to(device)); batch_loss.backward(); optimizer.step(); batch_loss.item()
             if step+1==steps: break
-        return steps*batch_size
+        return (step+1)*batch_size
     return part
 
 # %% ../nbs/15_bench.ipynb #974c3b85
@@ -57,7 +57,7 @@ def training(store:PixelStore, batch_size:int, steps:int, device, dtype):
     "A part: `run_epoch` on augmented batches"
     model,optimizer = _trainee(len(store.classes), device); dl = Batches(store, batch_size=batch_size, augment=Augment(), device=device); loss = FocalLoss()
     def part():
-        with reuse_memory(): return len(run_epoch(model, dl, loss, optimizer, dtype=dtype, after_step=lambda step, _: step+1==steps))*batch_size
+        with reuse_memory(): losses = run_epoch(model, dl, loss, optimizer, dtype=dtype, after_step=lambda step, _: step+1==steps); losses[-1].item(); return len(losses)*batch_size
     return part
 
 def bound(store:PixelStore, batch_size:int, steps:int, device, dtype):
@@ -121,7 +121,7 @@ def predicting_plainly(clf:Classifier, paths):
     def part():
         for path in paths:
             x = torch.from_numpy(np.array(Image.open(path).convert('RGB').resize((p.size,p.size), Image.Resampling.BILINEAR))).permute(2, 0, 1)[None]
-            with torch.no_grad(): model(p.normalise(p.view(x))).softmax(1)
+            with torch.no_grad(): model(p.normalise(p.view(x)).to(clf.device)).softmax(1).cpu()
         return len(paths)
     return part
 
@@ -132,9 +132,9 @@ def one_in_memory(clf:Classifier, picture:np.ndarray):
 
 def one_bare(clf:Classifier, picture:np.ndarray):
     "A part: only the network, on a picture that is ready"
-    p = clf.preprocess; xb = p.normalise(p.view(p(picture)[None]))
+    p = clf.preprocess; xb = p.normalise(p.view(p(picture)[None])).to(clf.device)
     def part():
-        with torch.inference_mode(): clf.model(xb)
+        with torch.inference_mode(): clf.model(xb).cpu()
         return 1
     return part
 
@@ -175,6 +175,8 @@ def bench(
     files:int=1000, # Pictures to decode and to predict
 )->dict: # name -> table
     "Measure every part of the library beside what it is compared with"
+    for name,value in dict(batch_size=batch_size, rounds=rounds, steps=steps, files=files).items():
+        if value<1: raise ValueError(f"{name} must be 1 or more, got {value}")
     device = pick_device(device); dtype = pick_dtype('auto', device)
     with tempfile.TemporaryDirectory() as tmp:
         tmp = Path(tmp); folder = folder or demo_characters(tmp/'drawn', train=200, test=1)/'train'
@@ -183,7 +185,7 @@ def bench(
         save_model(tmp/'model.safetensors', SimpsonsCNN(classes), store.classes, store.preprocess); clf = Classifier.load(tmp/'model.safetensors', str(device))
         picture = np.array(Image.open(paths[0]))
         with reuse_memory(): kept = take_turns({'bound': bound(*at), 'training': training(*at)}, rounds)     # as `fit` does, for as long as it runs
-        groups = [({'reference': reference_training(folder, batch_size, 2, classes), 'training, a few steps': training(*at)}, [('training, a few steps','reference')]),
+        groups = [({'reference': reference_training(folder, batch_size, 2, classes, device), 'training, a few steps': training(*at)}, [('training, a few steps','reference')]),
                   ({'augmenting': augmenting(store, batch_size, 4*steps, device), 'evaluating': evaluating(store, device)}, []),
                   ({'decoding, plainly': decoding_plainly(paths, 96), 'decoding': decoding(paths, 96)}, [('decoding','decoding, plainly')]),
                   ({'files, plainly': predicting_plainly(clf, paths), 'files, one by one': predicting(clf, paths), 'files, as a folder': predicting(clf, paths, paths[0].parent)}, [('files, as a folder','files, plainly')])]

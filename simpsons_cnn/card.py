@@ -6,6 +6,7 @@
 __all__ = ['USE', 'model_card', 'push_to_hub', 'from_hub']
 
 # %% ../nbs/12b_card.ipynb #c2821f41
+import json, re
 from pathlib import Path
 from .atomic import write_whole
 from .export import needs
@@ -40,7 +41,8 @@ With `simpsons_export model.safetensors` it becomes an ONNX file that runs witho
 def model_card(clf:Classifier)->str:
     "A card in Markdown, ready for a model hub"
     a,prep,arch = clf.about,clf.preprocess,type(clf.model).__name__; data,licence = a.get('data') or {}, str(a.get('licence') or '').replace('\n', ' ')
-    front = ['---', f"license: {licence.lower() or 'unknown'}", 'library_name: simpsons_cnn', 'pipeline_tag: image-classification', 'tags: [cartoon-characters, convolutional-neural-network]', '---\n']
+    named = [f"license: {licence.lower() or 'unknown'}"] if re.fullmatch('[a-z0-9.-]*', licence.lower()) else ['license: other', f'license_name: {json.dumps(licence)}']     # the hub's names have no spaces
+    front = ['---', *named, 'library_name: simpsons_cnn', 'pipeline_tag: image-classification', 'tags: [cartoon-characters, convolutional-neural-network]', '---\n']
     what = [f'# A classifier of {len(clf.classes)} cartoon characters\n',
         f"A plain convolutional network (`{arch}`, {sum(p.numel() for p in clf.model.parameters()):,} parameters), trained from nothing to name the character in a picture. "
         f"Pictures become {prep.size}×{prep.size} pixels ({prep.resize_rule}), of which the network sees the middle {prep.crop}×{prep.crop}.\n",
@@ -49,7 +51,7 @@ def model_card(clf:Classifier)->str:
     scores = [line for name in ('validation','test') if a.get(name) for line in _scores(name, a[name])] or ['The file holds no scores.\n']
     if a.get('validation'): scores.append('The validation pictures chose the best epoch, the temperature and the threshold; scores on them flatter slightly.\n')
     versions = ', '.join(f'{k} {v}' for k,v in (a.get('versions') or {}).items())
-    return '\n'.join([*front, *what, '## Scores\n', *scores, '## Limits\n', *_limits(clf), '\n## Use\n', USE, f'\nMade with {versions}.\n'])
+    return '\n'.join([*front, *what, '## Scores\n', *scores, '## Limits\n', *_limits(clf), '\n## Use\n', USE, f'\nMade with {versions}.\n' if versions else ''])
 
 # %% ../nbs/12b_card.ipynb #eed5307c
 def _hub_model(clf:Classifier):

@@ -146,9 +146,11 @@ def lock_folder(
     try: path.parent.mkdir(parents=True, exist_ok=True); f = _lock(path)
     except OSError as e: raise type(e)(f"Cannot write to '{folder}' ({e.strerror}); choose another output folder") from None
     if f is None:
-        raise FileExistsError(f"Another run ({path.read_text()}) is writing to '{folder}'; wait for its end, or choose another output folder")
+        holder = ''
+        with suppress(OSError): holder = path.read_text()
+        raise FileExistsError(f"Another run ({holder or 'just beginning'}) is writing to '{folder}'; wait for its end, or choose another output folder")
     with f:
-        f.truncate(); f.write(f'process {os.getpid()}'); f.flush()
+        f.truncate(0); f.write(f'process {os.getpid()}'); f.flush()
         try: yield
         finally:
             with suppress(OSError): path.unlink()

@@ -70,13 +70,15 @@ def close_all(widget:widgets.Widget):
     for child in getattr(widget, 'children', ()): close_all(child)
     widget.close()
 
+def _error_html(error, name:str)->str: return f"<div role='alert' class='scnn-error'>{as_text(str(error).replace('The picture', name, 1))}</div>"
+
 class _Answer(widgets.VBox):
     "A picture with its bars, or with the reason why there are none"
     def __init__(self, clf:Classifier, source, name:str, k:int):
         self.clf,self.source,self.name = clf,source,name
         self.picture,self.text,self.why = widgets.HTML(),widgets.HTML(),widgets.Button(description='Why?', tooltip=f'Where in {name} was the answer found?', layout=dict(width='auto'))
         try: self.text.value = bars_html(clf.predict(self._open()), k); parts = [self.picture, self.text, self.why]
-        except Exception as e: self.text.value = f"<div role='alert' class='scnn-error'>{as_text(str(e).replace('The picture', name, 1))}</div>"; parts = [self.picture, self.text]
+        except Exception as e: self.text.value = _error_html(e, name); parts = [self.picture, self.text]
         self.explained = True; self.explain()
         self.why.on_click(self.explain)
         super().__init__(parts); self.add_class('scnn-card')
@@ -84,8 +86,10 @@ class _Answer(widgets.VBox):
     def _open(self): return self.source if isinstance(self.source, Path) else io.BytesIO(self.source)
     def explain(self, _=None):
         "Show where the answer was found, or the picture again"
-        self.explained = not self.explained
-        shown,alt = (self.clf.explain(self._open()).overlay(), f'what spoke for it in {self.name}') if self.explained else (self._open(), self.name)
+        explained = not self.explained
+        try: shown,alt = (self.clf.explain(self._open()).overlay(), f'what spoke for it in {self.name}') if explained else (self._open(), self.name)
+        except Exception as e: self.text.value = _error_html(e, self.name); return
+        self.explained = explained
         self.picture.value = f"{picture_html(shown, alt)}<div class='scnn-name' title='{as_text(self.name)}'>{as_text(Path(self.name).name)}</div>"
         self.why.description = 'Picture' if self.explained else 'Why?'
 
@@ -130,10 +134,10 @@ def _on_upload(self:ClassifyPictures, change):
 
 @patch
 def _on_folder(self:ClassifyPictures, change):
-    place = change.new.strip(); path = Path(place).expanduser()
+    place = change.new.strip(); path = Path(place)
     if not place: return
-    try: pictures = pictures_under(path) if path.is_dir() else [path]
-    except OSError as e: return self._tell(f"'{path}' cannot be read ({e.strerror})", error=True)
+    try: path = path.expanduser(); pictures = pictures_under(path) if path.is_dir() else [path]
+    except (OSError, RuntimeError) as e: return self._tell(f"'{path}' cannot be read ({getattr(e, 'strerror', None) or e})", error=True)
     if not path.exists(): return self._tell(f"No folder or picture at '{path}'", error=True)
     if not pictures: return self._tell(f"No pictures under '{path}'", error=True)
     self.show([(p, p.relative_to(path).as_posix() if path.is_dir() else p.name) for p in pictures])

@@ -133,7 +133,8 @@ def simpsons_evaluate(
     report = evaluate(clf.model, Batches(store, batch_size=128, device=clf.device), flip=a.flip)
     print(report.table.drop(columns=['accuracy','recall_low','recall_high']).to_string(index=False, float_format=lambda v: f'{v:.3f}', na_rep='-'))
     print(_scores(report))
-    seen = clf.seen(store.files.paths, split) if split.exists() else {}
+    try: seen = clf.seen(store.files.paths, split) if split.exists() else {}
+    except ValueError as e: seen = {}; print(f'note: whether the model was trained on these pictures is not known: {e}', file=sys.stderr)
     if any(seen.values()): print(f"of these {len(report):,} pictures the model was trained on {seen['train']:,} and validated on {seen['valid']:,}: the scores say little about new ones")
     if a.out: save_graphics(None, report, a.out); write_whole(a.out/'report.json', json.dumps(report.to_dict(), indent=1))
 

@@ -71,7 +71,7 @@ class TrainingParameters(_Section):
 # %% ../nbs/00_config.ipynb #9e37ee62
 class AugmentationParameters(_Section):
     "How training pictures are varied"
-    crop_scale: float = _about(.5, 'Smallest share of the picture that a crop covers; 1 covers all of it', gt=0, le=1)
+    crop_scale: float = _about(.5, 'Smallest share of the picture that a crop covers, before its stretching takes it over the edge', gt=0, le=1)
     crop_aspect: float = _about(1.33, 'Most that a crop is stretched in either direction', ge=1, le=4)
     flip: float = _about(.5, 'Probability of mirroring', ge=0, le=1)
     rotation: float = _about(10., 'Most degrees turned in either direction', ge=0, le=180)
@@ -115,7 +115,8 @@ class Config(_Section):
     @model_validator(mode='after')
     def _crop_fits(self):
         size,crop = self.dataset_parameters.size, self.training_parameters.crop_size
-        if crop and not .6<=crop/size<=1: raise ValueError(f'crop_size must be from {.6*size:.0f} to {size} for a size of {size}, got {crop}')
+        least = max(64, -(-3*size//5))                 # three fifths, rounded up
+        if crop and not least<=crop<=size: raise ValueError(f'crop_size must be from {least} to {size} for a size of {size}, got {crop}')
         first,most = self.training_parameters.first_crop, crop or max(64, round(size*5/6))
         if first and first>most: raise ValueError(f'first_crop must be at most {most}, the side of later crops, got {first}')
         return self
@@ -166,7 +167,7 @@ def load(cls:Config,
     path=None, # YAML file; `None` starts from the defaults
     **overrides, # Settings by their own name, in place of the file's; text is converted, as from a command line
 )->Config:
-    "Read, override and check; a mistake is a `ValueError` that lists every wrong setting at once"
+    "Read, override and check; a mistake is a `ValueError`, which names an unknown setting or else lists all wrong values at once"
     raw = _placed(_read_yaml(path) if path is not None else {}, overrides)
     try: return cls(**raw)
     except ValidationError as e: raise ValueError('\n'.join(_complaint(o) for o in e.errors())) from None

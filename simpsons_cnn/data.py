@@ -20,7 +20,7 @@ from .words import as_text, did_you_mean, some
 # %% ../nbs/01_data.ipynb #b0587368
 IMAGE_SUFFIXES = ('.jpg','.jpeg','.png','.bmp','.gif','.webp','.tif','.tiff','.ppm','.pgm')
 
-def is_hidden(name:str)->bool: return name[0]=='.' or name=='__MACOSX' # of a file or folder, without its path
+def is_hidden(name:str)->bool: return name.startswith('.') or name=='__MACOSX' # of a file or folder, without its path
 def is_picture(name:str)->bool: return name.lower().endswith(IMAGE_SUFFIXES)
 
 def _entries(folder)->tuple[list,list]: # names of (pictures, folders), sorted
@@ -35,8 +35,10 @@ def pictures_under(folder)->list:
     "All pictures in a folder and its subfolders, hidden ones left out, sorted; each folder is looked at once, however many links lead to it"
     found,todo,seen = [],[Path(folder)],set()
     for here in todo:                                   # which grows meanwhile
-        pictures,folders = _entries(here); info = os.stat(here)
+        try: info = os.stat(here)
+        except OSError as e: raise type(e)(f"Cannot look into '{here}' ({e.strerror})") from None
         if (info.st_dev, info.st_ino) in seen: continue
+        pictures,folders = _entries(here)
         seen.add((info.st_dev, info.st_ino)); found += [here/name for name in pictures]; todo += [here/name for name in folders]
     return sorted(found)
 

@@ -8,6 +8,7 @@ __all__ = ['grad_cam', 'Explanation']
 # %% ../nbs/09b_explain.ipynb #17d88fdc
 import base64, io
 from dataclasses import dataclass
+from threading import get_ident
 import numpy as np
 import torch
 from PIL import Image
@@ -17,10 +18,10 @@ from .words import as_text, printable
 
 # %% ../nbs/09b_explain.ipynb #6d64021f
 def _outputs(model, xb, wanted): # output of each layer for which `wanted(layer, output)`, by name; and the logits
-    kept = {}
+    kept,me = {},get_ident()            # the network may be at work for other threads too
     def keep(name):
         def hook(layer, _, out):
-            if wanted(layer, out): kept[name] = out
+            if get_ident()==me and wanted(layer, out): kept[name] = out
         return hook
     hooks = [m.register_forward_hook(keep(name)) for name,m in model.named_modules()]
     try: return kept,model(xb)

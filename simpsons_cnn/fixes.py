@@ -11,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np
+try: import fcntl
+except ImportError: fcntl = None           # Windows
 from .atomic import read_whole
 from .data import ImageFiles
 from .words import did_you_mean, some
@@ -34,7 +36,7 @@ def _checked(action:str, character:str)->Fix:
 # %% ../nbs/01c_fixes.ipynb #1c09961a
 def _whole_lines(data:bytes)->int: # how many bytes of a CSV file are records with an end
     end,length,quoted = 0,0,False
-    for line in data.split(b'\n')[:-1]:
+    for line in data.replace(b'\r\n', b'.\n').replace(b'\r', b'\n').split(b'\n')[:-1]:
         length += len(line)+1; quoted ^= line.count(b'"')%2
         if not quoted: end = length
     return end
@@ -42,6 +44,8 @@ def _whole_lines(data:bytes)->int: # how many bytes of a CSV file are records wi
 def _told_of_rest(path, data:bytes)->bytes:
     "The records that have an end; of a rest one is told"
     end = _whole_lines(data)
+    if any(line.count(b',')>1 for line in data[end:].splitlines(keepends=True) if line.endswith((b'\n',b'\r'))):
+        raise ValueError(f"'{path}' has an odd number of quotation marks in or after line {data[:end].count(10)+1}, so that nobody can say where its lines end; mend it")
     if data[end:].strip(): print(f"warning: '{path}' ends in half a line, which is ignored: {data[end:end+200].decode('utf-8', 'replace')!r}", file=sys.stderr)
     return data[:end]
 
@@ -79,7 +83,9 @@ def record_fix(
     "Add a decision to the end of a file of fixes; it is on the disk when this returns"
     path = Path(path); row = [file, *_checked(action, character)]
     if file.count('/')!=1 or not all(file.split('/')): raise ValueError(f"file must be 'character/picture.jpg', got {file!r}")
-    with open(path, 'r+b' if path.exists() else 'w+b') as f:
+    path.touch()
+    with open(path, 'r+b') as f:
+        if fcntl: fcntl.flock(f, fcntl.LOCK_EX)      # until it is closed; another notebook waits
         data = f.read(); whole = _told_of_rest(path, data); _parsed(path, whole or data)     # nothing is added to a file of another kind
         f.seek(len(whole)); f.truncate()
         f.write(b''.join(map(_as_line, [row] if whole else [FIXES_HEADER, row]))); f.flush(); os.fsync(f.fileno())

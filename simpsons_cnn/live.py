@@ -33,7 +33,7 @@ def dashboard_html(
 def _mistakes(report, n:int=10)->list:
     "The wrong answers with the highest loss, for `html_pictures`"
     short = lambda name: str(name).replace('_', ' ')
-    worst = report.worst(4*n); worst = worst[worst.truth!=worst.prediction].head(n)
+    worst = report.worst(len(report.pictures)); worst = worst[worst.truth!=worst.prediction].head(n)
     return [(report.store.pixels[r.place], f'{r.picture}: {r.truth}, taken for {r.prediction} ({r.probability:.0%})', f'{short(r.truth)}\n→ {short(r.prediction)}')
             for r in worst.itertuples()]
 
@@ -51,11 +51,11 @@ def duration(seconds:float)->str:
     s = max(0, round(seconds))
     return f'{s//3600}:{s//60%60:02}:{s%60:02}' if s>=3600 else f'{s//60}:{s%60:02}'
 
-def memory_held(device=None)->str:
-    "Memory of this process, and of the GPU where there is one; empty where the system does not say"
+def memory_held()->str:
+    "Memory of this process, and of its GPUs where there are any; empty where the system does not say"
     try: own = int(Path('/proc/self/statm').read_text().split()[1])*os.sysconf('SC_PAGE_SIZE')
     except (OSError, ValueError, AttributeError, IndexError): own = 0
-    gpu = torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
+    gpu = sum(map(torch.cuda.memory_allocated, range(torch.cuda.device_count())))
     return ' + '.join([f'{own/2**30:.1f} GiB of memory']*bool(own) + [f'{gpu/2**30:.1f} GiB on the GPU']*bool(gpu))
 
 def progress_words(

@@ -111,34 +111,37 @@ def fit(
     history,done,seconds = (restore(saver) if resume else saver.clear()) or (History(monitor, last_weights=copy_weights(model)), None, 0.)
     show = Progress(progress) if isinstance(progress, str) else progress
     show.start(num_epochs, steps)
-    with torch.random.fork_rng(), reuse_memory(), stop_on_signal() as note:
-        for epoch in range(len(history), 0 if history.stopped else num_epochs):
-            start,judged = time.perf_counter()-seconds,averaged.module if averaged else model
-            lr = lambda step: learning_rate_at((epoch*steps+step)/(num_epochs*steps), learning_rate, schedule)
-            def after_step(step, losses):
-                if averaged: averaged.update_parameters(model)
-                if epoch==0 and step<FIRST_STEPS: history.first_steps.append(dict(loss=losses[-1].item(), weights=weights_digest(model)))
-                note['reason'] = show.step(epoch, step) or note['reason']
-                if saver.due(): so_far = torch.stack(losses); check_finite(so_far, epoch, history); saver.save(history, so_far, time.perf_counter()-start)
-                return note['reason'] or (device.type=='cpu' and not losses[-1].isfinite())
-            train_dl.epoch = epoch
-            if first_crop: train_dl.augment = replace(train_dl.augment, crop_size=crop_at(epoch/num_epochs, first_crop, full))
-            try:
-                losses = run_epoch(model, train_dl, loss, optimizer, lr, dtype, after_step, () if done is None else done.to(device))
-                check_finite(losses, epoch, history); warn_of_growth(losses, history)
-                if note['reason']: saver.save(history, losses, time.perf_counter()-start); history.last_weights = copy_weights(judged); break
-                report = evaluate(judged, valid_dl, loss, dtype)
-                check_finite(torch.tensor([report.loss]), epoch, history, 'on the validation pictures')
-            except NonFiniteLoss: model.load_state_dict(history.last_weights); show.close(); raise
-            history.add(dict(epoch=epoch+1, train_loss=losses.mean().item(), valid_loss=report.loss, accuracy=report.accuracy, macro_f1=report.macro_f1,
-                             learning_rate=lr(steps-1), seconds=time.perf_counter()-start), judged)
-            done,seconds = None,0.
-            try: history.stopped = next((text for text in [hook(history, report) for hook in hooks] if text), '')
-            finally: saver.save(history)
-            show.epoch(history, report)
-            if history.stopped or note['reason']: break
+    try:
+        with torch.random.fork_rng(), reuse_memory(), stop_on_signal() as note:
+            for epoch in range(len(history), 0 if history.stopped else num_epochs):
+                start,judged = time.perf_counter()-seconds,averaged.module if averaged else model
+                lr = lambda step: learning_rate_at((epoch*steps+step)/(num_epochs*steps), learning_rate, schedule)
+                def after_step(step, losses):
+                    if averaged: averaged.update_parameters(model)
+                    if epoch==0 and step<FIRST_STEPS: history.first_steps.append(dict(loss=losses[-1].item(), weights=weights_digest(model)))
+                    note['reason'] = show.step(epoch, step) or note['reason']
+                    if saver.due(): so_far = torch.stack(losses); check_finite(so_far, epoch, history); saver.save(history, so_far, time.perf_counter()-start)
+                    return note['reason'] or (device.type=='cpu' and not losses[-1].isfinite())
+                train_dl.epoch = epoch
+                if first_crop: train_dl.augment = replace(train_dl.augment, crop_size=crop_at(epoch/num_epochs, first_crop, full))
+                try:
+                    losses = run_epoch(model, train_dl, loss, optimizer, lr, dtype, after_step, () if done is None else done.to(device))
+                    check_finite(losses, epoch, history); warn_of_growth(losses, history)
+                    if note['reason']: saver.save(history, losses, time.perf_counter()-start); history.last_weights = copy_weights(judged); break
+                    report = evaluate(judged, valid_dl, loss, dtype)
+                    check_finite(torch.tensor([report.loss]), epoch, history, 'on the validation pictures')
+                except NonFiniteLoss: model.load_state_dict(history.last_weights); raise
+                history.add(dict(epoch=epoch+1, train_loss=losses.mean().item(), valid_loss=report.loss, accuracy=report.accuracy, macro_f1=report.macro_f1,
+                                 learning_rate=lr(steps-1), seconds=time.perf_counter()-start), judged)
+                done,seconds = None,0.
+                try: history.stopped = next((text for text in [hook(history, report) for hook in hooks] if text), '')
+                finally: saver.save(history)
+                show.epoch(history, report)
+                if history.stopped or note['reason']: break
+    except BaseException as e: show.close(f"failed: {str(e) or type(e).__name__}"); raise
+    finally:
+        if first_crop: train_dl.augment = replace(train_dl.augment, crop_size=full)
     history.interrupted = bool(note['reason']); history.stopped = note['reason'] or history.stopped
     model.load_state_dict(history.best_weights or history.last_weights); model.eval()
-    if first_crop: train_dl.augment = replace(train_dl.augment, crop_size=full)
     show.close(f'{history!r}' + (f', stopped: {history.stopped}' if history.stopped else ''))
     return history

@@ -22,6 +22,7 @@ def focal_loss(
 )->Tensor: # A scalar, or shape `(n,)` for `reduction='none'`
     "Cross entropy scaled by `(1-p)**gamma` ([Lin et al., 2017](https://arxiv.org/abs/1708.02002)); raises `ValueError` for settings out of range"
     if gamma<0: raise ValueError(f"gamma must be 0 or more, got {gamma}")
+    if not 0<=label_smoothing<=1: raise ValueError(f"label_smoothing must be from 0 to 1, got {label_smoothing}")
     if reduction not in ('mean','sum','none'): raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
     if logits.ndim!=2 or targets.shape!=logits.shape[:1]:
         raise ValueError(f"logits must be (n, classes) and targets (n,), got {tuple(logits.shape)} and {tuple(targets.shape)}")

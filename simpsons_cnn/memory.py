@@ -23,7 +23,7 @@ def reuse_memory():
     "Keep freed memory for the next allocation; does nothing where the C library is not glibc, and may be nested"
     global _depth
     libc = _glibc(); _depth += 1
-    if libc and _depth==1: libc.mallopt(_MMAP_THRESHOLD, 2**30); libc.mallopt(_TRIM_THRESHOLD, 2**31-1)
+    if libc and _depth==1: libc.mallopt(_MMAP_THRESHOLD, 2**30) or libc.mallopt(_MMAP_THRESHOLD, 2**25); libc.mallopt(_TRIM_THRESHOLD, 2**31-1)     # earlier versions take no more than the second
     try: yield
     finally:
         _depth -= 1

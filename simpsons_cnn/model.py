@@ -24,7 +24,7 @@ def conv_block(in_channels:int, out_channels:int)->list: # Four layers; the outp
 
 # %% ../nbs/06_model.ipynb #39e4a6d0
 class SimpsonsCNN(nn.Module):
-    "Six blocks of convolution, then three linear layers with nothing between them, as in the reference"
+    "Six blocks of convolution, then three linear layers with no activation between them, as in the reference"
     def __init__(self,
         num_classes:int, # Number of characters
         channels:tuple=(16,32,64,128,256,512), # Output channels of each block
@@ -116,6 +116,7 @@ def load_model(
     tensors,header = read_tensors(path, FORMAT_VERSION, 'save_model')
     try:
         settings = dict(header['architecture']); create = ARCHITECTURES[settings.pop('name')]
+        if len(settings['channels'])>len(tensors): raise ValueError(f"{len(settings['channels']):,} blocks for {len(tensors):,} tensors")
         with torch.device('meta'): model = create(**settings)
         header['preprocess'] = Preprocess(**{k: tuple(v) if isinstance(v, list) else v for k,v in header['preprocess'].items()})
         names,header['about'] = list(map(str, header['classes'])),dict(header['about'])

@@ -75,23 +75,25 @@ def read_rgb(
     source, # Path, or a file object open for reading bytes
     at_least:int=None, # See `opened`
 )->Image.Image: # Mode 'RGB'
-    "Read a picture of any mode; whatever Pillow cannot read raises its error"
+    "Read a picture of any mode; raises `ValueError` where it is none of `FORMATS` or too large, and Pillow's errors where it is damaged"
     with opened(source, at_least) as im: return to_rgb(im)
 
 _turns = dict(zip(range(2, 9), (getattr(Image.Transpose, t) for t in 'FLIP_LEFT_RIGHT ROTATE_180 FLIP_TOP_BOTTOM TRANSPOSE ROTATE_270 TRANSVERSE ROTATE_90'.split())))
 
 def to_rgb(im:Image.Image)->Image.Image:
     "A picture of any mode as 'RGB', upright, 16 bits cut to the upper 8, transparent parts on white"
-    if im.format=='TIFF': _exif(im)                     # for `load` looks at the notes of a TIFF too, and would warn
-    im.load(); turn = _turns.get(_exif(im).get(0x0112)) # the tag of the orientation
+    if im.format=='TIFF': _turn_of(im)                  # for `load` looks at the notes of a TIFF too, and would warn
+    im.load(); turn = _turn_of(im)
     if im.mode.startswith('I'): im = Image.fromarray((np.asarray(im).clip(0, 2**16-1)>>8).astype(np.uint8))
     if 'transparency' in im.info or im.mode in ('RGBA','LA','PA','La','RGBa'): im = _on_white(im if im.mode=='RGBA' else im.convert('RGBA'))
     if im.mode!='RGB': im = im.convert('RGB')
     if turn is not None: im = im.transpose(turn); im.info = {}          # the note is obeyed, and gone
     return im
 
-def _exif(im:Image.Image)->Image.Exif:
-    with _quietly(): return im.getexif()
+def _turn_of(im:Image.Image): # what its note of the orientation asks for, if anything
+    try:
+        with _quietly(): return _turns.get(im.getexif().get(0x0112))
+    except Exception: return None                       # notes that are none
 
 def _on_white(im:Image.Image)->Image.Image:
     paper = Image.new('RGB', im.size, 'white'); paper.paste(im, mask=im); return paper

@@ -6,7 +6,7 @@
 __all__ = ['PixelStore', 'map_pixels']
 
 # %% ../nbs/03_pixels.ipynb #9e15f641
-import errno, hashlib, json, os, shutil, warnings
+import errno, glob, hashlib, json, os, shutil, warnings
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
@@ -109,7 +109,7 @@ def _write_store(files, prep, folder:Path, stem:str, stats:dict, manifests:list,
     earlier = max((m for m in manifests if m['stats'].keys()-stats.keys() and _unchanged(m, files.root)), key=lambda m: len(m['stats']), default=None)
     try: write_whole(folder/f'{stem}.json', json.dumps(manifest | dict(earlier=earlier)))
     except OSError: array.unlink(missing_ok=True); raise       # nothing points to it, and it takes the room that is missing
-    for old in folder.glob(f'{stem}-????????????.npy'):
+    for old in folder.glob(f'{glob.escape(stem)}-????????????.npy'):
         if old.name not in (array.name, earlier and earlier['array']): old.unlink()
     return manifest
 
@@ -144,7 +144,7 @@ def map_pixels(
     path, # File of NumPy's format, uint8, shape `(n, size, size, 3)`
 )->Tensor: # uint8, shape `(n, 3, size, size)`, channels last
     "An array on disk as a tensor"
-    try: array = np.load(path, mmap_mode='c')
+    try: return torch.from_numpy(np.load(path, mmap_mode='c')).permute(0, 3, 1, 2)
     except OSError: array = np.load(path, mmap_mode='r')
     with warnings.catch_warnings(): warnings.simplefilter('ignore'); return torch.from_numpy(array).permute(0, 3, 1, 2)
 

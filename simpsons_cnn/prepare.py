@@ -62,7 +62,7 @@ class Prepared:
     valid_dl: Batches # Held out of the same folder
     test_dl: Batches # From the test folder, or `None`
     groups: np.ndarray # Number of each training and validation picture's group of near-duplicates
-    leaks: int = 0 # Test pictures whose copy is in training
+    leaks: int = 0 # Test pictures whose copy is in the training folder
 
     def __repr__(self):
         store,missing = self.train_dl.store, self.test_dl.store.files.missing if self.test_dl else []

@@ -63,7 +63,7 @@ class Progress:
         if self.kind=='jupyter': self.drawn = _curve_png(history); self.figure.update(Image(self.drawn))
 
     def close(self, text:str=''):
-        "At the end; `text` says how it ended"
+        "At the end; `text` says how it ended, and begins with 'failed: ' after an error"
         if self.kind=='jupyter': self.text.update(HTML(html.escape(text)))
         if self.bar is not None: self.bar.close()
         if text and self.kind in ('terminal','log'): print(text, file=self.out, flush=True)

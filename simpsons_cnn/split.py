@@ -26,7 +26,7 @@ def split_by_group(
     valid:float=.15, # Share of each character to hold out, as nearly as whole groups allow
     seed:int=0, # The same seed gives the same split
 )->tuple[np.ndarray,np.ndarray]: # Places of the training and of the validation pictures, each sorted
-    "Split with whole groups on one side, and every character that has two groups on both"
+    "Split with whole groups on one side, and a character that has two groups on both, unless that would leave none of another to train on"
     labels = np.asarray(getattr(files, 'labels', files)); groups = np.asarray(groups)
     if not 0<valid<1: raise ValueError(f"valid must be between 0 and 1, got {valid}")
     if len(labels)!=len(groups): raise ValueError(f"groups must hold a number for each of the {len(labels):,} pictures, got {len(groups):,}")
@@ -41,7 +41,7 @@ def split_by_group(
             held_out[g] = abs(missing-sizes[c][g])<abs(missing); missing -= sizes[c][g]*held_out[g]
     _mend(sizes, held_out)
     out = np.array([held_out[g] for g in groups.tolist()])
-    if not out.any(): raise ValueError("No character has two groups of pictures, so none can be held out to judge by")
+    if not out.any(): raise ValueError("No group can be held out without all pictures of a character, so there is nothing to judge by")
     return np.flatnonzero(~out), np.flatnonzero(out)
 
 # %% ../nbs/04b_split.ipynb #6d15aa74

@@ -7,6 +7,7 @@ __all__ = ['Run', 'train', 'verify', 'fit', 'run_epoch', 'learning_rate_at', 'cr
 
 # %% ../nbs/09_train.ipynb #a5e28146
 import hashlib, json, warnings
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 import pandas as pd
@@ -104,8 +105,9 @@ def train(
     "The whole job: scan, decode, split, train, judge, save; raises before training for whatever is wrong with the input"
     device,folder,say = pick_device(config.device),config.out_model_directory,print if isinstance(progress, str) and progress!='off' else lambda *_, **__: None
     files,test_files = scan_folders(config)
-    with lock_folder(folder):
-        check_outputs(config, resume); [remove_parts(getattr(config, key)) for key in RUN_FILES]; _check_room(config, len(files.classes))
+    with ExitStack() as locks:
+        for place in {getattr(config, key).resolve(): getattr(config, key) for key in RUN_FILES}.values(): locks.enter_context(lock_folder(place)); remove_parts(place)
+        check_outputs(config, resume); _check_room(config, len(files.classes))
         with warnings.catch_warnings(): warnings.simplefilter('ignore'); found = read_checkpoint(folder/'last.ckpt', _deciding(config)) if resume else None     # `fit` warns
         prepared = prepare(config, files, test_files, device); prepared.warn_of_leaks()
         store,dtype = prepared.train_dl.store,pick_dtype(config.mixed_precision, device)
@@ -141,11 +143,12 @@ def verify(
     folder = Path(folder)
     for name in ('config.yaml','report.json','split.csv'):
         if not (folder/name).is_file(): raise FileNotFoundError(f"No '{name}' in '{folder}'; verify takes the model folder of a finished run")
-    config = Config.load(folder/'config.yaml', **overrides); device = pick_device(config.device)
+    config = Config.load(folder/'config.yaml', **dict(testdir=None) | overrides); device = pick_device(config.device)
     try: report = json.loads((folder/'report.json').read_text()); was,place = report['first_steps'],report['surroundings']
     except (ValueError, KeyError): raise ValueError(f"'{folder/'report.json'}' does not say how the run's first steps went") from None
     files,_ = scan_folders(config); prepared = prepare(config, files, device=device)
     _check_pictures(folder, split_table(prepared.train_dl.store.files, prepared.groups, prepared.valid_dl.idx))
     now = _fit(config, prepared, *_create(config, prepared), (), _FirstSteps(len(was))).first_steps
+    if len(now)<len(was): raise KeyboardInterrupt                     # which `fit` has only noted
     return dict(steps=len(was), same=now==was, loss=max(abs(a['loss']-b['loss'])/abs(b['loss']) for a,b in zip(now, was)),
                 surroundings=differences(place, surroundings_of(device, pick_dtype(config.mixed_precision, device))))

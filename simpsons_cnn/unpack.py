@@ -57,7 +57,8 @@ class _Sips:
     def __init__(self, f): self.f,self.seek,self.tell,self.close = f,f.seek,f.tell,f.close
     def read(self, n=-1):
         if not 0<=n<=2**24: raise ValueError("one of its headers is longer than 16 MiB")
-        return self.f.read(n)
+        try: return self.f.read(n)
+        except OSError as e: raise tarfile.ReadError(str(e)) from None       # what is said of damaged bzip2 data
 
 class _Tar:
     "A tar archive, compressed or not, to read from"
@@ -69,7 +70,7 @@ class _Tar:
             total += i.size; name = _check_entry(i.name, number, total, limit, i.isreg() or i.isdir())
             if not i.isdir(): self.infos[name] = i
         self.file.seek(self.tar.offset)
-        if self.file.read(512).strip(b'\0'): raise tarfile.ReadError(f'no header at byte {self.tar.offset:,}')
+        if self.file.read(512)!=bytes(512): raise tarfile.ReadError(f'neither a header nor the end at byte {self.tar.offset:,}')
         self.sizes = {name: i.size for name,i in self.infos.items()}
     def open(self, name): return self.tar.extractfile(self.infos[name])
     def close(self): self.tar.close(); self.file.close()
@@ -133,11 +134,13 @@ def _plan(sizes:dict)->tuple: # (name -> 'train/character/picture' or 'test/…'
 
 def _training_set(sets:dict, sizes:dict)->str:
     "The one set that is not for testing"
-    trains = [s for s in sets if not re.search('(^|[^a-z])test', s.lower())]
+    above = os.path.commonpath(sets) if len(sets)>1 else ''                # what all of them lie in says nothing
+    tests = [s for s in sets if re.search('(^|[^a-z])test', os.path.relpath(s, above or '.').lower())]; trains = [s for s in sets if s not in tests]
     if not trains: raise ValueError("it has no folder with a subfolder of pictures per character to train on; it holds "
                                     + (some(map(repr, sizes)) or 'no pictures'))
     if len(trains)>1: raise ValueError(f"it has {len(trains)} sets of pictures ({some(map(repr, trains))}), and nothing says which to train on; "
                                        "unpack it and pass the one you want")
+    if len(tests)>1: raise ValueError(f"it has {len(tests)} test sets ({some(map(repr, tests))}); unpack it and leave one of them")
     return trains[0]
 
 # %% ../nbs/01b_unpack.ipynb #c27c4f3e

@@ -117,7 +117,7 @@ def close(self:TrainingDashboard, text:str=''):
     "After the last epoch; `train` still judges and saves then"
     self.said = text
     if self.thread: self._move('saving')
-    else: self._end('stopped' if self.stop_wanted or (self.history and self.history.stopped) else 'finished')
+    else: self._end('failed' if text.startswith('failed: ') else 'stopped' if self.stop_wanted or (self.history and self.history.stopped) else 'finished')
 
 @patch
 def _hold(self:TrainingDashboard):

@@ -9,15 +9,24 @@ __all__ = ['worker_pool']
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from threading import Lock
 import torch
 
 # %% ../nbs/00e_workers.ipynb #13cb071a
+_lock,_open,_before = Lock(),0,0
+
 @contextmanager
 def worker_pool(
     workers:int=None, # Threads; `None`: one per processor
 ): # -> `ThreadPoolExecutor`
-    "A pool of threads in which PyTorch computes with one thread each; so does, until the pool is closed, any other thread that first uses PyTorch"
-    before = torch.get_num_threads()
+    "A pool of threads in which PyTorch computes with one thread each; another thread that first uses PyTorch while a pool is open computes alone as well, for as long as it lives"
+    global _open,_before
+    with _lock:
+        if not _open: _before = torch.get_num_threads()
+        _open += 1
     try:
         with ThreadPoolExecutor(workers or os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as pool: yield pool
-    finally: torch.set_num_threads(before)         # the number is one per thread, but the latest is also that of threads to come
+    finally:
+        with _lock:
+            _open -= 1
+            if not _open: torch.set_num_threads(_before)       # each thread has its own number, but the latest is also that of threads to come
