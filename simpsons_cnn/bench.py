@@ -143,12 +143,13 @@ def _seconds_of(work)->float: start = time.perf_counter(); work(); return time.p
 
 def starting(store:PixelStore, store_folder, model_path, rounds:int=7)->pd.DataFrame: # seconds
     "How long it takes until the work begins"
-    def imports(what): subprocess.run([sys.executable, '-c', f'import {what}'], check=True)
-    ways = {'import torch, torchvision': lambda: imports('torch, torchvision'), 'import simpsons_cnn.inference as well': lambda: imports('torch, torchvision, simpsons_cnn.inference'),
-            'open a store': lambda: PixelStore.build(store.files, store.preprocess.size, folder=store_folder), 'load a model': lambda: load_model(model_path)}
-    for work in ways.values(): work()
-    seconds = pd.DataFrame([{name: _seconds_of(work) for name,work in ways.items()} for _ in range(rounds)])
-    first,second = list(ways)[:2]; seconds['the library alone'] = seconds[second]-seconds[first]
+    code = 'import time; a = time.perf_counter(); import torch, torchvision; b = time.perf_counter(); import simpsons_cnn.inference; print(b-a, time.perf_counter()-b)'
+    def imports(): return subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.split()
+    def once():
+        first,then = map(float, imports())
+        return {'import torch, torchvision': first, 'import simpsons_cnn.inference after them': then,
+                'open a store': _seconds_of(lambda: PixelStore.build(store.files, store.preprocess.size, folder=store_folder)), 'load a model': _seconds_of(lambda: load_model(model_path))}
+    once(); seconds = pd.DataFrame([once() for _ in range(rounds)])
     return pd.DataFrame(dict(what=seconds.columns, median=seconds.median().values, lowest=seconds.min().values, highest=seconds.max().values)).round(4)
 
 # %% ../nbs/15_bench.ipynb #1fb12104
