@@ -124,13 +124,11 @@ def fit(
                     return note['reason'] or (device.type=='cpu' and not losses[-1].isfinite())
                 train_dl.epoch = epoch
                 if first_crop: train_dl.augment = replace(train_dl.augment, crop_size=crop_at(epoch/num_epochs, first_crop, full))
-                try:
-                    losses = run_epoch(model, train_dl, loss, optimizer, lr, dtype, after_step, () if done is None else done.to(device))
-                    check_finite(losses, epoch, history); warn_of_growth(losses, history)
-                    if note['reason']: saver.save(history, losses, time.perf_counter()-start); history.last_weights = copy_weights(judged); break
-                    report = evaluate(judged, valid_dl, loss, dtype)
-                    check_finite(torch.tensor([report.loss]), epoch, history, 'on the validation pictures')
-                except NonFiniteLoss: model.load_state_dict(history.last_weights); raise
+                losses = run_epoch(model, train_dl, loss, optimizer, lr, dtype, after_step, () if done is None else done.to(device))
+                check_finite(losses, epoch, history); warn_of_growth(losses, history)
+                if note['reason']: saver.save(history, losses, time.perf_counter()-start); history.last_weights = copy_weights(judged); break
+                report = evaluate(judged, valid_dl, loss, dtype)
+                check_finite(torch.tensor([report.loss]), epoch, history, 'on the validation pictures')
                 history.add(dict(epoch=epoch+1, train_loss=losses.mean().item(), valid_loss=report.loss, accuracy=report.accuracy, macro_f1=report.macro_f1,
                                  learning_rate=lr(steps-1), seconds=time.perf_counter()-start), judged)
                 done,seconds = None,0.
@@ -138,7 +136,9 @@ def fit(
                 finally: saver.save(history)
                 show.epoch(history, report)
                 if history.stopped or note['reason']: break
-    except BaseException as e: show.close(f"failed: {str(e) or type(e).__name__}"); raise
+    except BaseException as e:
+        if isinstance(e, NonFiniteLoss): model.load_state_dict(history.last_weights)
+        show.close(f"failed: {str(e) or type(e).__name__}"); raise
     finally:
         if first_crop: train_dl.augment = replace(train_dl.augment, crop_size=full)
     history.interrupted = bool(note['reason']); history.stopped = note['reason'] or history.stopped
