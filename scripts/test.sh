@@ -3,7 +3,7 @@
 # and what only whole processes show: killed runs, full disks, bad input by the hundred, JupyterLab in a browser.
 #   ./scripts/test.sh                 all of it
 #   ./scripts/test.sh --full          all of it, with the long form of the last part: about half an hour more
-#   ./scripts/test.sh 05_losses       only the notebooks named
+#   ./scripts/test.sh data/06_store lab     only these notebooks, or all of a room
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 setup dev
@@ -21,11 +21,23 @@ diff -r -q -x .ipynb_checkpoints -x _proc -x sidebar.yml nbs "$tmp/nbs" || { ech
 diff -r -x __pycache__ simpsons_cnn "$tmp/simpsons_cnn" || { echo 'error: simpsons_cnn/ is not what the notebooks export; edit nbs/ and run nbdev_export' >&2; exit 1; }
 python scripts/readme.py --check
 
+echo '== the code is laid out by ruff'
+ruff format --check .
+
 echo '== notebooks run'
 flags=""
 if python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then flags=cuda; else echo 'no CUDA device here: cells marked cuda are skipped'; fi
-for nb in nbs/*.ipynb; do
-    if [ $# -gt 0 ] && [[ ! " $* " == *" $(basename "$nb" .ipynb) "* ]]; then continue; fi
+# A name is a notebook such as data/06_store, or a whole room such as data.
+notebooks=(nbs/*.ipynb nbs/*/*.ipynb)
+if [ $# -gt 0 ]; then
+    notebooks=()
+    for name in "$@"; do
+        if [ -d "nbs/$name" ]; then notebooks+=("nbs/$name"/*.ipynb)
+        elif [ -f "nbs/$name.ipynb" ]; then notebooks+=("nbs/$name.ipynb")
+        else echo "error: no notebook nbs/$name.ipynb and no room nbs/$name" >&2; exit 1; fi
+    done
+fi
+for nb in "${notebooks[@]}"; do
     start=$SECONDS
     if nbdev_test --path "$nb" --n_workers 0 --flags "$flags" > "$tmp/log" 2>&1 && ! grep -q 'No files were eligible' "$tmp/log"; then
         passed=$((passed+1)); echo "ok      $nb ($((SECONDS-start)) s)"
@@ -33,7 +45,6 @@ for nb in nbs/*.ipynb; do
         failed=$((failed+1)); echo "FAILED  $nb"; cat "$tmp/log"
     fi
 done
-if [ $# -gt 0 ] && [ $((passed+failed)) -ne $# ]; then echo "error: not each of these is a notebook, named once, without its folder and ending: $*" >&2; failed=$((failed+1)); fi
 if [ "$passed" -eq 0 ]; then echo 'error: no notebook was run' >&2; failed=$((failed+1)); fi
 
 if [ $# -eq 0 ]; then

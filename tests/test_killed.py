@@ -1,82 +1,137 @@
 "A run that is killed again and again, and resumed each time, ends as one that was never stopped"
-import json, os, random, signal, subprocess, sys
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
 from pathlib import Path
+
 import pandas as pd
 import pytest
 from conftest import counts
-from simpsons_cnn.checkpoint import FORMAT_VERSION
-from simpsons_cnn.config import Config
-from simpsons_cnn.data import demo_characters
-from simpsons_cnn.tensors import read_tensors
 
-KILLS,THREADS = (25, '2') if os.environ.get('FULL') else (5, '1')
+from simpsons_cnn.core.config import Config
+from simpsons_cnn.core.tensors import read_tensors
+from simpsons_cnn.demo.characters import demo_characters
+from simpsons_cnn.training.checkpoint import FORMAT_VERSION
+
+KILLS, THREADS = (25, "2") if os.environ.get("FULL") else (5, "1")
 
 
 class Jobs:
     "The process that forks a process for each job"
+
     def __enter__(self):
-        self.process = subprocess.Popen([sys.executable, Path(__file__).with_name('killed_run.py')], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                                        env=os.environ | dict(OMP_NUM_THREADS=THREADS))
+        self.process = subprocess.Popen(
+            [sys.executable, Path(__file__).with_name("killed_run.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | dict(OMP_NUM_THREADS=THREADS),
+        )
         return self
-    def __exit__(self, *_): self.process.stdin.close(); self.process.wait()
-    def __call__(self, config, moment=None)->int:
-        self.process.stdin.write(json.dumps(dict(config=str(config), moment=moment))+'\n'); self.process.stdin.flush()
+
+    def __exit__(self, *_):
+        self.process.stdin.close()
+        self.process.wait()
+
+    def __call__(self, config, moment=None) -> int:
+        self.process.stdin.write(json.dumps(dict(config=str(config), moment=moment)) + "\n")
+        self.process.stdin.flush()
         return int(self.process.stdout.readline())
 
 
-def settings(tmp, name, **kwargs)->Path:
-    folders = {f'out_{kind}_directory': tmp/name for kind in ('model','graphics','inference')}
-    config = Config.demo(tmp, **dict(num_epochs=10, size=64, crop_size=64, batch_size=24, weight_averaging=.9, checkpoint_seconds=.05, part_of_partitions=2) | folders | kwargs)
-    config.save(tmp/f'{name}.yaml')
-    return tmp/f'{name}.yaml'
+def settings(tmp, name, **kwargs) -> Path:
+    folders = {f"out_{kind}_directory": tmp / name for kind in ("model", "graphics", "inference")}
+    config = Config.demo(
+        tmp,
+        **dict(
+            num_epochs=10,
+            size=64,
+            crop_size=64,
+            batch_size=24,
+            weight_averaging=0.9,
+            checkpoint_seconds=0.05,
+            part_of_partitions=2,
+        )
+        | folders
+        | kwargs,
+    )
+    config.save(tmp / f"{name}.yaml")
+    return tmp / f"{name}.yaml"
 
 
-def left_by(folder)->dict:
+def left_by(folder) -> dict:
     "All that a run leaves, as far as it does not tell the time"
-    tensors,header = read_tensors(folder/'last.ckpt', FORMAT_VERSION, 'fit')
-    model = read_tensors(folder/'model.safetensors', 2, 'save_model')[0]
-    for row in header['history']['rows']: row.pop('seconds')
-    return dict(checkpoint={k: v.tolist() for k,v in tensors.items()}, model={k: v.tolist() for k,v in model.items()}, history=header['history'],
-                table=pd.read_csv(folder/'history.csv').drop(columns='seconds').to_csv(), report=json.loads((folder/'report.json').read_text()),
-                split=(folder/'split.csv').read_text(), predictions=(folder/'predictions.csv').read_text())
+    tensors, header = read_tensors(folder / "last.ckpt", FORMAT_VERSION, "fit")
+    model = read_tensors(folder / "model.safetensors", 2, "save_model")[0]
+    for row in header["history"]["rows"]:
+        row.pop("seconds")
+    return dict(
+        checkpoint={k: v.tolist() for k, v in tensors.items()},
+        model={k: v.tolist() for k, v in model.items()},
+        history=header["history"],
+        table=pd.read_csv(folder / "history.csv").drop(columns="seconds").to_csv(),
+        report=json.loads((folder / "report.json").read_text()),
+        split=(folder / "split.csv").read_text(),
+        predictions=(folder / "predictions.csv").read_text(),
+    )
 
 
-def moments(n:int, rng)->list:
+def moments(n: int, rng) -> list:
     "Moments to be killed at: in a step, at any time of the first second, within a file, and on either side of a rename"
-    kinds = {'step': lambda: rng.randint(1, 3), 'half written': lambda: rng.randint(1, 9), 'seconds': lambda: round(rng.uniform(0, 1), 3),
-             'after a rename': lambda: rng.randint(1, 9), 'before a rename': lambda: rng.randint(1, 9)}
-    return [(kind, kinds[kind]()) for kind in (list(kinds)*n)[:n]]
+    kinds = {
+        "step": lambda: rng.randint(1, 3),
+        "half written": lambda: rng.randint(1, 9),
+        "seconds": lambda: round(rng.uniform(0, 1), 3),
+        "after a rename": lambda: rng.randint(1, 9),
+        "before a rename": lambda: rng.randint(1, 9),
+    }
+    return [(kind, kinds[kind]()) for kind in (list(kinds) * n)[:n]]
 
 
 def test_killed_and_resumed(tmp_path):
-    demo_characters(tmp_path/'data/demo', train=12, test=2)
+    demo_characters(tmp_path / "data/demo", train=12, test=2)
     with Jobs() as run:
-        assert run(settings(tmp_path, 'straight'))==0
-        config,codes = settings(tmp_path, 'killed'),[]
+        assert run(settings(tmp_path, "straight")) == 0
+        config, codes = settings(tmp_path, "killed"), []
         for moment in moments(KILLS, random.Random(0)):
             codes.append(run(config, moment))
             assert codes[-1] in (0, -signal.SIGKILL), moment
-            counts['kills'][moment[0] if codes[-1] else 'too late'] += 1
-        assert codes.count(-signal.SIGKILL)>=.8*KILLS
-        assert run(config)==0
-    straight,killed = (left_by(tmp_path/name) for name in ('straight','killed'))
-    for what in straight: assert killed[what]==straight[what], what
-    assert not [p.name for p in (tmp_path/'killed').iterdir() if p.name.startswith('.')]           # nothing half-written is left lying about
-    counts['kills']['survived with the same bits'] += codes.count(-signal.SIGKILL)
+            counts["kills"][moment[0] if codes[-1] else "too late"] += 1
+        assert codes.count(-signal.SIGKILL) >= 0.8 * KILLS
+        assert run(config) == 0
+    straight, killed = (left_by(tmp_path / name) for name in ("straight", "killed"))
+    for what in straight:
+        assert killed[what] == straight[what], what
+    assert not [
+        p.name for p in (tmp_path / "killed").iterdir() if p.name.startswith(".")
+    ]  # nothing half-written is left lying about
+    counts["kills"]["survived with the same bits"] += codes.count(-signal.SIGKILL)
 
 
-@pytest.mark.parametrize('kind', ['half written', 'before a rename', 'after a rename'] if os.environ.get('FULL') else ['half written'])
+@pytest.mark.parametrize(
+    "kind",
+    ["half written", "before a rename", "after a rename"]
+    if os.environ.get("FULL")
+    else ["half written"],
+)
 def test_killed_while_the_model_is_written(tmp_path, kind):
     "The end of a run is a row of files; each of them may be the last that was touched"
-    demo_characters(tmp_path/'data/demo', train=12, test=2)
+    demo_characters(tmp_path / "data/demo", train=12, test=2)
     with Jobs() as run:
-        config = settings(tmp_path, 'run', num_epochs=1)
-        assert run(config)==0
-        whole = left_by(tmp_path/'run')
-        for call in range(1, 10 if os.environ.get('FULL') else 4):
-            if run(config, (kind, call))==0: break
-            counts['kills']['in the last files'] += 1
-            read_tensors(tmp_path/'run/model.safetensors', 2, 'save_model')                        # what was there is still whole
-        assert call>=3
-        assert run(config)==0
-    assert left_by(tmp_path/'run')==whole
+        config = settings(tmp_path, "run", num_epochs=1)
+        assert run(config) == 0
+        whole = left_by(tmp_path / "run")
+        for call in range(1, 10 if os.environ.get("FULL") else 4):
+            if run(config, (kind, call)) == 0:
+                break
+            counts["kills"]["in the last files"] += 1
+            read_tensors(
+                tmp_path / "run/model.safetensors", 2, "save_model"
+            )  # what was there is still whole
+        assert call >= 3
+        assert run(config) == 0
+    assert left_by(tmp_path / "run") == whole

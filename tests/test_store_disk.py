@@ -1,61 +1,100 @@
 """The store on a bad disk: full, read-only, or pulled away. Each time a clear error, nothing half-written, and the same call goes through once there is room."""
-import os, shutil, subprocess, sys
+
+import os
+import shutil
+import subprocess
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
+
 import pytest
 import torch
 
-import simpsons_cnn.pixels as pixels
-from simpsons_cnn.data import ImageFiles, demo_characters
-from simpsons_cnn.pixels import PixelStore
+import simpsons_cnn.data.store as pixels
+from simpsons_cnn.data.folders import ImageFiles
+from simpsons_cnn.data.store import PixelStore
+from simpsons_cnn.demo.characters import demo_characters
+
 
 @contextmanager
-def mounted(folder:Path, options:str):
+def mounted(folder: Path, options: str):
     "A small file system in memory at `folder`"
-    if os.geteuid() or sys.platform!='linux': pytest.skip('mounting a small file system takes root on Linux')
+    if os.geteuid() or sys.platform != "linux":
+        pytest.skip("mounting a small file system takes root on Linux")
     folder.mkdir(exist_ok=True)
-    if subprocess.run(['mount', '-t', 'tmpfs', '-o', options, 'tmpfs', folder], capture_output=True).returncode: pytest.skip('this machine does not let root mount a file system')
-    try: yield folder
-    finally: subprocess.run(['umount', '-l', folder], check=True)
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True
+    ).returncode:
+        pytest.skip("this machine does not let root mount a file system")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
 
-def remount(folder, options): subprocess.run(['mount', '-o', f'remount,{options}', folder], check=True)
 
-@pytest.fixture(scope='module')
-def files(tmp_path_factory): return ImageFiles.scan(demo_characters(tmp_path_factory.mktemp('disk')/'demo', train=6, test=1)/'train')
+def remount(folder, options):
+    subprocess.run(["mount", "-o", f"remount,{options}", folder], check=True)
 
-MIB = 60*64*64*3/2**20      # what the 60 pictures take at 64 pixels: .7 MiB
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    return ImageFiles.scan(
+        demo_characters(tmp_path_factory.mktemp("disk") / "demo", train=6, test=1) / "train"
+    )
+
+
+MIB = 60 * 64 * 64 * 3 / 2**20  # what the 60 pictures take at 64 pixels: .7 MiB
+
 
 def same(store, files):
     "Whether the store holds just these pictures, as decoded now"
-    return len(store)==len(files) and all(torch.equal(x, store.preprocess(p, reduced=True)) for x,p in zip(store.pixels, files.paths))
+    return len(store) == len(files) and all(
+        torch.equal(x, store.preprocess(p, reduced=True)) for x, p in zip(store.pixels, files.paths)
+    )
 
-def arrays(folder): return sorted(p.name for p in folder.iterdir() if p.suffix!='.json')
+
+def arrays(folder):
+    return sorted(p.name for p in folder.iterdir() if p.suffix != ".json")
+
 
 def test_full_disk_is_told_before_decoding(files, tmp_path):
-    with mounted(tmp_path/'small', 'size=512k') as small:
-        with patch.object(pixels, '_decode_all', side_effect=AssertionError('decoded')), pytest.raises(OSError) as e: PixelStore.build(files, size=64, folder=small)
-        assert str(small) in str(e.value) and '0.7 MiB are needed' in str(e.value) and '0.5 MiB are free' in str(e.value)
-        assert arrays(small)==[]
-        remount(small, 'size=2m')
+    with mounted(tmp_path / "small", "size=512k") as small:
+        with (
+            patch.object(pixels, "_decode_all", side_effect=AssertionError("decoded")),
+            pytest.raises(OSError) as e,
+        ):
+            PixelStore.build(files, size=64, folder=small)
+        assert (
+            str(small) in str(e.value)
+            and "0.7 MiB are needed" in str(e.value)
+            and "0.5 MiB are free" in str(e.value)
+        )
+        assert arrays(small) == []
+        remount(small, "size=2m")
         assert same(PixelStore.build(files, size=64, folder=small), files)
+
 
 def test_earlier_store_survives_a_full_disk(files, tmp_path):
     some = files.select(range(0, 60, 2))
-    with mounted(tmp_path/'small', 'size=900k') as small:
-        PixelStore.build(some, size=64, folder=small); kept = arrays(small)
-        with pytest.raises(OSError, match='MiB are needed'): PixelStore.build(files, size=64, folder=small)
-        assert arrays(small)==kept
-        with patch.object(pixels, '_decode_all', side_effect=AssertionError('decoded')): assert same(PixelStore.build(some, size=64, folder=small), some)
-        remount(small, 'size=3m')
+    with mounted(tmp_path / "small", "size=900k") as small:
+        PixelStore.build(some, size=64, folder=small)
+        kept = arrays(small)
+        with pytest.raises(OSError, match="MiB are needed"):
+            PixelStore.build(files, size=64, folder=small)
+        assert arrays(small) == kept
+        with patch.object(pixels, "_decode_all", side_effect=AssertionError("decoded")):
+            assert same(PixelStore.build(some, size=64, folder=small), some)
+        remount(small, "size=3m")
         assert same(PixelStore.build(files, size=64, folder=small), files)
+
 
 BUILD = """
 import sys
 from pathlib import Path
 from unittest.mock import patch
-import simpsons_cnn.pixels as pixels
-from simpsons_cnn.data import ImageFiles
+import simpsons_cnn.data.store as pixels
+from simpsons_cnn.data.folders import ImageFiles
 root,folder,filler = map(Path, sys.argv[1:])
 decode = pixels._decode_all
 def decode_while_it_fills(*args):
@@ -68,50 +107,109 @@ with patch.object(pixels, '_decode_all', decode_while_it_fills):
     except OSError as e: sys.exit(f'refused: {e}')
 """
 
+
 def test_disk_that_fills_during_decoding(files, tmp_path):
-    with mounted(tmp_path/'small', 'size=1m') as small:
-        done = subprocess.run([sys.executable, '-c', BUILD, files.root, small, small/'other program'], capture_output=True, text=True)
-        assert done.returncode==1 and f"refused: Cannot keep decoded pictures in '{small}'" in done.stderr and 'json' in done.stderr and 'MiB are needed' in done.stderr, (done.returncode, done.stderr)
-        (small/'other program').unlink()          # which left no room for the manifest, though it could not take that of the pictures
+    with mounted(tmp_path / "small", "size=1m") as small:
+        done = subprocess.run(
+            [sys.executable, "-c", BUILD, files.root, small, small / "other program"],
+            capture_output=True,
+            text=True,
+        )
+        assert (
+            done.returncode == 1
+            and f"refused: Cannot keep decoded pictures in '{small}'" in done.stderr
+            and "json" in done.stderr
+            and "MiB are needed" in done.stderr
+        ), (done.returncode, done.stderr)
+        (
+            small / "other program"
+        ).unlink()  # which left no room for the manifest, though it could not take that of the pictures
         assert same(PixelStore.build(files, size=64, folder=small), files)
 
+
 def test_no_room_for_the_manifest(files, tmp_path):
-    with mounted(tmp_path/'small', 'size=2m') as small:
-        with patch.object(pixels, 'write_whole', side_effect=OSError(28, 'No space left on device')), pytest.raises(OSError) as e: PixelStore.build(files, size=64, folder=small)
+    with mounted(tmp_path / "small", "size=2m") as small:
+        with (
+            patch.object(
+                pixels, "atomic_write", side_effect=OSError(28, "No space left on device")
+            ),
+            pytest.raises(OSError) as e,
+        ):
+            PixelStore.build(files, size=64, folder=small)
         assert f"in '{small}' (No space left on device)" in str(e.value)
         built = PixelStore.build(files, size=64, folder=small)
-        assert built.built=='new' and same(built, files)               # an array without a manifest is not taken for a store
-        assert len(arrays(small))==1
+        assert built.changes == "new" and same(
+            built, files
+        )  # an array without a manifest is not taken for a store
+        assert len(arrays(small)) == 1
+
 
 def test_read_only_disk(files, tmp_path):
     some = files.select(range(0, 60, 2))
-    with mounted(tmp_path/'locked', 'size=3m') as locked:
-        PixelStore.build(some, size=64, folder=locked); kept = arrays(locked)
-        remount(locked, 'ro')
-        assert same(PixelStore.build(some, size=64, folder=locked), some)            # reading needs no writing
-        with pytest.raises(OSError) as e: PixelStore.build(files, size=64, folder=locked)
-        assert f"Cannot keep decoded pictures in '{locked}' (Read-only file system); set store_directory" in str(e.value)
-        assert arrays(locked)==kept
-        remount(locked, 'rw')
+    with mounted(tmp_path / "locked", "size=3m") as locked:
+        PixelStore.build(some, size=64, folder=locked)
+        kept = arrays(locked)
+        remount(locked, "ro")
+        assert same(
+            PixelStore.build(some, size=64, folder=locked), some
+        )  # reading needs no writing
+        with pytest.raises(OSError) as e:
+            PixelStore.build(files, size=64, folder=locked)
+        assert (
+            f"Cannot keep decoded pictures in '{locked}' (Read-only file system); set store_directory"
+            in str(e.value)
+        )
+        assert arrays(locked) == kept
+        remount(locked, "rw")
         assert same(PixelStore.build(files, size=64, folder=locked), files)
 
+
 def test_folder_removed_during_decoding(files, tmp_path):
-    place = tmp_path/'store'; decode = pixels._decode_all
-    def decode_and_remove(*args): done = decode(*args); shutil.rmtree(place); return done
-    with patch.object(pixels, '_decode_all', decode_and_remove), pytest.raises(OSError) as e: PixelStore.build(files, size=64, folder=place)
+    place = tmp_path / "store"
+    decode = pixels._decode_all
+
+    def decode_and_remove(*args):
+        done = decode(*args)
+        shutil.rmtree(place)
+        return done
+
+    with patch.object(pixels, "_decode_all", decode_and_remove), pytest.raises(OSError) as e:
+        PixelStore.build(files, size=64, folder=place)
     assert f"Cannot keep decoded pictures in '{place}'" in str(e.value)
     assert same(PixelStore.build(files, size=64, folder=place), files)
 
-@pytest.mark.parametrize('manifest', ['', '{', '[]', 'null', '3', '{"version": 2}', '{"version": 2, "array": "nowhere.npy", "stats": {}, "unreadable": {}}', '{"version": 2, "array": 3, "stats": [], "unreadable": null}', '\udcff'])
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        "3",
+        '{"version": 2}',
+        '{"version": 2, "array": "nowhere.npy", "stats": {}, "unreadable": {}}',
+        '{"version": 2, "array": 3, "stats": [], "unreadable": null}',
+        "\udcff",
+    ],
+)
 def test_damaged_manifest_is_no_manifest(files, tmp_path, manifest):
-    some = files.select(range(10)); PixelStore.build(some, size=64, folder=tmp_path); path, = tmp_path.glob('*.json')
-    path.write_bytes(manifest.encode('utf-8', 'surrogateescape'))
+    some = files.select(range(10))
+    PixelStore.build(some, size=64, folder=tmp_path)
+    (path,) = tmp_path.glob("*.json")
+    path.write_bytes(manifest.encode("utf-8", "surrogateescape"))
     assert same(PixelStore.build(some, size=64, folder=tmp_path), some)
 
-@pytest.mark.parametrize('damage', ['cut', 'empty', 'text'])
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "text"])
 def test_damaged_array_is_decoded_again(files, tmp_path, damage):
-    some = files.select(range(10)); PixelStore.build(some, size=64, folder=tmp_path); path, = tmp_path.glob('*.npy')
-    if damage=='cut': os.truncate(path, path.stat().st_size//2)
-    if damage=='empty': os.truncate(path, 0)
-    if damage=='text': path.write_text('no array')
+    some = files.select(range(10))
+    PixelStore.build(some, size=64, folder=tmp_path)
+    (path,) = tmp_path.glob("*.npy")
+    if damage == "cut":
+        os.truncate(path, path.stat().st_size // 2)
+    if damage == "empty":
+        os.truncate(path, 0)
+    if damage == "text":
+        path.write_text("no array")
     assert same(PixelStore.build(some, size=64, folder=tmp_path), some)
