@@ -361,7 +361,7 @@ def unpack(
                     f"'{folder}' needs {needed / 2**30:.2f} GiB, and {free / 2**30:.2f} GiB are free there"
                 )
             shutil.rmtree(part, ignore_errors=True)
-            _write_all(open_for_decoding, goes, part, limit)
+            _write_all(opened, goes, part, limit)
     except (
         ValueError,
         NotImplementedError,

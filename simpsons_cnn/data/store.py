@@ -89,9 +89,7 @@ class PixelStore:
     files: ImageFiles  # The pictures, row by row
     pixels: Tensor  # uint8, shape `(n, 3, size, size)`, channels last
     preprocess: Preprocess  # How they were made, and how to normalise them
-    changes: str = (
-        ""  # What was new ('new', '1 added, 2 changed', …); empty if it was only open_for_decoding
-    )
+    changes: str = ""  # What was new ('new', '1 added, 2 changed', …); empty if it was only opened
     unreadable: dict = None  # name -> reason, of pictures left out
 
     def __len__(self):
