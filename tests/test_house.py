@@ -1,0 +1,168 @@
+"The rooms: what may import what, that pages and modules belong together, and that no link leads nowhere"
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+NBS = ROOT / "nbs"
+PACKAGE = ROOT / "simpsons_cnn"
+# From the ground up: a room imports from itself and from the rooms before it.
+ROOMS = (
+    "core",
+    "demo",
+    "data",
+    "quality",
+    "networks",
+    "scoring",
+    "training",
+    "inference",
+    "lab",
+    "cli",
+)
+STRANGERS = ({"training", "inference"}, {"lab", "cli"})  # never import each other
+PAGES = sorted(p for p in NBS.rglob("*.ipynb") if "checkpoints" not in p.parent.name)
+MODULES = sorted(p for p in PACKAGE.glob("*/*.py") if p.name != "__init__.py")
+
+
+def page_id(path: Path) -> str:
+    return path.relative_to(NBS).as_posix()
+
+
+def module_id(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
+
+
+def cells(page: Path, kind: str) -> list:
+    "The source of each cell of a kind"
+    loaded = json.loads(page.read_text(encoding="utf-8"))["cells"]
+    return ["".join(c["source"]) for c in loaded if c["cell_type"] == kind]
+
+
+def rooms_imported(source: str, own_room: str) -> set:
+    "The rooms that a module imports from, at its top or inside functions"
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        names = []
+        if isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            if node.level == 1:
+                names = [f"simpsons_cnn.{own_room}.{module}"]
+            elif node.level == 2:
+                names = [f"simpsons_cnn.{module}"] if module else []
+            else:
+                names = [module]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        found |= {name.split(".")[1] for name in names if name.startswith("simpsons_cnn.")}
+    return found
+
+
+def forbidden(own_room: str) -> set:
+    "The rooms that a room must not import from"
+    below = set(ROOMS[ROOMS.index(own_room) + 1 :])
+    strangers = [pair - {own_room} for pair in STRANGERS if own_room in pair]
+    return below.union(*strangers)
+
+
+@pytest.mark.parametrize("module", MODULES, ids=module_id)
+def test_a_room_imports_only_from_the_rooms_above_it(module):
+    room = module.parent.name
+    assert room in ROOMS
+    wrong = rooms_imported(module.read_text(encoding="utf-8"), room) & forbidden(room)
+    assert not wrong, f"{module_id(module)} imports from {', '.join(sorted(wrong))}"
+
+
+def test_the_rule_sees_each_form_of_import():
+    source = """
+from ..lab.html import STYLE
+from .store import PixelStore
+from .. import __version__
+from simpsons_cnn.cli import train
+def late():
+    import simpsons_cnn.training.loop
+"""
+    assert rooms_imported(source, "data") == {"lab", "data", "cli", "training"}
+    assert forbidden("inference") == {"training", "lab", "cli"}
+    assert forbidden("cli") == {"lab"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_a_page_exports_to_the_module_of_its_own_name(page):
+    exports = [m[1] for s in cells(page, "code") if (m := re.match(r"#\| default_exp (\S+)", s))]
+    room, name = page.parent.name, page.stem[3:]
+    if room in ("tutorials", "nbs"):
+        assert exports == []
+    else:
+        assert re.fullmatch(r"\d\d_\w+", page.stem)
+        assert exports == [f"{room}.{name}"]
+        assert (PACKAGE / room / f"{name}.py").is_file()
+
+
+def test_no_module_without_a_page():
+    pages = {f"{p.parent.name}/{p.stem[3:]}.py" for p in PAGES}
+    assert [module_id(m) for m in MODULES if module_id(m) not in pages] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_links_between_pages_lead_somewhere(page):
+    text = "\n".join(cells(page, "markdown"))
+    targets = re.findall(r'\]\(([^)#\s]+)|(?:src|href)="([^"#]+)"', text)
+    local = [t for pair in targets for t in pair if t and "://" not in t]
+    assert [t for t in local if not (page.parent / t).exists()] == []
+
+
+def sidebar_hrefs(contents: list) -> list:
+    "All pages of a sidebar, in order"
+    hrefs = []
+    for entry in contents:
+        if isinstance(entry, str):
+            hrefs.append(entry)
+        elif "href" in entry:
+            hrefs.append(entry["href"])
+        hrefs += sidebar_hrefs(entry.get("contents", [])) if isinstance(entry, dict) else []
+    return hrefs
+
+
+def test_the_sidebar_names_each_page_once():
+    sidebar = yaml.safe_load((NBS / "sidebar.yml").read_text(encoding="utf-8"))
+    hrefs = sidebar_hrefs(sidebar["website"]["sidebar"]["contents"])
+    assert len(hrefs) == len(set(hrefs))
+    assert {h for h in hrefs if h.endswith(".ipynb")} == {page_id(p) for p in PAGES}
+
+
+def run_python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_importing_the_package_is_light():
+    code = """
+import sys, time
+start = time.perf_counter()
+import simpsons_cnn
+print('torch' in sys.modules, time.perf_counter() - start < 0.25)
+"""
+    # 2 ms on a quiet machine; the bound is for one that is busy.
+    assert run_python(code) == "False True"
+
+
+def test_each_promised_name_is_there():
+    code = """
+import simpsons_cnn as sc
+missing = []
+for name in sc.__all__:
+    try:
+        getattr(sc, name)
+    except (AttributeError, ImportError) as e:
+        missing.append(f'{name}: {e}')
+print(missing, set(sc.__all__) <= set(dir(sc)), len(sc.__all__) > 40)
+"""
+    assert run_python(code) == "[] True True"
