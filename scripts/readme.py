@@ -18,7 +18,7 @@ note = "<!-- Made from nbs/index.ipynb by scripts/readme.py; edit that notebook.
 
 
 def readme() -> str:
-    "The visible cells of the index notebook as Markdown, with its links seen from the top of the repository"
+    "The visible cells of the index notebook as Markdown, with links from the top of the repository"
     hidden = Config(
         RegexRemovePreprocessor=dict(enabled=True, patterns=[r"^#\|\s*(hide|default_exp)"])
     )

@@ -1,7 +1,8 @@
-"""Try the library on one bad thing after another in a child process, within limits, and say how each attempt ended.
+"""Try the library on one bad input after another in a child process, within limits.
 
-An attempt ends in success, in a refusal (one of our own errors) or foul: any other error, a wrong result, too much time or memory,
-a warning, or the end of the process. A child that was killed or stuck is replaced by a new one.
+An attempt ends in success, in a refusal (one of our own errors) or foul: any other error, a wrong
+result, too much time or memory, a warning, or the end of the process. A child that was killed or
+is stuck is replaced by a new one.
 """
 
 import dis
@@ -17,10 +18,9 @@ import traceback
 import warnings
 from pathlib import Path
 
-SECONDS, MEGABYTES = (
-    5,
-    1280,
-)  # for each attempt: of a processor, so that a busy machine does no harm; and above what the child held before
+# The limits of each attempt: seconds of processor time, so that a busy machine does no harm, and
+# MiB above what the child held before.
+SECONDS, MEGABYTES = 5, 1280
 PATIENCE = 30  # seconds on the clock, after which a child is stuck
 
 OWN = (
@@ -258,7 +258,8 @@ def try_watch(attempt, tools, folder, case):
     "What must be noticed, to see that it is"
     import warnings
 
-    def busy(end=time.process_time() + SECONDS + 1):
+    def busy():
+        end = time.process_time() + SECONDS + 1
         while time.process_time() < end:
             pass
 
@@ -278,7 +279,7 @@ def try_watch(attempt, tools, folder, case):
             greedy=lambda: bytearray(b"x") * (MEGABYTES + 50) * 2**20,
             below=below,
             unnamed=unnamed,
-            warning=lambda: warnings.warn("odd"),
+            warning=lambda: warnings.warn("odd", stacklevel=1),
             stuck=lambda: time.sleep(PATIENCE + 9),
         )[case],
     )
@@ -369,7 +370,7 @@ def try_picture(attempt, tools, folder, case):
     attempt("build, skipping", [path.name], build, True)
 
 
-def try_tree(attempt, tools, folder, case):
+def try_tree(attempt, tools, folder, case):  # noqa: C901  one branch per kind of fault
     import damage
 
     import simpsons_cnn.data.store as pixels
@@ -494,7 +495,7 @@ def try_model(attempt, tools, folder, case):
     path = folder / "m.safetensors"
     with safe_open(tools.folder / "good.safetensors", "pt") as f:
         header = json.loads(f.metadata()["simpsons_cnn"])
-        tensors = {k: f.get_tensor(k) for k in f.keys()}
+        tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118  the file is no dict
     for (*above, last), value in edits:  # a header that says something else, rightly signed
         place = header
         for key in above:

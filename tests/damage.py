@@ -1,9 +1,11 @@
 """Pictures, folders and files as nobody wants them, each made from a few plain values.
 
-A picture is a pair `(base, steps)`: one of `BASES` (drawn and saved in every format that Pillow writes) or of `CRAFTED` (built by
-hand, to be large where it hurts), and what is then done to its bytes, such as `[('flip', 30, 255), ('cut', 900)]`.
+A picture is a pair `(base, steps)`: one of `BASES` (drawn and saved in every format that Pillow
+writes) or of `CRAFTED` (built by hand, to be large where it hurts), and what is then done to its
+bytes, such as `[('flip', 30, 255), ('cut', 900)]`.
 """
 
+import contextlib
 import io
 import os
 import random
@@ -375,7 +377,7 @@ def with_crcs(data: bytes) -> bytes:
     return out + data[i:]
 
 
-def damaged(data: bytes, steps) -> bytes:
+def damaged(data: bytes, steps) -> bytes:  # noqa: C901  one branch per kind of damage
     for what, at, how in steps:
         at %= len(data) + 1
         if what == "cut":
@@ -417,7 +419,7 @@ def picture(of) -> bytes:
 # --- files and folders
 
 
-def put(path: bytes, kind: str, value=None):
+def put(path: bytes, kind: str, value=None):  # noqa: C901, PLR0912  one branch per kind of entry
     "Make what `kind` says at `path`; whatever the file system does not allow is left out"
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -499,7 +501,7 @@ def spoil(path, how: str):
     if how == "other":
         return path.is_file() and path.write_bytes(base("gif"))
     shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
-    try:
+    with contextlib.suppress(OSError):
         dict(
             gone=lambda: None,
             fifo=lambda: os.mkfifo(path),
@@ -508,8 +510,6 @@ def spoil(path, how: str):
             loop=lambda: path.symlink_to(path.name),
             device=lambda: path.symlink_to("/dev/zero"),
         )[how]()
-    except OSError:
-        pass
 
 
 SPOILS = ("nothing", "root", "cut", "other", "gone", "fifo", "folder", "dangling", "loop", "device")

@@ -1,6 +1,7 @@
-"""Whatever is thrown at scan, store, settings, prediction and model file ends in success or in one of our own errors.
+"""Any input to scan, store, settings, prediction and model file ends in success or our own error.
 
-A short form runs with the other tests. `FULL=1 pytest tests/test_bad_input.py` tries 2,000 cases, new ones every time.
+A short form runs with the other tests. `FULL=1 pytest tests/test_bad_input.py` tries
+2,000 cases, new ones every time.
 What once failed is kept as an example below.
 """
 

@@ -1,4 +1,4 @@
-"The rooms: what may import what, that pages and modules belong together, and that no link leads nowhere"
+"The rooms: what may import what; each page has its module; each link leads somewhere"
 
 import ast
 import json
