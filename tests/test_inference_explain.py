@@ -49,7 +49,7 @@ def test_works_in_inference_mode(model, xb):
 @pytest.mark.parametrize("average_gradient", [False, True])
 def test_range(model, xb, average_gradient):
     cam = grad_cam(model, xb, torch.arange(5) % 4, average_gradient)
-    assert 0 <= cam.min() and cam.max() <= 1
+    assert cam.min() >= 0 and cam.max() <= 1
 
 
 def test_hooks_go_after_an_error(model, xb):

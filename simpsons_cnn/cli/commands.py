@@ -259,7 +259,7 @@ def simpsons_evaluate(
     )
     print(_scores(report))
     try:
-        seen = clf.seen(store.files.paths, split) if split.exists() else {}
+        seen = clf.count_trained_on(store.files.paths, split) if split.exists() else {}
     except ValueError as e:
         seen = {}
         print(
