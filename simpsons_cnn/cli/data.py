@@ -32,7 +32,7 @@ def _add_sources(parser: CommandParser):
         "trained on them may be used commercially",
     )
 
-
+# %% ../../nbs/cli/04_data.ipynb #161cc04e
 def _data_parser() -> CommandParser:
     parser = CommandParser("simpsons_data", "Make folders of pictures that can be trained on")
     parser.add_argument("folder", help="where the pictures go: train/ and test/ are made in it")
@@ -57,7 +57,7 @@ def _check_ways(parser: CommandParser, args):
         if name in args and not args.demo:
             parser.error(f"--{name} goes with --demo")
 
-
+# %% ../../nbs/cli/04_data.ipynb #d57017fb
 @tidy_errors
 def simpsons_data(
     argv: list = None,  # Arguments; `None` takes those of the program
@@ -106,7 +106,7 @@ def _audit_parser() -> CommandParser:
     )
     return parser
 
-
+# %% ../../nbs/cli/04_data.ipynb #b06c4f62
 @tidy_errors
 def simpsons_audit(
     argv: list = None,  # Arguments; `None` takes those of the program

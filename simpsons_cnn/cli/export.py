@@ -21,7 +21,7 @@ def _add_kind(parser: CommandParser, kind: str, text: str):
     options = dict(type=Path, nargs="?", const="", metavar="FILE")
     parser.add_argument(f"--{kind}", help=text, **options)
 
-
+# %% ../../nbs/cli/05_export.ipynb #94bb9bee
 def _export_parser() -> CommandParser:
     text = (
         "Write a model as ONNX (the default), for torch.export, or as a model card; "
@@ -76,7 +76,7 @@ def _write(clf, kind: str, path: Path, pictures: list) -> str:  # What to print
     compared = f"as the library on {found['pictures']:,} pictures"
     return f"{path}: {compared}, probabilities within {largest:.0e}"
 
-
+# %% ../../nbs/cli/05_export.ipynb #7a7a1eb8
 @tidy_errors
 def simpsons_export(
     argv: list = None,  # Arguments; `None` takes those of the program

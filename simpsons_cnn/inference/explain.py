@@ -12,6 +12,7 @@ from threading import get_ident
 
 import numpy as np
 import torch
+from fastcore.basics import patch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -39,6 +40,13 @@ def _record_feature_maps(
         for hook in hooks:
             hook.remove()
 
+# %% ../../nbs/inference/01_explain.ipynb #16a72168
+def _log_p_gradient(logits: Tensor, targets: Tensor, feature_map: Tensor) -> Tensor:
+    "How fast the log probability of each target rises with each number of the feature map"
+    targets = targets.clone().to(logits.device)
+    log_p = logits.log_softmax(1).gather(1, targets[:, None])
+    return torch.autograd.grad(log_p.sum(), feature_map)[0]
+
 # %% ../../nbs/inference/01_explain.ipynb #6d64021f
 def grad_cam(
     model: nn.Module,  # In evaluation mode
@@ -56,9 +64,7 @@ def grad_cam(
                 f"images must leave a feature map of {min_side}×{min_side} or more, "
                 f"got images of {tuple(xb.shape[2:])}; use larger images or a smaller min_side"
             )
-        targets = targets.clone().to(logits.device)
-        log_p = logits.log_softmax(1).gather(1, targets[:, None])
-        gradient = torch.autograd.grad(log_p.sum(), feature_maps[-1])[0]
+        gradient = _log_p_gradient(logits, targets, feature_maps[-1])
     if average_gradient:
         gradient = gradient.mean((2, 3), keepdim=True)
     cam = (gradient * feature_maps[-1].detach()).sum(1, keepdim=True).relu()
@@ -92,9 +98,11 @@ class Explanation:
         answer = f"{self.character} {self.probability:.1%}"
         return f"{source}{answer}, peak {x:.0%} across, {y:.0%} down"
 
-    def _repr_html_(self):
-        pair = np.concatenate([self.pixels, self.overlay()], 2).transpose(1, 2, 0)
-        doubled = (pair.shape[1] * 2, pair.shape[0] * 2)
-        uri = jpeg_uri(Image.fromarray(pair).resize(doubled, Image.Resampling.BICUBIC))
-        caption = escape_html(repr(self))
-        return f"<figure><img alt='' src='{uri}'><figcaption>{caption}</figcaption></figure>"
+# %% ../../nbs/inference/01_explain.ipynb #41d9552c
+@patch
+def _repr_html_(self: Explanation):
+    pair = np.concatenate([self.pixels, self.overlay()], 2).transpose(1, 2, 0)
+    doubled = (pair.shape[1] * 2, pair.shape[0] * 2)
+    uri = jpeg_uri(Image.fromarray(pair).resize(doubled, Image.Resampling.BICUBIC))
+    caption = escape_html(repr(self))
+    return f"<figure><img alt='' src='{uri}'><figcaption>{caption}</figcaption></figure>"
