@@ -68,6 +68,19 @@ class _Folder:
         pass
 
 
+def _decoded_name(info: zipfile.ZipInfo) -> str:
+    "The name of a zip's entry; one that is neither ASCII nor UTF-8 is a `ValueError`"
+    if info.flag_bits & 0x800 or info.filename.isascii():
+        return info.filename
+    try:
+        return info.filename.encode("cp437").decode()  # some programs forget to mark UTF-8
+    except UnicodeError:
+        raise ValueError(
+            f"it holds the name {info.filename!r}, whose encoding is not marked as UTF-8; "
+            "unpack it with the program that packed it and pass the folder"
+        ) from None
+
+
 class _Zip:
     "A zip archive, to read from"
 
@@ -76,7 +89,7 @@ class _Zip:
         for number, i in enumerate(self.zip.infolist(), 1):
             total += i.file_size
             name = _check_entry(
-                i.filename,
+                _decoded_name(i),
                 number,
                 total,
                 limit,
@@ -191,8 +204,18 @@ def _within(name, folder):
     return folder == "." or name.startswith(folder + "/")
 
 # %% ../../nbs/data/04_archives.ipynb #9dd65792
+def _is_copy(shared: set, one: str, other: str, source) -> bool:
+    "Whether images that two sets share by name and size are the same, tried on a few"
+    for character, name, _ in sorted(shared)[:5]:
+        names = [f"{_join(s, character)}/{name}".removeprefix("./") for s in (one, other)]
+        if source is not None and not _have_same_start(source, *names):
+            return False
+    return True
+
+
 def _distinct_sets(
     folders: dict,
+    source=None,  # See `_plan`
 ) -> tuple:  # (set -> names of its character folders, folder of a copy -> folder it is a copy of)
     "Sets of pictures, told from second copies of them"
     found = _character_folders(folders)
@@ -202,7 +225,12 @@ def _distinct_sets(
         for s, inside in found.items()
     }
     for s in sorted(found, key=lambda s: (-len(found[s]), s != ".", s.count("/"), s)):
-        twin = next((k for k in sets if 2 * len(content[s] & content[k]) >= len(content[s])), None)
+        twin = None
+        for k in sets:
+            shared = content[s] & content[k]
+            if 2 * len(shared) >= len(content[s]) and _is_copy(shared, s, k, source):
+                twin = k
+                break
         around, inside = (
             any(_within(k, s) for k in sets),
             any(f"{s}/".startswith(f"{_join(k, c)}/") for k in sets for c in sets[k]),
@@ -214,8 +242,15 @@ def _distinct_sets(
     return sets, copies
 
 # %% ../../nbs/data/04_archives.ipynb #136f5b00
+def _have_same_start(source, name: str, other: str) -> bool:
+    "Whether two files of equal size also begin with the same bytes"
+    with source.open(name) as f, source.open(other) as g:
+        return f.read(2**16) == g.read(2**16)
+
+
 def _plan(
     sizes: dict,
+    source=None,  # Where the files are, to compare bytes; `None` compares sizes alone
 ) -> tuple:  # (name -> 'train/character/picture' or 'test/…', reason -> names left out)
     "Where each file goes, or why it is left out"
     folders, goes, taken, left = defaultdict(dict), {}, {}, defaultdict(list)
@@ -224,7 +259,7 @@ def _plan(
             left["hidden, or no picture"].append(name)
         else:
             folders[os.path.dirname(name) or "."][os.path.basename(name)] = size
-    sets, copies = _distinct_sets(folders)
+    sets, copies = _distinct_sets(folders, source)
     train = _training_set(sets, sizes)
     home = {_join(s, c): ("train" if s == train else "test", c) for s in sets for c in sets[s]}
     for f, name in sorted(
@@ -261,6 +296,8 @@ def _training_set(sets: dict, sizes: dict) -> str:
     above = (
         os.path.commonpath(sets) if len(sets) > 1 else ""
     )  # what all of them lie in says nothing
+    if len(sets) == 1:
+        return next(iter(sets))  # whatever its name is
     tests = [
         s for s in sets if re.search("(^|[^a-z])test", os.path.relpath(s, above or ".").lower())
     ]
@@ -352,7 +389,7 @@ def unpack(
     limit = float("inf") if source.is_dir() else max_gib * 2**30
     try:
         with closing(_open_source(source, limit)) as opened:
-            goes, left = _plan(opened.sizes)
+            goes, left = _plan(opened.sizes, opened)
             needed = sum(opened.sizes[name] for name in goes)
             place.parent.mkdir(parents=True, exist_ok=True)
             free = shutil.disk_usage(place.parent).free
