@@ -227,7 +227,8 @@ def test_harmed_archives(folder):
     Path("cut.zip").write_bytes(whole[: len(whole) // 2])
     refused(
         "cut.zip",
-        "'cut.zip' cannot be unpacked: File is not a zip file (is it a zip or tar",
+        "'cut.zip' cannot be unpacked: File is not a zip file "
+        "(is it a zip or tar archive, and whole?)",
     )
     Path("bad.zip").write_bytes(whole[:3000] + bytes(99) + whole[3099:])
     refused("bad.zip", "(is it a zip or tar archive, and whole?)")

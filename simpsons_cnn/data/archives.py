@@ -263,7 +263,7 @@ def _plan(
     train = _training_set(sets, sizes)
     home = {_join(s, c): ("train" if s == train else "test", c) for s in sets for c in sets[s]}
     for f, name in sorted(
-        ((f, name) for f in folders for name in folders[f]),
+        ((path, name) for path in folders for name in folders[path]),
         key=lambda p: (p[0] not in home, p[0].count("/"), p),
     ):
         source = _join(f, name)
