@@ -6,7 +6,6 @@
 __all__ = ['STYLE', 'picture_html', 'bars_html', 'close_all', 'ClassifyPictures']
 
 # %% ../../nbs/lab/05_classify.ipynb #68d903be
-import base64
 import io
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import numpy as np
 from fastcore.basics import patch
 from PIL import Image
 
+from ..core.display import jpeg_uri
 from ..core.text import escape_html
 from ..data.folders import pictures_under
 from ..data.images import read_rgb
@@ -26,22 +26,19 @@ def picture_html(
     alt: str,  # What a screen reader says
     side: int = 128,  # Of the square, in pixels
 ) -> str:
-    "A picture in a square"
+    "A picture in a square, with twice as many pixels, for screens of twice the resolution"
     try:
-        im = (
-            Image.fromarray(np.ascontiguousarray(source.transpose(1, 2, 0)))
-            if isinstance(source, np.ndarray)
-            else source
-            if isinstance(source, Image.Image)
-            else read_rgb(source, 2 * side)
-        )
+        given = isinstance(source, (np.ndarray, Image.Image))
+        uri = jpeg_uri(source if given else read_rgb(source, 2 * side), max_side=2 * side)
     except Exception:
-        return f"<div class='scnn-square' style='height:{side}px' role='img' aria-label='{escape_html(alt)}, cannot be shown'>cannot be shown</div>"
-    im.thumbnail((2 * side, 2 * side))
-    im.save(
-        f := io.BytesIO(), "jpeg", quality=85
-    )  # twice the side, for screens of twice the resolution
-    return f"<div class='scnn-square' style='height:{side}px'><img alt='{escape_html(alt)}' src='data:image/jpeg;base64,{base64.b64encode(f.getvalue()).decode()}'></div>"
+        return (
+            f"<div class='scnn-square' style='height:{side}px' role='img' "
+            f"aria-label='{escape_html(alt)}, cannot be shown'>cannot be shown</div>"
+        )
+    return (
+        f"<div class='scnn-square' style='height:{side}px'>"
+        f"<img alt='{escape_html(alt)}' src='{uri}'></div>"
+    )
 
 # %% ../../nbs/lab/05_classify.ipynb #acb59dc9
 STYLE = """<style>

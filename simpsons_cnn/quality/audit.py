@@ -6,8 +6,6 @@
 __all__ = ['AuditReport', 'audit']
 
 # %% ../../nbs/quality/03_audit.ipynb #0d35c114
-import base64
-import io
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..core.display import jpeg_uri
 from ..core.files import atomic_write
 from ..core.text import escape_html, unknown_name_message
 from ..data.folders import ImageFiles
@@ -270,10 +269,7 @@ def show(
 
 # %% ../../nbs/quality/03_audit.ipynb #44513c06
 def _inline(pair: list) -> str:  # pictures side by side as an <img>
-    Image.fromarray(torch.cat(pair, 2).permute(1, 2, 0).numpy()).save(
-        file := io.BytesIO(), "JPEG", quality=80
-    )
-    return f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}">'
+    return f'<img alt="" src="{jpeg_uri(torch.cat(pair, 2), quality=80)}">'
 
 
 @patch

@@ -1,0 +1,327 @@
+"The commands as processes of their own: what they print, what they end with, and every mistake"
+
+import configparser
+import contextlib
+import io
+import json
+import os
+import shlex
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from simpsons_cnn.cli.common import tidy_errors
+from simpsons_cnn.core.config import setting_sections
+from simpsons_cnn.data.folders import ImageFiles
+from simpsons_cnn.data.preprocess import Preprocess
+from simpsons_cnn.demo.characters import demo_characters
+from simpsons_cnn.inference.classifier import Classifier
+from simpsons_cnn.networks.model_file import save_model
+from simpsons_cnn.networks.reference import SimpsonsCNN
+from simpsons_cnn.quality.split import save_split
+
+ROOT = Path(__file__).parent.parent
+
+
+def entry_points() -> dict:
+    "name -> (module, function), as settings.ini declares them"
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "settings.ini", encoding="utf-8")
+    found = {}
+    for line in settings["DEFAULT"]["console_scripts"].split():
+        name, target = line.split("=")
+        found[name] = target.split(":")
+    return found
+
+
+COMMANDS = entry_points()
+
+
+def run(folder, line, **env):
+    "Run a command line; returns exit code, output and errors"
+    name, *args = shlex.split(line)
+    module, function = COMMANDS[name]
+    code = f"import sys; from {module} import {function}; sys.exit({function}())"
+    r = subprocess.run(
+        [sys.executable, "-c", code, *args],
+        cwd=folder,
+        env=os.environ | dict(COLUMNS="150", MPLBACKEND="Agg") | env,
+        capture_output=True,
+        timeout=300,
+    )
+    return r.returncode, r.stdout.decode(errors="replace"), r.stderr.decode(errors="replace")
+
+
+MODEL = "run/model.safetensors"
+FACE = "demo/test/mossy_mo/mossy_mo_0000.jpg"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    "Drawn images, a model and its split, a finished export, and things that are wrong"
+    folder = tmp_path_factory.mktemp("cli")
+    demo_characters(folder / "demo", train=3, test=1)
+    files = ImageFiles.scan(folder / "demo/train")
+    torch.manual_seed(0)
+    (folder / "run").mkdir()
+    save_model(folder / MODEL, SimpsonsCNN(10), files.classes, Preprocess(64))
+    save_split(folder / "run/split.csv", files, range(30), [0, 1, 2])
+    for name in ("run/model.onnx", "predictions.csv"):
+        (folder / name).write_text("")
+    (folder / "torn.jpg").write_bytes(b"no picture")
+    with zipfile.ZipFile(folder / "archive.zip", "w") as z:
+        for path in files.paths:
+            z.write(path, f"simpsons_dataset/{path.relative_to(files.root)}")
+    with zipfile.ZipFile(folder / "evil.zip", "w") as z:
+        z.writestr("simpsons_dataset/../../../escaped.jpg", "x")
+    return folder
+
+
+MISTAKES = {
+    "simpsons_train --num_epochs 0": "num_epochs must be 1 or more, got '0'",
+    "simpsons_train nowhere.yaml": "No configuration file at 'nowhere.yaml'",
+    "simpsons_train --traindir elsewhere": "No folder 'elsewhere'",
+    "simpsons_train --split grouped": "got 'grouped', which is no file",
+    "simpsons_train --verify nowhere": "No 'config.yaml' in 'nowhere'",
+    f"simpsons_predict {MODEL} nobody.jpg": "No picture at 'nobody.jpg'",
+    f"simpsons_predict {MODEL} torn.jpg": "torn.jpg cannot be read",
+    f"simpsons_predict torn.jpg {FACE}": "'torn.jpg' is not a safetensors file",
+    f"simpsons_predict {MODEL} demo/test": "'predictions.csv' exists",
+    f"simpsons_predict {MODEL} {FACE} --csv no/x.csv": "No folder 'no'",
+    f"simpsons_predict {MODEL} {FACE} --k 0": "k must be 1 or more, got 0",
+    "simpsons_data demo --demo": "already holds something else",
+    "simpsons_data demo --from archive.zip": "already holds something else",
+    "simpsons_data demo --fetch": "already holds something else",
+    "simpsons_data new --from evil.zip": "leads out of the target folder",
+    "simpsons_data new --from nowhere.zip": "No archive or folder at 'nowhere.zip'",
+    "simpsons_data new --from archive.zip --max_gib 1e-5": "allow more with max_gib",
+    f"simpsons_evaluate {MODEL} demo": "one level too high?",
+    f"simpsons_export {MODEL}": "model.onnx' exists; name another file",
+    f"simpsons_export {MODEL} --torch no/x.pt2": "No folder 'no'",
+    f"simpsons_export {FACE}": "is not a safetensors file",
+    "simpsons_audit elsewhere": "No folder 'elsewhere'",
+}
+
+
+@pytest.mark.parametrize("line", MISTAKES)
+def test_mistakes_are_a_line_and_exit_1(folder, line):
+    code, _, err = run(folder, line)
+    assert code == 1
+    assert err.splitlines()[-1].startswith("error: ") and MISTAKES[line] in err
+    assert "Traceback" not in err
+    assert not any((folder / name).exists() for name in ("new", "escaped.jpg"))
+
+
+WRONG_OPTIONS = {
+    "simpsons_train --num_epoch_s 2": "did you mean --num_epochs?",
+    "simpsons_train --num_epoch 2": "did you mean --num_epochs?",
+    "simpsons_train --num_epoch=2": "unknown option --num_epoch; did you mean --num_epochs?",
+    "simpsons_train a.yaml b.yaml": "unexpected argument 'b.yaml'; see simpsons_train --help",
+    "simpsons_train --verify stopped --resume": "give it no CONFIG and no --resume",
+    "simpsons_predict m.safetensors a.jpg --qqqq": "see simpsons_predict --help",
+    "simpsons_predict m.safetensors a.jpg --k two": "invalid int value: 'two'",
+    "simpsons_predict": "required: model, pictures",
+    "simpsons_data x": "one of the arguments --demo --from --fetch is required",
+    "simpsons_data x --demo --fetch": "not allowed with argument --demo",
+    "simpsons_data x --from archive.zip --seed 1": "--seed goes with --demo",
+    "simpsons_data x --demo --max_gib 3": "--max_gib goes with --from",
+}
+
+
+@pytest.mark.parametrize("line", WRONG_OPTIONS)
+def test_wrong_options_are_a_line_and_exit_2(folder, line):
+    code, out, err = run(folder, line)
+    assert (code, out) == (2, "")
+    assert len(err.splitlines()) == 1 and WRONG_OPTIONS[line] in err
+    assert not (folder / "x").exists()
+
+
+def test_two_mistakes_at_once(folder):
+    _, _, err = run(folder, "simpsons_train --num_epochs 0 --flip 2")
+    assert err.splitlines() == [
+        "error: num_epochs must be 1 or more, got '0'",
+        "flip must be 1 or less, got '2'",
+    ]
+
+
+# help
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "simpsons_bench"])
+def test_help_loads_nothing_heavy(folder, name):
+    module, function = COMMANDS[name]
+    code = (
+        f"import sys; from {module} import {function}\n"
+        f"try: {function}(['--help'])\n"
+        "except SystemExit as e: assert not e.code\n"
+        "heavy = ('torch', 'numpy', 'pandas', 'matplotlib', 'PIL')\n"
+        "print([m for m in heavy if m in sys.modules], file=sys.stderr)"
+    )
+    r = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert r.stderr.strip() == "[]"
+    assert r.stdout.startswith(f"usage: {name}")
+
+
+def test_help_lists_every_setting(folder):
+    code, out, _ = run(folder, "simpsons_train --help")
+    assert code == 0 and all(f"--{key}" in out for key in setting_sections())
+
+
+# errors
+
+
+def outcome_of(error):
+    @tidy_errors
+    def command():
+        raise error
+
+    with contextlib.redirect_stderr(io.StringIO()), pytest.raises(BaseException) as caught:
+        command()
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 6.11 GiB for an array"),
+        MemoryError(),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"
+        ),
+        RuntimeError("MPS backend out of memory (MPS allocated: 8 GB)"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+    ],
+)
+def test_out_of_memory(error):
+    found = outcome_of(error)
+    assert isinstance(found, SystemExit) and "ran out of memory; lower batch_size" in found.code
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError(), RuntimeError("shapes"), KeyError("x")])
+def test_bugs_keep_their_traceback(error):
+    assert outcome_of(error) is error
+
+
+# predict and evaluate
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
+def test_names_that_a_terminal_cannot_print(tmp_path, encoding):
+    "They must not cost the predictions"
+    names = ["マージ", "Гомер", "plain"]
+    save_model(tmp_path / "m.safetensors", SimpsonsCNN(3), names, Preprocess(96))
+    for i in range(3):
+        Image.new("RGB", (64, 64), (80 * i, 9, 9)).save(tmp_path / f"ü{i}.png")
+    line = "simpsons_predict m.safetensors . --csv found.csv"
+    code, out, err = run(tmp_path, line, PYTHONIOENCODING=encoding)
+    assert code == 0, err
+    assert len((tmp_path / "found.csv").read_text(encoding="utf-8").splitlines()) == 4
+    assert len(out.splitlines()) == 3
+
+
+def test_predict_k_and_flip(folder):
+    code, out, err = run(folder, f"simpsons_predict {MODEL} demo/test --k 99 --csv a.csv")
+    assert (code, out.count("%")) == (0, 10 * 10)  # more than there are: all of them
+    assert run(folder, f"simpsons_predict {MODEL} demo/test --k 99 --csv b.csv --flip")[1] != out
+
+
+def test_the_rest_is_predicted(folder):
+    code, out, err = run(folder, f"simpsons_predict {MODEL} torn.jpg {FACE} nobody.jpg")
+    assert code == 1 and out.startswith(FACE) and len(out.splitlines()) == 1
+    assert err.count("error: ") == 2 and "torn.jpg" in err and "nobody.jpg" in err
+
+
+def test_evaluate_equals_predict(folder, tmp_path):
+    "Large JPEGs, and a model with a mean of its own; contract: one image, one answer"
+    own = Preprocess(64, mean=(0.2, 0.5, 0.7), std=(0.1, 0.3, 0.2))
+    files = ImageFiles.scan(folder / "demo/train")
+    rng = np.random.default_rng(0)
+    for path in files.paths:
+        target = tmp_path / "large" / path.relative_to(files.root)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        image = np.asarray(Image.open(path).resize((432, 432))).astype(int)
+        noisy = (image + rng.integers(-80, 80, image.shape)).clip(0, 255).astype(np.uint8)
+        Image.fromarray(noisy).save(target, quality=95)
+    torch.manual_seed(1)
+    model = SimpsonsCNN(10)
+    with torch.no_grad():
+        model.linear_stack[4].weight *= 30
+    save_model(tmp_path / "m.safetensors", model, files.classes, own)
+    clf = Classifier.load(tmp_path / "m.safetensors", "cpu")
+    found = clf.predict(tmp_path / "large")
+    share = sum(p.name == Path(p.source).parent.name for p in found) / len(found)
+    code, out, err = run(tmp_path, "simpsons_evaluate m.safetensors large --device cpu")
+    assert code == 0, err
+    assert f"accuracy {share:.4f}" in out
+    from simpsons_cnn.cli.predict import _evaluate_folder, _evaluate_parser
+
+    args = _evaluate_parser().parse_args(["m.safetensors", str(tmp_path / "large")])
+    report = _evaluate_folder(clf, args)
+    assert report.accuracy == pytest.approx(share)
+    losses = [-np.log(p.probabilities[i]) for p, i in zip(found, files.labels, strict=True)]
+    assert report.loss == pytest.approx(np.mean(losses), rel=1e-4)
+
+
+def test_evaluate_says_what_was_trained_on(folder):
+    line = f"simpsons_evaluate {MODEL} demo/train"
+    known = "of these 30 pictures the model was trained on 27 and validated on 3"
+    assert known in run(folder, line)[1]
+    assert "was trained on" not in run(folder, f"simpsons_evaluate {MODEL} demo/test")[1]
+    split = folder / "run/split.csv"
+    before = split.read_text()
+    split.write_text("file,split\na.jpg,train\n")
+    code, out, err = run(folder, line)
+    split.write_text(before)
+    assert code == 0 and "on 30 pictures" in out
+    assert "is not known: " in err and "is not a split file" in err
+
+
+def test_evaluate_refuses_to_replace(folder):
+    line = f"simpsons_evaluate {MODEL} demo/test --out judged"
+    assert run(folder, line)[0] == 0
+    code, _, err = run(folder, line)
+    assert code == 1 and "already holds a report" in err
+    flipped = run(folder, f"{line} --overwrite --flip")
+    assert flipped[0] == 0
+
+
+def test_audit_finds_leaks(folder):
+    code, _, err = run(folder, "simpsons_audit demo/train --test demo/train --out found")
+    assert code == 3 and "30 test pictures leak" in err
+
+
+def test_a_run_with_a_leaky_test_folder(tmp_path):
+    "Train, evaluate, unpack, describe: the same scores everywhere, and the leak is reported"
+    demo_characters(tmp_path / "demo", train=12, test=2)
+    train, test = tmp_path / "demo/train", tmp_path / "demo/test"
+    original = train / "mossy_mo/mossy_mo_0003.jpg"
+    (test / "mossy_mo/known.jpg").write_bytes(original.read_bytes())
+    outputs = " ".join(f"--out_{kind}_directory out" for kind in ("model", "graphics", "inference"))
+    settings = "--num_epochs 1 --size 64 --crop_size 64 --batch_size 32"
+    line = f"simpsons_train {settings} --traindir demo/train --testdir demo/test {outputs}"
+    code, out, err = run(tmp_path, line)
+    assert code == 0 and "1 of 21 pictures under 'demo/test' are copies" in err
+    code, _, err = run(tmp_path, line)
+    assert code == 1 and "already holds a run" in err
+    accuracy = json.loads((tmp_path / "out/report.json").read_text())["test"]["accuracy"]
+    judge = "simpsons_evaluate out/model.safetensors"
+    code, out, _ = run(tmp_path, f"{judge} demo/test --out judged")
+    assert json.loads((tmp_path / "judged/report.json").read_text())["accuracy"] == accuracy
+    with zipfile.ZipFile(tmp_path / "archive.zip", "w") as z:
+        for path in sorted(train.rglob("*.jpg")):
+            z.write(path, f"simpsons_dataset/{path.relative_to(train)}")
+        for i, path in enumerate(sorted(test.rglob("*.jpg"))):
+            z.write(path, f"testset/testset/{path.parent.name}_{i}.jpg")
+    assert run(tmp_path, "simpsons_data real --from archive.zip")[0] == 0
+    unpacked = run(tmp_path, f"{judge} real/test")[1]
+    assert [s for s in unpacked.splitlines() if "macro F1" in s] == [
+        s for s in out.splitlines() if "macro F1" in s
+    ]
+    assert run(tmp_path, "simpsons_export out/model.safetensors --card card.md")[0] == 0
+    assert f"{accuracy:.3f}" in (tmp_path / "card.md").read_text()

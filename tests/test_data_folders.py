@@ -1,0 +1,176 @@
+"Folders of images: odd names, junk, links, and folders that are refused"
+
+import os
+import stat
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from simpsons_cnn.data.folders import ImageFiles, pictures_under
+
+
+def make_folder(root, *names, kind="png"):
+    for name in names:
+        path = Path(root) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), "orange").save(path, kind)
+    return Path(root)
+
+
+@pytest.fixture
+def training(tmp_path):
+    return ImageFiles.scan(make_folder(tmp_path / "training", "apu n/1.png", "Гомер/1.png"))
+
+
+REFUSED = {
+    "empty": ((), "No pictures under"),
+    "single": (("moe/1.png",), r"a single character \(moe\)"),
+    "loose": (("1.png", "moe/1.png"), "1 pictures lie directly in"),
+    "stray": (
+        ("moe/1.png", "moe/old/2.png", "carl/1.png"),
+        r"holds pictures and also folders \(old\)",
+    ),
+    "nested": (
+        ("moe/1.png", "carl/1.png", "x/moe/1.png", "x/carl/1.png"),
+        "is it a nested copy of the data set, or one level too high",
+    ),
+    "latin": (
+        (os.fsdecode(b"moe/Jos\xe9.png"), "carl/1.png"),
+        r"holds b'Jos\\xe9.png', whose name is not UTF-8 text; rename it",
+    ),
+    "case": (("Moe/1.png", "moe/1.png"), "differ only in case or Unicode form"),
+    "unicode": (("M\u00fcller/1.png", "Mu\u0308ller/1.png"), "differ only in case or Unicode"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused_folders(tmp_path, case):
+    names, message = REFUSED[case]
+    (tmp_path / "d").mkdir()
+    make_folder(tmp_path / "d", *names)
+    with pytest.raises(ValueError, match=message):
+        ImageFiles.scan(tmp_path / "d")
+
+
+def test_not_a_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match="No folder"):
+        ImageFiles.scan(tmp_path / "nowhere")
+    with pytest.raises(NotADirectoryError, match="is a file"):
+        ImageFiles.scan(make_folder(tmp_path, "moe/1.png") / "moe/1.png")
+    with pytest.raises(FileNotFoundError, match="Cannot look into .*No such file"):
+        pictures_under(tmp_path / "nowhere")
+
+
+def test_character_without_images(tmp_path):
+    make_folder(tmp_path, "moe/1.png", "lenny/1.png")
+    (tmp_path / "carl").mkdir()
+    with pytest.raises(ValueError, match="No pictures in 1 of the folders"):
+        ImageFiles.scan(tmp_path)
+    files = ImageFiles.scan(tmp_path, classes=["carl", "lenny", "moe"])
+    assert files.missing == ["carl"]
+
+
+def test_only_empty_folders(tmp_path):
+    (tmp_path / "moe").mkdir()
+    with pytest.raises(ValueError, match="its 1 subfolders are empty"):
+        ImageFiles.scan(tmp_path)
+
+
+def test_unknown_character(tmp_path, training):
+    make_folder(tmp_path / "t", "Гомэр/1.png")
+    with pytest.raises(ValueError, match="Unknown character 'Гомэр'; did you mean 'Гомер'"):
+        ImageFiles.scan(tmp_path / "t", classes=training.classes)
+
+
+def test_nested_copy_can_be_scanned(tmp_path):
+    make_folder(tmp_path, "moe/1.png", "x/moe/1.png", "x/carl/1.png")
+    assert len(ImageFiles.scan(tmp_path / "x")) == 2
+
+
+@pytest.mark.parametrize("train_form, test_form", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_unicode_forms_are_one_name(tmp_path, train_form, test_form):
+    for split, form in (("train", train_form), ("test", test_form)):
+        name = unicodedata.normalize(form, "Müller")
+        make_folder(tmp_path / split, f"{name}/1.png", "z/1.png")
+    train = ImageFiles.scan(tmp_path / "train")
+    test = ImageFiles.scan(tmp_path / "test", classes=train.classes)
+    assert train.classes == ["Müller", "z"]
+    assert list(test.labels) == [0, 1]
+    assert all(path.exists() for path in test.paths)
+
+
+def test_images_are_found_by_content(tmp_path):
+    for character in "ab":
+        make_folder(tmp_path, *(f"{character}/{n}" for n in ("1.jfif", "2.jpe", "3")), kind="jpeg")
+        make_folder(tmp_path, *(f"{character}/{n}" for n in ("4", "5.odd", "6.avif")))
+        make_folder(tmp_path, f"{character}/7", kind="webp")
+        make_folder(tmp_path, f"{character}/8.part")  # a download that has not ended
+        (tmp_path / character / "notes").write_text("RIFF")
+        (tmp_path / character / "film.webm").write_bytes(bytes(99))
+    assert len(ImageFiles.scan(tmp_path)) == 14
+
+
+JUNK = ["@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found", ".x"]
+
+
+@pytest.mark.parametrize("junk", [*JUNK, "__MACOSX", ".ipynb_checkpoints"])
+def test_junk_folders(tmp_path, junk):
+    make_folder(tmp_path, "a/1.png", "b/1.png", f"a/{junk}/1.jpg/t.png", f"{junk}/2.png")
+    assert ImageFiles.scan(tmp_path).classes == ["a", "b"]
+    assert len(pictures_under(tmp_path)) == 2
+
+
+def test_junk_files(tmp_path):
+    make_folder(tmp_path, "a/1.png", "b/1.png", "a/._1.png", "a/Thumbs.db", "a/thumbs.db")
+    assert len(ImageFiles.scan(tmp_path)) == 2
+
+
+def test_links(tmp_path):
+    heap = make_folder(tmp_path / "heap", "b.png", "a/deep/1.png", ".4.png")
+    (heap / "a/back").symlink_to(heap)
+    (heap / "gone.png").symlink_to("nowhere")
+    (heap / "round.png").symlink_to("round.png")
+    os.mkfifo(heap / "pipe.png")
+    os.mkfifo(heap / "pipe")
+    assert pictures_under(heap) == [heap / "a/deep/1.png", heap / "b.png"]
+
+
+def test_many_ways_through_links(tmp_path):
+    make_folder(tmp_path, *(f"{i}/x.png" for i in range(9)))
+    for i in range(9):
+        for j in range(9):
+            (tmp_path / f"{i}/to {j}").symlink_to(tmp_path / f"{j}")
+    assert pictures_under(tmp_path) == [tmp_path / f"{i}/x.png" for i in range(9)]
+
+
+def test_deep_folders(tmp_path):
+    deep = tmp_path / "/".join("d" * 600)
+    deep.mkdir(parents=True)
+    make_folder(deep, "x.png")
+    assert pictures_under(tmp_path) == [deep / "x.png"]
+
+
+def test_folders_that_share_an_inode(tmp_path, monkeypatch):
+    make_folder(tmp_path, *(f"{c}/{i}.png" for c in "abc" for i in range(3)))
+    real = os.stat
+
+    def same_inode(path, *args, **kwargs):
+        info = real(path, *args, **kwargs)
+        if not stat.S_ISDIR(info.st_mode):
+            return info
+        return os.stat_result((info.st_mode, 7, *info[2:]))
+
+    monkeypatch.setattr(os, "stat", same_inode)
+    assert len(pictures_under(tmp_path)) == 9
+
+
+def test_select_takes_masks(training):
+    mask = [False, True]
+    assert training.select(mask).names == training.select(np.array(mask)).names == ["Гомер/1.png"]
+    assert training.select(range(1)).names == ["apu n/1.png"]
+    assert training.select([]).names == []
+    with pytest.raises(IndexError):
+        training.select([True])

@@ -1,0 +1,172 @@
+"Images of every mode and orientation, and files that are refused"
+
+import io
+import os
+import resource
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from simpsons_cnn.data.images import FORMATS, open_picture, read_rgb, to_rgb
+from simpsons_cnn.data.preprocess import Preprocess
+
+RAMP = np.linspace(0, 255, 64).astype(np.uint8)[None].repeat(48, 0)
+SCENE = Image.fromarray(np.stack([RAMP, RAMP[:, ::-1], np.full_like(RAMP, 90)], -1))
+
+
+def as_file(im, format="png", **kwargs):
+    f = io.BytesIO()
+    im.save(f, format, **kwargs)
+    f.seek(0)
+    return f
+
+
+def png_chunk(kind, data):
+    crc = zlib.crc32(kind + data).to_bytes(4, "big")
+    return len(data).to_bytes(4, "big") + kind + data + crc
+
+
+def png(width, height, bits=8, kind=2, chunks=b""):
+    head = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([bits, kind, 0, 0, 0])
+    return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", head) + chunks
+
+
+def png_header(width, height):
+    return png(width, height) + bytes(4) + b"IDAT" + bytes(4)
+
+
+@pytest.mark.parametrize("kind", ["png", "tiff", "jpeg"])
+@pytest.mark.parametrize("orientation", range(10))  # 0 and 9 mean nothing
+def test_orientation(kind, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    f = as_file(SCENE, kind, exif=exif)
+    upright = read_rgb(f)
+    assert np.array_equal(upright, ImageOps.exif_transpose(Image.open(f)))
+    assert np.array_equal(to_rgb(upright), upright)  # once is enough
+
+
+def test_values_above_white_are_cut():
+    x = np.array([[-5, 0, 2**15, 2**16 - 1, 2**30]], dtype=np.int32)
+    rgb = np.asarray(read_rgb(as_file(Image.fromarray(x), "tiff")))
+    assert list(rgb[0, :, 0]) == [0, 0, 128, 255, 255]
+
+
+@pytest.mark.parametrize(
+    "values, expected",
+    [
+        ([0, 0.5, 1], [0, 128, 255]),
+        ([0, 100, 300], [0, 100, 255]),
+        ([-1, 0.5, 1], [0, 0, 1]),
+        ([np.nan, 0.5, 1], [0, 128, 255]),
+        ([0, 0, 0], [0, 0, 0]),
+    ],
+)
+def test_float_tiff(values, expected):
+    f = as_file(Image.fromarray(np.array([values], dtype=np.float32)), "tiff")
+    assert list(np.asarray(read_rgb(f))[0, :, 0]) == expected
+
+
+@pytest.mark.parametrize("bits, pixels", [(1, 0b10), (2, 0b1000), (4, 0b1001_0000)])
+def test_transparent_value_of_few_bits(bits, pixels):
+    "Two grey pixels, the first in the transparent value"
+    first = {1: 1, 2: 2, 4: 9}[bits]
+    row = {1: 0b1000_0000, 2: 0b1000_0000, 4: 0b1001_0000}[bits]
+    data = png_chunk(b"tRNS", first.to_bytes(2, "big"))
+    data += png_chunk(b"IDAT", zlib.compress(bytes([0, row]))) + png_chunk(b"IEND", b"")
+    rgb = read_rgb(io.BytesIO(png(2, 1, bits, 0, data)))
+    assert [rgb.getpixel((i, 0)) for i in (0, 1)] == [(255,) * 3, (0,) * 3]
+
+
+def test_transparent_value_of_16_bits():
+    data = png_chunk(b"tRNS", (1000).to_bytes(2, "big"))
+    row = b"\0" + (1000).to_bytes(2, "big") + (2560).to_bytes(2, "big")
+    data += png_chunk(b"IDAT", zlib.compress(row)) + png_chunk(b"IEND", b"")
+    rgb = read_rgb(io.BytesIO(png(2, 1, 16, 0, data)))
+    assert [rgb.getpixel((i, 0)) for i in (0, 1)] == [(255,) * 3, (10,) * 3]
+
+
+@pytest.mark.parametrize("mode", ["La", "LA", "RGBa", "PA"])
+def test_alpha_modes(mode):
+    assert to_rgb(Image.new(mode, (4, 4))).getpixel((0, 0)) == (255,) * 3
+
+
+def test_premultiplied_grey_tiff():
+    def entry(value):  # the tag ExtraSamples
+        head = (338).to_bytes(2, "little") + (3).to_bytes(2, "little") + (1).to_bytes(4, "little")
+        return head + bytes([value, 0])
+
+    data = as_file(Image.new("LA", (16, 16), (100, 200)), "tiff").read()
+    assert entry(2) in data
+    assert read_rgb(io.BytesIO(data.replace(entry(2), entry(1)))).mode == "RGB"
+
+
+def test_other_formats(tmp_path):
+    path = tmp_path / "program.png"
+    path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n{} loop")
+    with pytest.raises(ValueError, match=f"a picture must be one of {', '.join(FORMATS)}"):
+        open_picture(path)
+
+
+def test_what_is_no_file(tmp_path):
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "pipe.png")
+    for name in ("zero.png", "pipe.png"):
+        with pytest.raises(ValueError, match="is a pipe or a device; a picture must be a file"):
+            open_picture(tmp_path / name)
+    with pytest.raises(ValueError, match="is a folder; a picture must be a file"):
+        open_picture(tmp_path)
+    with pytest.raises(FileNotFoundError, match="No picture at"):
+        open_picture(tmp_path / "nobody.png")
+
+
+def test_huge_file(tmp_path):
+    (tmp_path / "huge.png").touch()
+    os.truncate(tmp_path / "huge.png", 2**40)
+    with pytest.raises(ValueError, match="has 1,099,511,627,776 bytes; .* at most 268,435,456"):
+        open_picture(tmp_path / "huge.png")
+
+
+def test_many_scans():
+    big = Image.effect_noise((640, 432), 60)
+    jpeg = as_file(big, "jpeg", progressive=True).read()
+    scan = jpeg.rindex(b"\xff\xda")
+    assert read_rgb(io.BytesIO(jpeg)).size == big.size
+    with pytest.raises(ValueError, match="at most 100 scans, got 1,"):
+        open_picture(io.BytesIO(jpeg[:scan] + jpeg[scan:-2] * 1000 + jpeg[-2:]))
+
+
+@pytest.mark.parametrize("side", [10_000, 30_000])  # Pillow alone warns, then refuses
+def test_too_many_pixels(side):
+    with pytest.raises(ValueError, match=f"at most 89,478,485 pixels, got {side:,}×{side:,}"):
+        read_rgb(io.BytesIO(png_header(side, side)))
+    assert Image.MAX_IMAGE_PIXELS == 89_478_485
+    assert open_picture(io.BytesIO(png_header(9000, 9000))).size == (9000, 9000)
+
+
+@pytest.mark.parametrize("size", [(1, 4_000_000), (4_000_000, 1)])
+def test_thin_image_takes_little_memory(tmp_path, size):
+    Image.new("L", size).save(tmp_path / "thin.png")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match="at most 262,144 pixels wide and high"):
+        Preprocess(96).decode(tmp_path / "thin.png")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
+
+
+def test_damaged_exif_is_silent():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for exif in (b"II*\0" + b"\xff" * 9, b"II*", b"nonsense"):
+            assert np.array_equal(read_rgb(as_file(SCENE, exif=exif)), SCENE)
+
+
+def test_tiff_description_beyond_its_end():
+    data = as_file(SCENE, "tiff", description="x" * 99).read()
+    tag = b"\x0e\x01\x02\0"
+    short, long = ((n).to_bytes(4, "little") for n in (100, 10**6))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.array_equal(read_rgb(io.BytesIO(data.replace(tag + short, tag + long))), SCENE)

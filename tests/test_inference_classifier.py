@@ -1,0 +1,339 @@
+"Classifier: every way in, every kind of bad input, hostile names"
+
+import contextlib
+import os
+import shutil
+import warnings
+import zlib
+from dataclasses import asdict
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from simpsons_cnn.data.batches import Batches
+from simpsons_cnn.data.folders import ImageFiles
+from simpsons_cnn.data.images import to_rgb
+from simpsons_cnn.data.preprocess import Preprocess
+from simpsons_cnn.data.store import PixelStore
+from simpsons_cnn.demo.characters import demo_characters
+from simpsons_cnn.inference.classifier import (
+    Classifier,
+    Prediction,
+    Predictions,
+    _array_channels_last,
+    _as_decodable,
+    _forward_float64,
+)
+from simpsons_cnn.networks.model_file import save_model
+from simpsons_cnn.networks.reference import SimpsonsCNN
+from simpsons_cnn.quality.split import save_split
+from simpsons_cnn.scoring.calibration import Calibration
+from simpsons_cnn.scoring.metrics import collect_logits
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    root = demo_characters(tmp_path_factory.mktemp("demo") / "demo", train=3, test=1, size=96)
+    return ImageFiles.scan(root / "train")
+
+
+@pytest.fixture(scope="module")
+def model_path(files, tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    save_model(path, SimpsonsCNN(10), files.classes, Preprocess(96))
+    return path
+
+
+@pytest.fixture(scope="module")
+def clf(model_path):
+    return Classifier.load(model_path, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def array(files):
+    return np.array(to_rgb(Image.open(files.paths[4])))
+
+
+@pytest.fixture(scope="module")
+def large(files, tmp_path_factory):
+    "A large photo held sideways, with a note that says so"
+    path = tmp_path_factory.mktemp("large") / "large.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(files.paths[7]).resize((1200, 900)).save(path, quality=90, exif=exif)
+    return path
+
+
+def close(a, b, eps=1e-5):
+    return float(np.abs(np.asarray(a) - np.asarray(b)).max()) < eps
+
+
+# what counts as an image
+
+BAD_ARRAYS = {
+    "fractions": (lambda x: x / 255, "must hold bytes \\(uint8\\) from 0 to 255, got float64"),
+    "grey": (lambda x: x[..., 0], "got \\(40, 50\\)"),
+    "ambiguous": (lambda x: x[:3, :5], "got \\(3, 5, 3\\)"),
+    "a batch": (lambda x: x[None], "or \\(3, height, width\\), got"),
+    "empty": (lambda x: x[:0], "or \\(3, height, width\\), got"),
+    "four channels": (lambda x: np.dstack([x, x[..., :1]]), "or \\(3, height, width\\), got"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_ARRAYS)
+def test_bad_arrays(clf, kind):
+    change, message = BAD_ARRAYS[kind]
+    x = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    with pytest.raises(ValueError, match=message):
+        _array_channels_last(change(x))
+    with pytest.raises(ValueError, match=message):
+        clf.predict(change(x))
+
+
+def test_other_objects(clf):
+    with pytest.raises(TypeError, match="got int"):
+        _as_decodable(7)
+    with pytest.raises(TypeError, match="got int"):
+        clf.predict(7)
+
+
+def test_every_way_in(clf, files, large):
+    for path in (files.paths[4], large):
+        image = to_rgb(Image.open(path))
+        pixels = np.array(image)
+        with open(path, "rb") as file, Image.open(path) as undecoded:
+            sources = [
+                str(path),
+                path.read_bytes(),
+                bytearray(path.read_bytes()),
+                file,
+                undecoded,
+                image,
+                pixels,
+                torch.from_numpy(pixels).permute(2, 0, 1),
+            ]
+            for source in sources:
+                found = clf.predict(source)
+                assert close(found.probabilities, clf.predict(path).probabilities)
+        assert found.probabilities.sum() == pytest.approx(1, abs=1e-5)
+    turned = clf.predict(np.asarray(Image.open(large)))  # an array has lost the note
+    assert not close(turned.probabilities, clf.predict(large).probabilities)
+
+
+def test_sources_are_not_changed(clf, array):
+    image, pixels = Image.fromarray(array), array.copy()
+    clf.predict(image)._repr_html_()
+    clf.predict(pixels)._repr_html_()
+    clf.explain(image)._repr_html_()
+    assert image.size == array.shape[1::-1] and np.array_equal(np.asarray(image), array)
+    assert np.array_equal(pixels, array)
+
+
+# one image, one answer
+
+
+def test_alone_in_company_and_evaluated(clf, files):
+    in_folder, listed = clf.predict(files.root), clf.predict(files.paths, batch_size=7)
+    logits, _ = collect_logits(clf.model, Batches(PixelStore.build(files), device="cpu"))
+    mirrored, _ = collect_logits(
+        clf.model, Batches(PixelStore.build(files), device="cpu"), tta=True
+    )
+    tta = clf.predict(files.paths, tta=True)
+    assert [p.source for p in in_folder] == [str(path) for path in files.paths]
+    for i, p in enumerate(in_folder):
+        assert close(p.probabilities, listed[i].probabilities)
+        assert close(p.probabilities, clf.predict(p.source).probabilities)
+        assert close(p.probabilities, logits.softmax(1)[i])
+        assert close(tta[i].probabilities, mirrored.softmax(1)[i])
+
+
+def test_tta_is_the_mean(clf, array):
+    mirrored = np.ascontiguousarray(array[:, ::-1])
+    a, b = [clf.predict(x, tta=True).probabilities for x in (array, mirrored)]
+    assert close(a, b, 1e-4)
+    each = [clf.logits(clf.preprocess(Image.fromarray(x))[None]) for x in (array, mirrored)]
+    assert close(a, torch.cat(each).mean(0).softmax(0), 1e-3)
+
+
+def test_calibration_is_used_and_saved(clf, array, files, tmp_path):
+    found = Calibration(2.0, threshold=0.5, measure="logit")
+    warm = Classifier(clf.model, clf.classes, clf.preprocess, dict(calibration=asdict(found)))
+    z = warm.logits(warm.preprocess(Image.fromarray(array))[None])
+    assert close(warm.predict(array).probabilities, (z / 2).softmax(1)[0], 1e-6)
+    assert warm.predict(array).known == (z.max().item() >= 0.5)
+    warm.save(tmp_path / "warm.safetensors")
+    again = Classifier.load(tmp_path / "warm.safetensors", "cpu")
+    again.save(tmp_path / "again.safetensors")
+    assert again.calibration == warm.calibration
+    first, second = [(tmp_path / f"{n}.safetensors").read_bytes() for n in ("warm", "again")]
+    assert first == second
+    warm.predict(files.paths[:2]).to_csv(tmp_path / "two.csv")
+    columns = list(pd.read_csv(tmp_path / "two.csv").columns)
+    assert columns == ["picture", "character", "probability", "known"]
+
+
+def test_float64_leaves_the_model_and_the_process_alone(clf, files):
+    "What a CUDA device computes; it must not touch the switches of cuDNN"
+
+    def switches():
+        cudnn = torch.backends.cudnn
+        return cudnn.enabled, cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32
+
+    before, weights = switches(), {k: v.clone() for k, v in clf.model.state_dict().items()}
+    xb = clf.preprocess.normalise(clf.preprocess.center_crop(clf.preprocess(files.paths[0])[None]))
+    with torch.inference_mode():
+        exact = _forward_float64(clf.model, xb)
+        assert close(exact, clf.model(xb), 1e-4) and exact.dtype == torch.float32
+    assert switches() == before
+    after = clf.model.state_dict()
+    assert all(torch.equal(after[k], v) and after[k].dtype == v.dtype for k, v in weights.items())
+
+
+# predictions as text, page, table
+
+
+def prediction(source="b.jpg", classes=("ann", "bob", "cyd"), **kwargs):
+    return Prediction(np.array([0.07, 0.9, 0.03]), list(classes), source, **kwargs)
+
+
+@pytest.mark.parametrize("familiarity, known", [(2.9, False), (3.0, True)])
+def test_known(familiarity, known):
+    assert prediction(familiarity=familiarity, threshold=3.0).known is known
+    assert prediction(familiarity=familiarity).known is None
+
+
+def test_names_with_commas():
+    p = prediction("a, b.jpg", ["x, y", "z, w", "v"])
+    assert repr(p) == "a, b.jpg: z, w 90.0% (x, y 7.0%, v 3.0%)"
+
+
+def test_names_that_are_no_text():
+    latin = prediction(os.fsdecode(b"Jos\xe9.jpg"))
+    assert repr(latin).startswith(r"Jos\udce9.jpg:")
+    assert Predictions([latin]).to_frame().picture[0] == r"Jos\udce9.jpg"
+
+
+@pytest.mark.parametrize("first", "=+-@\t\r")
+def test_csv_holds_no_formula(tmp_path, first):
+    p = prediction(f"{first}1+1.jpg", ["ann", f"{first}bob", "cyd"])
+    Predictions([p]).to_csv(tmp_path / "x.csv", k=2)
+    row = pd.read_csv(tmp_path / "x.csv", quotechar='"').iloc[0]
+    assert row.picture[0] in "'\\" and row.character[0] in "'\\"
+    assert (row.character1, row.probability) == ("ann", 0.9)
+
+
+def test_table_without_rows():
+    columns = list(Predictions().to_frame(2).columns)
+    assert columns == ["picture", "character", "probability", "character1", "probability1"]
+
+
+def test_page_shows_names_as_text():
+    p = prediction("<i>.jpg", ["<b>x", "<img src=x onerror=alert(1)>", "y"])
+    p = Prediction(p.probabilities, p.classes, pixels=np.zeros((3, 8, 8), np.uint8))
+    page = Predictions([p], {"<x>": "OSError"})._repr_html_()
+    assert not any(tag in page for tag in ("<b>x", "<img src=x", "<x>"))
+    assert page.count("<img ") == 1
+
+
+# bad input
+
+
+@pytest.fixture
+def torn(files, tmp_path):
+    path = tmp_path / "torn.jpg"
+    path.write_bytes(files.paths[4].read_bytes()[:700])
+    return path
+
+
+def test_unreadable_alone(clf, torn, array, tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    cases = [
+        (torn, ValueError, "torn.jpg cannot be read"),
+        (tmp_path / "nobody.jpg", FileNotFoundError, "No picture at"),
+        (tmp_path / "pipe.jpg", ValueError, "is a pipe or a device; a picture must be a file"),
+        ("x" * 10_000, ValueError, "… cannot be read"),  # not a path that any system knows
+        (b"no picture", ValueError, "The picture cannot be read"),
+        ([array, b"no picture"], ValueError, "The picture cannot be read"),
+        ([], FileNotFoundError, "The list of pictures is empty"),
+    ]
+    for source, error, message in cases:
+        with pytest.raises(error, match=message):
+            clf.predict(source)
+    with pytest.raises(ValueError, match="torn.jpg cannot be read"):
+        clf.explain(torn)
+
+
+def test_unreadable_in_a_folder(clf, files, torn):
+    for i in (0, 9):
+        shutil.copy(files.paths[i], torn.with_name(f"{i}.jpg"))
+    found = clf.predict(torn.parent)
+    assert len(found) == 2 and list(found.unreadable) == [str(torn)]
+    only_torn = torn.parent / "only"
+    only_torn.mkdir()
+    shutil.move(torn, only_torn)
+    assert len(clf.predict(only_torn)) == 0
+
+
+def test_other_mistakes(clf, files, tmp_path):
+    (tmp_path / "bare").mkdir()
+    with pytest.raises(FileNotFoundError, match="No pictures under"):
+        clf.predict(tmp_path / "bare")
+    with pytest.raises(ValueError, match="batch_size must be 1 or more, got 0"):
+        clf.predict(files.paths, batch_size=0)
+    with pytest.raises(FileNotFoundError, match="No model file at"):
+        Classifier.load(tmp_path / "no.safetensors")
+    with pytest.raises(ValueError, match="The calibration of the model cannot be used"):
+        Classifier(clf.model, clf.classes, clf.preprocess, dict(calibration={"heat": 1}))
+    with pytest.raises(ValueError, match="did you mean 'mossy_mo'"):
+        clf.explain(files.paths[0], "mossy_moe")
+
+
+@contextlib.contextmanager
+def pixel_limit(limit):
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = limit
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+@pytest.mark.parametrize("width, height", [(90, 60), (100, 100)])
+def test_too_many_pixels(clf, tmp_path, width, height):
+    "Refused before it is decoded, without a warning from Pillow"
+    Image.new("RGB", (width, height)).save(tmp_path / "bomb.png")
+    with pixel_limit(4000), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        message = f"at most 4,000 pixels, got {width}×{height}; shrink it first"
+        with pytest.raises(ValueError, match=message):
+            clf.predict(tmp_path / "bomb.png")
+
+
+def test_bomb(clf, tmp_path):
+    "30,000×30,000 pixels: megabytes in a file, 2.7 gigabytes in memory"
+    Image.new("RGB", (100, 100)).save(tmp_path / "bomb.png")
+    png = (tmp_path / "bomb.png").read_bytes()
+    head = png[12:16] + (30_000).to_bytes(4, "big") * 2 + png[24:29]
+    bomb = png[:12] + head + zlib.crc32(head).to_bytes(4, "big") + png[33:]
+    with pytest.raises(ValueError, match="at most 89,478,485 pixels, got 30,000×30,000"):
+        clf.predict(bomb)
+
+
+# trained on
+
+
+def test_count_trained_on(clf, files, large, tmp_path):
+    split = tmp_path / "split.csv"
+    save_split(split, files, range(30), [0, 1, 2])
+    copies = [shutil.copy(files.paths[i], tmp_path / f"copy {i}.jpg") for i in (0, 9)]
+    assert clf.count_trained_on(files.paths, split) == dict(train=27, valid=3)
+    assert clf.count_trained_on([*copies, large], split) == dict(train=1, valid=1)
+    other = Classifier(clf.model, clf.classes, clf.preprocess, dict(data=dict(digest="0" * 64)))
+    with pytest.raises(ValueError, match="lists other pictures than the model was trained on"):
+        other.count_trained_on(copies, split)
+    with pytest.raises(ValueError, match="is not a split file"):
+        clf.count_trained_on(copies, large)

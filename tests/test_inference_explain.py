@@ -1,0 +1,72 @@
+"Explanations: other threads, inference mode, and an error leave no trace"
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from simpsons_cnn.inference.explain import Explanation, grad_cam
+from simpsons_cnn.networks.reference import SimpsonsCNN
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return SimpsonsCNN(4).eval()
+
+
+@pytest.fixture(scope="module")
+def xb():
+    return torch.randn(5, 3, 80, 80, generator=torch.Generator().manual_seed(0))
+
+
+def hooks(model):
+    return sum(len(m._forward_hooks) for m in model.modules())
+
+
+def test_other_threads_are_ignored(model, xb):
+    targets = torch.tensor([0, 1])
+    alone = grad_cam(model, xb[:2], targets)
+
+    def meanwhile(*_):
+        handle.remove()
+        other = threading.Thread(target=lambda: model(xb[2:5]))
+        other.start()
+        other.join()
+
+    handle = model.linear_stack[1].register_forward_hook(meanwhile)
+    assert torch.equal(grad_cam(model, xb[:2], targets), alone)
+    assert hooks(model) == 0
+
+
+def test_works_in_inference_mode(model, xb):
+    with torch.inference_mode():
+        cam = grad_cam(model, xb[:2] + 0, torch.tensor([0, 1]))
+    assert cam.shape == (2, 80, 80)
+
+
+@pytest.mark.parametrize("average_gradient", [False, True])
+def test_range(model, xb, average_gradient):
+    cam = grad_cam(model, xb, torch.arange(5) % 4, average_gradient)
+    assert cam.min() >= 0 and cam.max() <= 1
+
+
+def test_hooks_go_after_an_error(model, xb):
+    with pytest.raises(ValueError, match="feature map of 90×90 or more"):
+        grad_cam(model, xb[:1], torch.tensor([0]), min_side=90)
+    with pytest.raises(ValueError, match="at least"):
+        grad_cam(model, xb[:1, :, :8, :8], torch.tensor([0]))
+    assert hooks(model) == 0
+
+
+def test_parameters_keep_no_gradient(model, xb):
+    grad_cam(model, xb[:1], torch.tensor([0]))
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_names_are_text():
+    source = "<img src=x>.jpg"
+    shown = Explanation("<b>", 0.5, np.eye(4), np.zeros((3, 4, 4), np.uint8), source)
+    page = shown._repr_html_()
+    assert "<b>" not in page and "<img src=x>" not in page and page.count("<img ") == 1

@@ -1,0 +1,158 @@
+"Exports: every resize rule and measure, what must not be written, strangers' folders"
+
+import json
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from simpsons_cnn.data.preprocess import Preprocess
+from simpsons_cnn.demo.characters import character_names, draw_character
+from simpsons_cnn.inference.classifier import Classifier
+from simpsons_cnn.inference.export import (
+    _resize,
+    check_parity,
+    export_onnx,
+    export_torch,
+    onnx_graph,
+    pictures_to_check,
+    require,
+)
+from simpsons_cnn.networks.presets import create_model
+from simpsons_cnn.networks.reference import SimpsonsCNN
+from simpsons_cnn.scoring.calibration import Calibration
+
+onnxruntime = pytest.importorskip("onnxruntime")
+
+
+def opinionated(resize_rule="stretch", **calibration):
+    "A classifier whose answers differ from image to image"
+    torch.manual_seed(0)
+    model = create_model("reference", 10)
+    rng = np.random.default_rng(0)
+    prep = Preprocess(96, resize_rule)
+    xb = torch.stack([prep(draw_character(name, rng)) for name in character_names * 4])
+    with torch.no_grad():
+        for _ in range(30):
+            model(prep.normalise(prep.center_crop(xb)))
+        model.linear_stack[4].weight *= 30
+    metadata = dict(calibration=asdict(Calibration(**calibration)), licence="MIT")
+    return Classifier(model, character_names, prep, metadata)
+
+
+@pytest.fixture(scope="module")
+def clf():
+    return opinionated(temperature=1.5, threshold=2.0)
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    rng = np.random.default_rng(1)
+    return [draw_character(n, rng, size=int(rng.integers(40, 300))) for n in character_names * 4]
+
+
+@pytest.mark.parametrize("rule", ["stretch", "pad"])
+@pytest.mark.parametrize(
+    "width, height", [(96, 96), (1, 1), (2, 300), (700, 3), (95, 97), (1200, 900)]
+)
+def test_the_same_bits(rule, width, height):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    prep = Preprocess(96, rule)
+    x = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    assert torch.equal(_resize(x, prep)[0].byte(), prep(pixels))
+
+
+@pytest.mark.parametrize("rule", ["stretch", "pad"])
+@pytest.mark.parametrize("measure", ["probability", "logit", "energy"])
+def test_rules_and_measures(tmp_path, drawn, rule, measure):
+    other = opinionated(rule, measure=measure)
+    wide = [drawn[0].resize((300, 40)), drawn[1].resize((31, 200))]
+    for export, name in ((export_onnx, "m.onnx"), (export_torch, "m.pt2")):
+        found = export(other, tmp_path / name, [*drawn[:10], *wide])
+        assert found["largest_difference"] < 1e-3 and (tmp_path / name).exists()
+
+
+def test_500_pictures(tmp_path, clf):
+    found = export_onnx(clf, tmp_path / "model.onnx")
+    assert found["pictures"] == 500 and found["largest_difference"] < 1e-4
+
+
+def test_graph_has_no_product_that_older_runtimes_lack(clf):
+    "onnxruntime before 1.26 fuses a transposed matrix of doubles into a product that it lacks"
+    onnx = pytest.importorskip("onnx")
+    graph = onnx.load_from_string(onnx_graph(clf)).graph
+    made_by = {name: node.op_type for node in graph.node for name in node.output}
+    products = [node for node in graph.node if node.op_type == "MatMul"]
+    assert len(products) == 2
+    assert all(made_by.get(name) != "Transpose" for node in products for name in node.input)
+
+
+def test_metadata(tmp_path, clf, drawn):
+    export_onnx(clf, tmp_path / "m.onnx", drawn[:3])
+    providers = ["CPUExecutionProvider"]
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=providers)
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["classes"]) == list(clf.classes)
+    assert (metadata["threshold"], metadata["licence"]) == ("2.0", "MIT")
+
+
+class Biased(SimpsonsCNN):
+    "Adds something to its logits that the graph knows nothing of"
+
+    def forward(self, xb):
+        return super().forward(xb) + torch.arange(10) * 0.05
+
+
+def test_what_differs_is_not_written(tmp_path, clf, drawn):
+    model = Biased(10)
+    model.load_state_dict(clf.model.state_dict())
+    biased = Classifier(model, clf.classes, clf.preprocess, clf.about)
+    with pytest.raises(ValueError, match="; nothing was written"):
+        export_onnx(biased, tmp_path / "biased.onnx", drawn)
+    assert not (tmp_path / "biased.onnx").exists()
+
+
+def test_unknown_layer(clf):
+    other = opinionated()
+    other.model.linear_stack.append(nn.Sigmoid())
+    with pytest.raises(ValueError, match="cannot write a Sigmoid layer"):
+        onnx_graph(other)
+
+
+def answer_of(clf):
+    def answer(pixels):
+        p = clf.predict(pixels)
+        return p.probabilities, p.familiarity
+
+    return answer
+
+
+def test_broken_pictures_are_left_out(tmp_path, clf, drawn):
+    "One broken picture in the folder does not keep the export from being written"
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut")
+    with pytest.raises(ValueError, match="None of the pictures to compare on can be read"):
+        check_parity(answer_of(clf), clf, pictures_to_check(tmp_path))
+    for i in range(3):
+        drawn[i].save(tmp_path / f"{i}.png")
+    assert check_parity(answer_of(clf), clf, pictures_to_check(tmp_path))["pictures"] == 3
+
+
+def test_nothing_to_check(tmp_path):
+    with pytest.raises(FileNotFoundError, match="No pictures under"):
+        pictures_to_check(tmp_path)
+
+
+def test_spread_over_a_folder(tmp_path):
+    for i in range(9):
+        Image.new("RGB", (9, 9)).save(tmp_path / f"{i}.png")
+    assert [p.name for p in pictures_to_check(tmp_path, 3)] == ["0.png", "4.png", "8.png"]
+
+
+def test_missing_package():
+    message = r"no_such_package is missing: pip install 'simpsons_cnn\[onnx\]'"
+    with pytest.raises(ModuleNotFoundError, match=message):
+        require("no_such_package", "onnx")
