@@ -19,100 +19,117 @@ from .store import PixelStore
 
 # %% ../../nbs/data/08_batches.ipynb #c18b95ff
 def check_batch_size(batch_size: int, n: int):
-    "Training pictures must fill a batch"
+    "Raise `ValueError` unless training pictures fill a batch"
     if batch_size > n:
         raise ValueError(
-            f"batch_size must be at most the number of training pictures, {n:,}, got {batch_size:,}; lower batch_size"
+            f"batch_size must be at most the number of training pictures, {n:,}, got"
+            f" {batch_size:,}; lower batch_size"
         )
 
 
+def _as_indices(indices, n: int) -> Tensor:  # int64, shape `(m,)`
+    "Row numbers of a store, from numbers or, as in NumPy, from a mask; raises `IndexError`"
+    if indices is None:
+        return torch.arange(n)
+    indices = np.asarray(indices)
+    if indices.dtype == bool:
+        if indices.shape != (n,):
+            raise IndexError(f"a mask must have one value for each of {n} pictures")
+        indices = np.flatnonzero(indices)
+    rows = torch.from_numpy(indices.astype(np.int64))
+    if not len(rows):
+        raise ValueError("indices must select at least one picture, got none")
+    if int(rows.min()) < 0 or int(rows.max()) >= n:
+        got = f"{int(rows.min())} to {int(rows.max())}"
+        raise IndexError(f"indices must be from 0 to {n - 1}, got {got}")
+    return rows
+
+# %% ../../nbs/data/08_batches.ipynb #2d3e283b
 class Batches:
-    "Iterates over `(xb, yb)`: normalised pictures `(n, 3, side, side)` and labels `(n,)` on `device`"
+    "Batches `(xb, yb)`: normalised pictures `(n, 3, side, side)` and labels `(n,)` on `device`"
 
     def __init__(
         self,
         store: PixelStore,  # Where the pictures are
-        idx=None,  # Which of them, by place; `None`: all
+        indices=None,  # Rows of the store, or a mask; `None`: all
         batch_size: int = 128,  # Pictures per step
         augment: Augment = None,  # With it crops vary; without, the centre is shown
-        seed: int = 0,  # Together with `epoch` and the step decides everything random
+        seed: int = 0,  # Decides order and augmentation, together with epoch and step
         device="auto",  # Where the batches are wanted, see `pick_device`
-        shuffle: bool = None,  # A new order in every epoch and full batches only; `None`: where there is `augment`
+        shuffle: bool = None,  # New order each epoch, full batches only; `None`: with `augment`
     ):
-        idx = (
-            torch.arange(len(store))
-            if idx is None
-            else torch.from_numpy(np.array(idx, dtype=np.int64))
-        )
-        if not len(idx):
-            raise ValueError("idx selects no pictures")
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
-        self.shuffle = bool(augment) if shuffle is None else shuffle
+        self.store, self.batch_size = store, batch_size
+        self.augment, self.seed = augment, seed
+        self.indices = _as_indices(indices, len(store))
+        self.shuffle = augment is not None if shuffle is None else shuffle
         if self.shuffle:
-            check_batch_size(batch_size, len(idx))
-        if int(idx.min()) < 0 or int(idx.max()) >= len(store):
-            raise IndexError(
-                f"idx must be from 0 to {len(store) - 1}, got {int(idx.min())} to {int(idx.max())}"
-            )
-        self.store, self.idx, self.batch_size, self.augment, self.seed, self.device, self.epoch = (
-            store,
-            idx,
-            batch_size,
-            augment,
-            seed,
-            pick_device(device),
-            0,
-        )
-        self.pixels, self.labels = _resident(store.pixels, self.device), store.labels
+            check_batch_size(batch_size, len(self.indices))
+        self.device = pick_device(device)
+        self.pixels = _to_gpu_if_it_fits(store.pixels, self.device)
+        self.labels = store.labels
+        self._passes = 0  # of `for xb, yb in dl`
 
     def __len__(self):
-        return (
-            len(self.idx) // self.batch_size
-            if self.shuffle
-            else math.ceil(len(self.idx) / self.batch_size)
-        )
-
-    def epoch_order(self, epoch: int) -> Tensor:
-        "Places in the store, in the order in which an epoch visits them"
-        return (
-            self.idx[torch.randperm(len(self.idx), generator=make_generator(self.seed, epoch))]
-            if self.shuffle
-            else self.idx
-        )
-
-    def steps(self, epoch: int, first: int = 0):
-        "The batches of an epoch from step `first` on"
-        order = self.epoch_order(epoch)
-        for step in range(first, len(self)):
-            yield self.batch(
-                order[step * self.batch_size : (step + 1) * self.batch_size], epoch, step
-            )
+        if self.shuffle:
+            return len(self.indices) // self.batch_size
+        return math.ceil(len(self.indices) / self.batch_size)
 
     def __iter__(self):
-        self.epoch += 1
-        return self.steps(self.epoch - 1)
+        self._passes += 1
+        return self.epoch(self._passes - 1)
 
 # %% ../../nbs/data/08_batches.ipynb #d9a0ba22
-def _resident(pixels: Tensor, device: torch.device) -> Tensor:
+def _to_gpu_if_it_fits(pixels: Tensor, device: torch.device) -> Tensor:
     "All pixels on a GPU if they take at most half of its free memory"
     if device.type != "cuda" or pixels.nbytes > torch.cuda.mem_get_info(device)[0] / 2:
         return pixels
     return pixels.to(device)
 
 
-@patch
-def batch(self: Batches, places: Tensor, epoch: int, step: int):
-    "The pictures at `places` as they are seen in that step"
-    xb = _gather(self.pixels, places).to(self.device, non_blocking=True)
-    yb = self.labels[places].to(self.device, non_blocking=True)
-    if not self.augment:
-        return self.store.preprocess.normalise(self.store.preprocess.center_crop(xb)), yb
-    return augment_batch(
-        xb, self.augment, self.store.preprocess, make_generator(self.seed, epoch, step)
-    ), yb
-
-
-def _gather(pixels: Tensor, places: Tensor) -> Tensor:
+def _gather(pixels: Tensor, rows: Tensor) -> Tensor:
     "Rows of a channels-last array, still channels last"
-    return pixels.permute(0, 2, 3, 1).index_select(0, places.to(pixels.device)).permute(0, 3, 1, 2)
+    pixels = pixels.permute(0, 2, 3, 1)
+    return pixels.index_select(0, rows.to(pixels.device)).permute(0, 3, 1, 2)
+
+
+@patch
+def epoch_order(self: Batches, epoch: int) -> Tensor:
+    "Rows of the store, in the order in which an epoch visits them"
+    if not self.shuffle:
+        return self.indices
+    rng = make_generator(self.seed, "order", epoch)
+    return self.indices[torch.randperm(len(self.indices), generator=rng)]
+
+
+@patch
+def batch(
+    self: Batches,
+    rows: Tensor,  # Rows of the store
+    epoch: int,  # With `step` it decides the augmentation
+    step: int,
+    crop: int = None,  # Side of augmented crops; `None`: the preprocess's
+) -> tuple:
+    "The pictures in these rows as they are seen in that step, and their labels"
+    prep = self.store.preprocess
+    xb = _gather(self.pixels, rows).to(self.device, non_blocking=True)
+    yb = self.labels[rows].to(self.device, non_blocking=True)
+    if self.augment is None:
+        return prep.normalise(prep.center_crop(xb)), yb
+    rng = make_generator(self.seed, "augment", epoch, step)
+    return augment_batch(xb, self.augment, prep, rng, crop), yb
+
+
+@patch
+def epoch(
+    self: Batches,
+    epoch: int,  # Counts from 0
+    crop: int = None,  # See `Batches.batch`
+    start: int = 0,  # Step to begin with
+):
+    "The batches of an epoch from a step on; always the same for the same arguments"
+    order = self.epoch_order(epoch)
+    for step in range(start, len(self)):
+        rows = order[step * self.batch_size : (step + 1) * self.batch_size]
+        yield self.batch(rows, epoch, step, crop)

@@ -36,9 +36,9 @@ def save_model(
     name = type(model).__name__
     if name not in ARCHITECTURES:
         raise ValueError(unknown_name_message("architecture", name, ARCHITECTURES))
-    if len(classes) != model.settings["num_classes"]:
+    if len(classes) != model.hparams["num_classes"]:
         raise ValueError(
-            f"classes must be {model.settings['num_classes']} names, got {len(classes)}"
+            f"classes must be {model.hparams['num_classes']} names, got {len(classes)}"
         )
     versions = dict(
         simpsons_cnn=__version__, torch=torch.__version__, python=platform.python_version()
@@ -46,7 +46,7 @@ def save_model(
     header = dict(
         format_version=FORMAT_VERSION,
         classes=list(classes),
-        architecture=dict(name=name, **model.settings),
+        architecture=dict(name=name, **model.hparams),
         preprocess=asdict(preprocess),
         about=dict(versions=versions) | (about or {}),
     )

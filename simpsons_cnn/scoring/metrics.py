@@ -272,7 +272,7 @@ def evaluate(
         loss=F.cross_entropy(logits, targets, reduction="none"),
     )
     pictures = pd.DataFrame(
-        dict(place=dl.idx.numpy())
+        dict(place=dl.indices.numpy())
         | {name: column.cpu().numpy() for name, column in columns.items()}
     )
     classes, total = dl.store.classes, (loss or F.cross_entropy)(logits, targets)

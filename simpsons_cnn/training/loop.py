@@ -8,15 +8,15 @@ __all__ = ['FIRST_STEPS', 'learning_rate_at', 'crop_size_at', 'run_epoch', 'fit'
 # %% ../../nbs/training/04_loop.ipynb #d1f0b49b
 import math
 import time
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ..core.device import derive_seed, pick_dtype
+from ..core.device import make_generator, pick_dtype
 from ..core.tensors import weights_hash
 from ..data.batches import Batches
+from ..networks.reference import set_dropout_generator
 from ..scoring.metrics import evaluate
 from .callbacks import Progress
 from simpsons_cnn.training.checkpoint import (
@@ -75,16 +75,18 @@ def run_epoch(
     after_step=lambda step, losses: (
         False
     ),  # Called after each step with the losses so far; a true answer ends the epoch
-    done=(),  # Losses of the steps of this epoch that were made earlier; the loop goes on behind them
+    done=(),  # Losses of the steps of this epoch that were made earlier
+    epoch: int = 0,  # Which epoch, from 0
+    crop: int = None,  # Side of the crops, see `Batches.epoch`
 ) -> Tensor:  # The loss of each step of the epoch, shape `(steps,)`, on the device
     "Train on every batch once"
     model.train()
-    epoch, losses = dl.epoch, list(done)
-    dl.epoch += 1
-    for step, (xb, yb) in enumerate(dl.steps(epoch, len(losses)), len(losses)):
+    losses = list(done)
+    for step, (xb, yb) in enumerate(dl.epoch(epoch, crop, len(losses)), len(losses)):
         if learning_rate:
             optimizer.param_groups[0]["lr"] = learning_rate(step)
-        torch.manual_seed(derive_seed(dl.seed, epoch, step))
+        rng = make_generator(dl.seed, "dropout", epoch, step, device=xb.device)
+        set_dropout_generator(model, rng)
         with torch.autocast(xb.device.type, dtype, enabled=dtype is not None):
             logits = model(xb)
         batch_loss = loss(logits.float(), yb)
@@ -129,7 +131,7 @@ def fit(
         raise ValueError(
             "train_dl must be shuffled: give its Batches augment=Augment() or shuffle=True"
         )
-    full = train_dl.augment and (train_dl.augment.crop_size or train_dl.store.preprocess.crop)
+    full = train_dl.augment and (train_dl.store.preprocess.crop)
     if first_crop and not (full and first_crop <= full):
         raise ValueError(
             f"first_crop must be at most {full}, the side of later crops, and needs augment, got {first_crop}"
@@ -165,7 +167,7 @@ def fit(
         batch_size=train_dl.batch_size,
         augment=repr(train_dl.augment),
         classes=list(train_dl.store.classes),
-        training_pictures=len(train_dl.idx),
+        training_pictures=len(train_dl.indices),
     )
     saver = Checkpoint(
         checkpoint,
@@ -184,7 +186,7 @@ def fit(
     show = Progress(progress) if isinstance(progress, str) else progress
     show.start(num_epochs, steps)
     try:
-        with torch.random.fork_rng(), stop_on_signal() as note:
+        with stop_on_signal() as note:
             for epoch in range(len(history), 0 if history.stopped else num_epochs):
                 start, judged = (
                     time.perf_counter() - seconds,
@@ -208,12 +210,9 @@ def fit(
                         saver.save(history, so_far, time.perf_counter() - start)
                     return note["reason"] or (device.type == "cpu" and not losses[-1].isfinite())
 
-                train_dl.epoch = epoch
+                crop = None
                 if first_crop:
-                    train_dl.augment = replace(
-                        train_dl.augment,
-                        crop_size=crop_size_at(epoch / num_epochs, first_crop, full),
-                    )
+                    crop = crop_size_at(epoch / num_epochs, first_crop, full)
                 losses = run_epoch(
                     model,
                     train_dl,
@@ -223,6 +222,8 @@ def fit(
                     dtype,
                     after_step,
                     () if done is None else done.to(device),
+                    epoch,
+                    crop,
                 )
                 check_finite(losses, epoch, history)
                 warn_if_diverging(losses, history)
@@ -261,9 +262,6 @@ def fit(
             model.load_state_dict(history.last_weights)
         show.close(f"failed: {str(e) or type(e).__name__}")
         raise
-    finally:
-        if first_crop:
-            train_dl.augment = replace(train_dl.augment, crop_size=full)
     history.interrupted = bool(note["reason"])
     history.stopped = note["reason"] or history.stopped
     model.load_state_dict(history.best_weights or history.last_weights)

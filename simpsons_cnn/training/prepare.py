@@ -15,7 +15,6 @@ import numpy as np
 
 from ..core.config import Config
 from ..core.text import first_few
-from ..data.augment import Augment
 from ..data.batches import Batches, check_batch_size
 from ..data.fixes import apply_fixes
 from ..data.folders import ImageFiles
@@ -111,9 +110,9 @@ class TrainingData:
             self.train_dl.store,
             self.test_dl.store.files.missing if self.test_dl else [],
         )
-        unjudged = store.files.select(self.valid_dl.idx.tolist()).missing
+        unjudged = store.files.select(self.valid_dl.indices.tolist()).missing
         return (
-            f"{len(self.train_dl.idx):,} training and {len(self.valid_dl.idx):,} validation pictures of {len(store.classes)} characters from '{store.files.root}'"
+            f"{len(self.train_dl.indices):,} training and {len(self.valid_dl.indices):,} validation pictures of {len(store.classes)} characters from '{store.files.root}'"
             + (
                 f"; {len(store.unreadable):,} unreadable pictures left out"
                 if store.unreadable
@@ -168,7 +167,7 @@ def prepare(
             f"The split leaves no picture of {', '.join(untaught)} to train on; choose another split"
         )
     at_once = max(1, round(256 * (96 / config.size) ** 2))
-    augment = Augment(**dict(config.augmentation_parameters))
+    augment = config.augmentation_parameters
     across = near_duplicates(test_store, store) if test_store else None
     return TrainingData(
         Batches(store, train_idx, config.batch_size, augment, config.seed, device=device),

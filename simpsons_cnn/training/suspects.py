@@ -81,13 +81,11 @@ def cross_validate(
             train_idx,
             min(batch_size, len(train_idx)),
             Augment(),
-            derive_seed(seed, fold),
+            derive_seed(seed, "fold", fold),
             device,
         )
         judged_dl = Batches(store, judged_idx, 256, device=device)
-        with torch.random.fork_rng():
-            torch.manual_seed(derive_seed(seed, fold))
-            model = create_model(architecture, k)
+        model = create_model(architecture, k, derive_seed(seed, "fold", fold))
         history = fit(
             model,
             train_dl,

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from ..core.config import Config
-from ..core.device import derive_seed, pick_device, pick_dtype
+from ..core.device import pick_device, pick_dtype
 from ..core.files import atomic_write, lock_folder, remove_temp_files
 from ..data.batches import Batches
 from ..networks.losses import FocalLoss, class_weights
@@ -134,12 +134,10 @@ def _create(
     config: Config, prepared: TrainingData
 ) -> tuple:  # network with its first weights, loss
     store = prepared.train_dl.store
-    with torch.random.fork_rng():
-        torch.manual_seed(derive_seed(config.seed))
-        model = create_model(
-            config.architecture, len(store.classes), dropout_rate=config.dropout_rate
-        )
-    counts = store.labels[prepared.train_dl.idx].bincount(minlength=len(store.classes))
+    model = create_model(
+        config.architecture, len(store.classes), config.seed, dropout_rate=config.dropout_rate
+    )
+    counts = store.labels[prepared.train_dl.indices].bincount(minlength=len(store.classes))
     return model, FocalLoss(
         config.gamma,
         None if config.class_weights == "none" else class_weights(counts, config.class_weights),
@@ -239,7 +237,7 @@ def train(
         prepared = prepare(config, files, test_files, device)
         prepared.warn_of_leaks()
         store, dtype = prepared.train_dl.store, pick_dtype(config.mixed_precision, device)
-        table = split_table(store.files, prepared.groups, prepared.valid_dl.idx)
+        table = split_table(store.files, prepared.groups, prepared.valid_dl.indices)
         if found:
             _check_pictures(folder, table)
         config.save(folder / "config.yaml")
@@ -333,7 +331,8 @@ def verify(
     files, _ = scan_folders(config)
     prepared = prepare(config, files, device=device)
     _check_pictures(
-        folder, split_table(prepared.train_dl.store.files, prepared.groups, prepared.valid_dl.idx)
+        folder,
+        split_table(prepared.train_dl.store.files, prepared.groups, prepared.valid_dl.indices),
     )
     now = _fit(config, prepared, *_create(config, prepared), (), _FirstSteps(len(was))).first_steps
     if len(now) < len(was):
