@@ -1,5 +1,6 @@
 # The names that `import simpsons_cnn as sc` promises, and where they live. Editors and type checkers read
 # this file, and so does __init__.py, which imports each name at its first use.
+from .core.config import Augment as Augment
 from .core.config import Config as Config
 from .core.config import TrainingParameters as TrainingParameters
 from .core.device import make_generator as make_generator
@@ -53,6 +54,8 @@ from .scoring.plotting import plot_losses as plot_losses
 from .scoring.plotting import plot_metrics as plot_metrics
 from .scoring.plotting import plot_pictures as plot_pictures
 from .scoring.plotting import plot_top_losses as plot_top_losses
+from .training.callbacks import Callback as Callback
+from .training.callbacks import EarlyStopping as EarlyStopping
 from .training.callbacks import Progress as Progress
 from .training.checkpoint import Checkpoint as Checkpoint
 from .training.history import History as History

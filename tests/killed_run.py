@@ -13,7 +13,7 @@ import sys
 import threading
 
 from simpsons_cnn.core.config import Config
-from simpsons_cnn.training.callbacks import Progress
+from simpsons_cnn.training.callbacks import Callback
 from simpsons_cnn.training.train import train
 
 
@@ -21,14 +21,13 @@ def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-class KilledAfter(Progress):
-    "Shows nothing, and ends badly after so many steps"
+class KilledAfter(Callback):
+    "Dies after so many steps"
 
     def __init__(self, steps):
-        super().__init__("off")
         self.left = steps
 
-    def step(self, epoch, step):
+    def on_step(self, run):
         self.left -= 1
         if self.left == 0:
             die()
@@ -63,7 +62,7 @@ def job(config, moment):
         kill_at_call("replace", when, lambda *_: None)
     if kind == "after a rename":
         kill_at_call("replace", when, None)
-    train(Config.load(config), progress=KilledAfter(when if kind == "step" else -1), resume=True)
+    train(Config.load(config), callbacks=[KilledAfter(when if kind == "step" else -1)], resume=True)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from simpsons_cnn.core.config import Config
 from simpsons_cnn.demo.characters import demo_characters
 from simpsons_cnn.networks.losses import FocalLoss
 from simpsons_cnn.networks.model_file import load_model
-from simpsons_cnn.training.callbacks import Progress
+from simpsons_cnn.training.callbacks import Callback
 from simpsons_cnn.training.checkpoint import read_checkpoint
 from simpsons_cnn.training.history import NonFiniteLoss
 from simpsons_cnn.training.train import train
@@ -67,7 +67,14 @@ def settings(pictures, folder, **kwargs):
 
 
 def after_epoch(n, do):
-    return lambda history, report: do() if len(history) == n else None
+    "A callback that does something after an epoch"
+
+    class AfterEpoch(Callback):
+        def on_epoch(self, run):
+            if len(run.history) == n:
+                do()
+
+    return AfterEpoch()
 
 
 def weights_of(folder):
@@ -79,20 +86,20 @@ def weights_of(folder):
 def survives(pictures, folder, break_it, mend_it, words, epochs=1):
     "A run in which something breaks after an epoch ends in an error that names the path, and goes on once it is mended"
     with pytest.raises(OSError) as told:
-        train(settings(pictures, folder), hooks=[after_epoch(epochs + 1, break_it)], progress="off")
+        train(settings(pictures, folder), callbacks=[after_epoch(epochs + 1, break_it)])
     assert str(folder) in str(told.value) and words in str(told.value), str(told.value)
     assert (
         len(read_checkpoint(folder / "last.ckpt")[1]["history"]["rows"]) == epochs
     )  # the last good one can be read
     mend_it()
-    train(settings(pictures, folder), progress="off", resume=True)
+    train(settings(pictures, folder), callbacks=[], resume=True)
     return weights_of(folder)
 
 
 @pytest.fixture(scope="module")
 def straight(pictures, tmp_path_factory):
     folder = tmp_path_factory.mktemp("straight")
-    train(settings(pictures, folder), progress="off")
+    train(settings(pictures, folder), callbacks=[])
     return weights_of(folder)
 
 
@@ -125,10 +132,10 @@ def test_disk_full_at_the_end(pictures, small_disk, straight):
     training.save_model = no_room
     try:
         with pytest.raises(OSError):
-            train(settings(pictures, folder), progress="off")
+            train(settings(pictures, folder), callbacks=[])
     finally:
         training.save_model = real
-    assert len(train(settings(pictures, folder), progress="off", resume=True).history) == 3
+    assert len(train(settings(pictures, folder), callbacks=[], resume=True).history) == 3
     assert weights_of(folder) == straight
     counts["disk faults"]["full at the end"] += 1
 
@@ -145,9 +152,9 @@ def test_read_only(pictures, small_disk, straight):
     with pytest.raises(
         OSError, match=f"Cannot write '{folder / 'last.ckpt'}' .Read-only file system"
     ):
-        train(settings(pictures, folder), hooks=[after_epoch(2, lock)], progress="off")
+        train(settings(pictures, folder), callbacks=[after_epoch(2, lock)])
     unlock()
-    train(settings(pictures, folder), progress="off", resume=True)
+    train(settings(pictures, folder), callbacks=[], resume=True)
     assert weights_of(folder) == straight
     counts["disk faults"]["read-only"] += 1
 
@@ -157,8 +164,7 @@ def test_folder_removed(pictures, tmp_path):
     with pytest.raises(FileNotFoundError) as told:
         train(
             settings(pictures, folder),
-            hooks=[after_epoch(2, lambda: shutil.rmtree(folder))],
-            progress="off",
+            callbacks=[after_epoch(2, lambda: shutil.rmtree(folder))],
         )
     assert f"Cannot write '{folder / 'last.ckpt'}' (No such file or directory)" in str(told.value)
     counts["disk faults"]["folder removed"] += 1
@@ -168,7 +174,7 @@ def test_too_little_room_is_said_at_once(pictures, small_disk):
     start = time.monotonic()
     subprocess.run(["mount", "-o", "remount,size=100m", str(small_disk)], check=True)
     with pytest.raises(OSError, match="A run needs 126 MiB for its checkpoints and its model"):
-        train(settings(pictures, small_disk / "run"), progress="off")
+        train(settings(pictures, small_disk / "run"), callbacks=[])
     assert time.monotonic() - start < 1
     counts["disk faults"]["too little room"] += 1
 
@@ -177,8 +183,7 @@ def test_damaged_checkpoint(pictures, tmp_path, straight):
     "The newest is damaged: the one before it is taken, with a word, and the bits are the same"
     train(
         settings(pictures, tmp_path),
-        hooks=[after_epoch(3, lambda: os.kill(os.getpid(), signal.SIGINT))],
-        progress="off",
+        callbacks=[after_epoch(3, lambda: os.kill(os.getpid(), signal.SIGINT))],
     )
     for damage in (lambda b: b[: len(b) // 2], lambda b: b[:-1000] + bytes(1000)):
         for name in ("model.safetensors", "report.json"):
@@ -186,7 +191,7 @@ def test_damaged_checkpoint(pictures, tmp_path, straight):
         whole = (tmp_path / "last.ckpt").read_bytes()
         (tmp_path / "last.ckpt").write_bytes(damage(whole))
         with pytest.warns(UserWarning, match="Going on from the checkpoint before it"):
-            train(settings(pictures, tmp_path), progress="off", resume=True)
+            train(settings(pictures, tmp_path), callbacks=[], resume=True)
         assert weights_of(tmp_path) == straight
         counts["disk faults"]["damaged checkpoint"] += 1
 
@@ -196,27 +201,25 @@ def test_a_second_run_is_refused_while_the_first_lives(pictures, tmp_path):
 
     def another():
         with pytest.raises(FileExistsError) as told:
-            train(settings(pictures, tmp_path, overwrite=True), progress="off")
+            train(settings(pictures, tmp_path, overwrite=True), callbacks=[])
         refused.append(str(told.value))
 
-    train(
-        settings(pictures, tmp_path, num_epochs=1), hooks=[after_epoch(1, another)], progress="off"
-    )
+    train(settings(pictures, tmp_path, num_epochs=1), callbacks=[after_epoch(1, another)])
     assert refused == [
         f"Another run (process {os.getpid()}) is writing to '{tmp_path}'; wait for its end, or choose another output folder"
     ]
-    train(settings(pictures, tmp_path, num_epochs=1, overwrite=True), progress="off")
+    train(settings(pictures, tmp_path, num_epochs=1, overwrite=True), callbacks=[])
 
 
 @pytest.mark.parametrize("when", ["SIGINT", "SIGTERM"])
 def test_the_second_signal_stops_at_once(pictures, tmp_path, when):
     number = getattr(signal, when)
 
-    class Twice(Progress):
-        def epoch(self, history, report=None):
+    class Twice(Callback):
+        def on_epoch(self, run):
             raise AssertionError("not stopped")
 
-        def step(self, epoch, step):
+        def on_step(self, run):
             os.kill(os.getpid(), number)
             time.sleep(0.01)
             os.kill(os.getpid(), number)
@@ -224,17 +227,17 @@ def test_the_second_signal_stops_at_once(pictures, tmp_path, when):
 
     if number == signal.SIGINT:
         with pytest.raises(KeyboardInterrupt):
-            train(settings(pictures, tmp_path), progress=Twice("off"))
+            train(settings(pictures, tmp_path), callbacks=[Twice()])
     else:
         pid = os.fork()
         if pid == 0:
             torch.set_num_threads(1)
-            train(settings(pictures, tmp_path), progress=Twice("off"))
+            train(settings(pictures, tmp_path), callbacks=[Twice()])
             os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGTERM
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     train(
-        settings(pictures, tmp_path, num_epochs=1, overwrite=True), progress="off"
+        settings(pictures, tmp_path, num_epochs=1, overwrite=True), callbacks=[]
     )  # the folder is free again
 
 
@@ -272,7 +275,7 @@ def test_no_number(pictures, tmp_path, monkeypatch, what):
         NonFiniteLoss,
         match=f"became nan in epoch 2, step {2 if what == 'loss' else 3}; the weights are those after epoch 1",
     ):
-        train(settings(pictures, tmp_path), progress="off")
+        train(settings(pictures, tmp_path), callbacks=[])
     assert all(
         v.isfinite().all()
         for v in load_model(tmp_path / "model.safetensors")[0].state_dict().values()
@@ -284,7 +287,7 @@ def test_a_loss_that_grows_is_told_of(pictures, tmp_path):
     with pytest.warns(UserWarning, match="it grows instead of falling"):
         train(
             settings(pictures, tmp_path, learning_rate=10.0, schedule="constant", num_epochs=1),
-            progress="off",
+            callbacks=[],
         )
 
 
@@ -302,7 +305,7 @@ def test_identical_pictures(pictures, tmp_path):
             settings(
                 pictures, tmp_path / "run", traindir=tmp_path / "same", testdir=None, num_epochs=1
             ),
-            progress="off",
+            callbacks=[],
         )
 
 
@@ -318,7 +321,7 @@ def test_one_picture_of_a_character(pictures, tmp_path, capsys):
             num_epochs=1,
             class_weights="inverse",
         ),
-        progress="log",
+        callbacks=None,
     )
     assert (
         "no validation pictures of mossy_mo, so the scores say nothing of them"
@@ -329,7 +332,7 @@ def test_one_picture_of_a_character(pictures, tmp_path, capsys):
 
 def test_two_processes_make_the_same_weights(pictures, tmp_path, straight):
     settings(pictures, tmp_path / "other").save(tmp_path / "other.yaml")
-    code = f"from simpsons_cnn.core.config import Config; from simpsons_cnn.training.train import train; train(Config.load({str(tmp_path / 'other.yaml')!r}), progress='off')"
+    code = f"from simpsons_cnn.core.config import Config; from simpsons_cnn.training.train import train; train(Config.load({str(tmp_path / 'other.yaml')!r}), callbacks=[])"
     subprocess.run(
         [sys.executable, "-c", code],
         check=True,

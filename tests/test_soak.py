@@ -14,6 +14,8 @@ from simpsons_cnn.demo.characters import demo_characters
 from simpsons_cnn.networks.losses import FocalLoss
 from simpsons_cnn.networks.reference import SimpsonsCNN
 from simpsons_cnn.quality.split import split_per_character
+from simpsons_cnn.training.callbacks import Callback
+from simpsons_cnn.training.checkpoint import Checkpoint
 from simpsons_cnn.training.loop import fit
 
 EPOCHS = 200 if os.environ.get("FULL") else 24
@@ -27,6 +29,20 @@ def held() -> dict:
         what: int(status.split(f"{key}:")[1].split()[0]) // unit
         for what, key, unit in (("MiB", "RssAnon", 1024), ("threads", "Threads", 1))
     } | dict(files=len(os.listdir("/proc/self/fd")))
+
+
+class Watching(Callback):
+    def __init__(self, seen):
+        self.seen = seen
+
+    def on_epoch(self, run):
+        self.seen.append(held())
+
+
+class TwoEpochs(Callback):
+    def on_epoch(self, run):
+        if len(run.history) == 2:
+            run.stop("enough", resumable=False)
 
 
 def test_soak(tmp_path):
@@ -47,15 +63,14 @@ def test_soak(tmp_path):
             FocalLoss(),
             **dict(
                 num_epochs=EPOCHS,
-                progress="off",
+                callbacks=[],
                 weight_averaging=0.9,
-                checkpoint=tmp_path / "last.ckpt",
-                checkpoint_seconds=0.05,
+                checkpoint=Checkpoint(tmp_path / "last.ckpt", seconds=0.05),
             )
             | kwargs,
         )
 
-    run(hooks=[lambda history, report: seen.append(held())])
+    run(callbacks=[Watching(seen)])
     early, late = seen[EPOCHS // 4], seen[-1]
     assert (
         late["MiB"] - early["MiB"] <= 10
@@ -63,7 +78,7 @@ def test_soak(tmp_path):
         and late["threads"] == early["threads"]
     ), (early, late)
     for _ in range(RUNS):
-        run(num_epochs=3, hooks=[lambda history, report: "enough" if len(history) == 2 else None])
+        run(num_epochs=3, callbacks=[TwoEpochs()])
     after = held()
     assert (
         after["MiB"] - late["MiB"] <= 10

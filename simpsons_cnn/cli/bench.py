@@ -28,6 +28,7 @@ from torchvision import transforms as T
 from torchvision.datasets import ImageFolder
 
 from .interleave import interleave, speeds_and_ratios
+from ..core.config import TrainingParameters
 from ..core.device import pick_device, pick_dtype
 from ..data.augment import Augment
 from ..data.batches import Batches
@@ -40,7 +41,9 @@ from ..networks.losses import FocalLoss
 from ..networks.model_file import load_model, save_model
 from ..networks.reference import SimpsonsCNN
 from ..scoring.metrics import evaluate
-from ..training.loop import run_epoch
+from ..training.callbacks import Callback
+from ..training.loop import train_epoch
+from ..training.run import TrainingRun
 
 # %% ../../nbs/cli/07_bench.ipynb #c15a1883
 def reference_loader(
@@ -92,23 +95,33 @@ def _trainee(num_classes, device):
     return model, torch.optim.AdamW(model.parameters(), 1e-3, fused=device.type in ("cpu", "cuda"))
 
 
+class _StopAfter(Callback):
+    "Stops after so many steps"
+
+    def __init__(self, steps: int):
+        self.steps = steps
+
+    def on_step(self, run):
+        if run.step + 1 == self.steps:
+            run.stop("measured")
+
+
 def training(store: PixelStore, batch_size: int, steps: int, device, dtype):
-    "A part: `run_epoch` on augmented batches"
-    model, optimizer = _trainee(len(store.classes), device)
+    "A part: `train_epoch` on augmented batches"
+    model, _ = _trainee(len(store.classes), device)
     dl = Batches(store, batch_size=batch_size, augment=Augment(), device=device)
-    loss = FocalLoss()
+    recipe = TrainingParameters(num_epochs=2, learning_rate=1e-3, first_crop=None)
+    valid_dl = Batches(store, [0], device=device)
+    state = (model, dl, valid_dl, FocalLoss(), recipe, 0.01, [_StopAfter(steps)])
+    run = TrainingRun(*state)
+    run.dtype = dtype
+    run.epoch = 1  # the first steps of the first epoch are hashed
 
     def part():
-        losses = run_epoch(
-            model,
-            dl,
-            loss,
-            optimizer,
-            dtype=dtype,
-            after_step=lambda step, _: step + 1 == steps,
-        )
-        losses[-1].item()
-        return len(losses) * batch_size
+        run.losses, run.stop_reason = [], ""
+        train_epoch(run)
+        run.losses[-1].item()
+        return len(run.losses) * batch_size
 
     return part
 

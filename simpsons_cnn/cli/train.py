@@ -71,8 +71,8 @@ def _print_run(run):
     print(f"model: {run.model_path}")
     print(f"figures: {config.out_graphics_directory}")
     print(f"predictions: {config.out_inference_directory / 'predictions.csv'}")
-    if run.history.interrupted:
-        reason = run.history.stopped
+    if run.history.resumable:
+        reason = run.history.stop_reason
         print(f"{reason}; the same command with --resume continues from there", file=sys.stderr)
         sys.exit(143 if "SIGTERM" in reason else 130)
 

@@ -309,7 +309,7 @@ def begin(self: TrainingControls):
         self.slot.update(run.widget)
         run.handles.append(self.slot)
     self.runs.append(run)
-    run.begin()
+    run.start()
     self._refresh()
 
 

@@ -24,16 +24,17 @@ from ..core.display import in_jupyter
 from ..core.text import escape_html
 from .html import STYLE
 from .live import dashboard_html, progress_html, progress_words
+from ..training.callbacks import Callback
 from ..training.train import train
 
 # %% ../../nbs/lab/03_dashboard.ipynb #919d08bb
-_BUTTONS = dict(
-    Start=("begin", "Train, in the background"),
+_BUTTONS = dict(  # name -> (method, tooltip)
+    Start=("start", "Train, in the background"),
     Pause=("pause", "Hold training after this step"),
-    Continue=("proceed", "Go on training"),
+    Continue=("resume", "Continue training"),
     Stop=("stop", "End training after this step; what was learnt is kept"),
-)  # name -> (method, tooltip)
-_WORDS = dict(
+)
+_STATE_TEXT = dict(
     ready="Ready",
     preparing="Reading the pictures",
     training="Training",
@@ -43,86 +44,90 @@ _WORDS = dict(
     finished="Finished",
     stopped="Stopped",
     failed="Failed",
-)  # state -> how it is called
-_LIVE = dict(
+)
+_ENABLED = dict(  # state -> buttons that can be pressed in it
     ready="Start", preparing="Pause Stop", training="Pause Stop", paused="Continue Stop"
-)  # state -> buttons that can be pressed in it
+)
 
 
-class TrainingDashboard:
-    "Runs a job in the background and shows it; given to `fit` as `progress`, it shows only"
+class TrainingDashboard(Callback):
+    "Runs a job in the background and shows it; given to `fit` as a callback, it only shows"
 
     def __init__(
         self,
-        job=None,  # A `Config` for all that `train` does, or a function that takes `progress`, such as `partial(fit, model, train_dl, valid_dl, loss)`; `None`: shows only
-        hooks: tuple = (),  # Passed on to `train`
-        resume: bool = False,  # Likewise
-        batch_size: int = None,  # Pictures per step, to tell their speed; `None`: that of the configuration
+        job=None,  # A `Config` to train, or a function that takes `callbacks`; `None`: shows only
+        callbacks: tuple = (),  # More callbacks for `train`
+        resume: bool = False,  # See `train`
+        batch_size: int = None,  # Pictures per step, for their speed; `None`: the loader's
         at_end=None,  # Called with the dashboard when the job has ended, in its thread
     ):
-        self.config, self.at_end = job if isinstance(job, Config) else None, at_end
-        self.job, self.batch_size = (
-            partial(train, job, hooks, resume=resume) if self.config else job,
-            batch_size or (self.config and self.config.batch_size),
-        )
-        self.history = self.report = self.thread = self.answer = self.error = None
-        self.lock, self.going, self.stop_wanted, self.handles, self.steps, self.said = (
-            threading.RLock(),
-            threading.Event(),
-            False,
-            [],
-            0,
-            "",
-        )
+        self.config = job if isinstance(job, Config) else None
+        self.job, self.at_end, self.batch_size = job, at_end, batch_size
+        if self.config:
+            self.job = partial(_train, job, tuple(callbacks), resume)
         self.epochs = self.config.num_epochs if self.config else 1
-        self.buttons = {
-            name: widgets.Button(description=name, tooltip=tip, layout=dict(width="96px"))
-            for name, (_, tip) in _BUTTONS.items()
-        }
-        for name, button in self.buttons.items():
-            button.on_click(lambda _, act=getattr(self, _BUTTONS[name][0]): act())
-        self.status, self.bar, self.figures = [widgets.HTML() for _ in range(3)]
-        self.widget = widgets.VBox(
-            [widgets.HBox([*self.buttons.values(), self.status]), self.bar, self.figures],
-            layout=dict(overflow="visible"),
-        ).add_class("sc-live")
+        self.history = self.report = self.thread = self.answer = self.error = None
+        self.handles, self.steps, self.said = [], 0, ""
+        self.lock, self.going, self.stop_wanted = threading.RLock(), threading.Event(), False
         self.going.set()
+        self._make_widgets()
         self._move("ready")
         self._draw()
         self.bar.value = progress_html(0, "")
 
+    def _make_widgets(self):
+        "Buttons, a word for the state, a bar and the figures"
+        self.buttons = {}
+        for name, (method, tooltip) in _BUTTONS.items():
+            button = widgets.Button(description=name, tooltip=tooltip, layout=dict(width="96px"))
+            button.on_click(_calling(getattr(self, method)))
+            self.buttons[name] = button
+        self.status, self.bar, self.figures = [widgets.HTML() for _ in range(3)]
+        top = widgets.HBox([*self.buttons.values(), self.status])
+        parts = [top, self.bar, self.figures]
+        self.widget = widgets.VBox(parts, layout=dict(overflow="visible")).add_class("sc-live")
+
     def __repr__(self):
         return f"TrainingDashboard({self.state}{', ' if self.said else ''}{self.said})"
 
+
+def _calling(act):
+    "A handler of a click"
+    return lambda _: act()
+
+
+def _train(config, more, resume, callbacks):
+    "`train`, with the dashboard and further callbacks"
+    return train(config, [*callbacks, *more], resume)
+
 # %% ../../nbs/lab/03_dashboard.ipynb #9519c37b
 @patch
-def _move(self: TrainingDashboard, to: str, *allowed) -> bool:  # whether it was allowed
-    "Change the state, the word for it, and the buttons that can be pressed"
+def _move(self: TrainingDashboard, to: str, *allowed) -> bool:  # Whether it was allowed
+    "Change the state, the text for it, and the buttons that can be pressed"
     with self.lock:
         if allowed and self.state not in allowed:
             return False
         self.state = to
+        idle = to == "ready" and self.job is None
         for name, button in self.buttons.items():
-            button.disabled = name not in _LIVE.get(to, "").split() or (
-                to == "ready" and self.job is None
-            )
-        self.status.value = (
-            f"<div class='sc' role='status' style='padding:4px 8px'>{_WORDS[to]}</div>"
-        )
+            button.disabled = idle or name not in _ENABLED.get(to, "").split()
+        style = "padding:4px 8px"
+        text = _STATE_TEXT[to]
+        self.status.value = f"<div class='sc' role='status' style='{style}'>{text}</div>"
         return True
 
 
 @patch
-def begin(self: TrainingDashboard):
+def start(self: TrainingDashboard):
     "Start the job, in the background"
     if self.job and self._move("preparing", "ready"):
         self.thread = threading.Thread(target=self._work, daemon=True)
-        atexit.register(self._leave)
+        atexit.register(self._at_exit)
         self.thread.start()
 
 
 @patch
-def _leave(self: TrainingDashboard):
+def _at_exit(self: TrainingDashboard):
     "When Python ends"
     self.stop()
     self.thread.join(4)  # a kernel that is shut down has five seconds
@@ -137,27 +142,29 @@ def pause(self: TrainingDashboard):
 
 
 @patch
-def proceed(self: TrainingDashboard):
-    "Go on after a pause"
+def resume(self: TrainingDashboard):
+    "Continue after a pause"
     if self._move("training" if self.steps else "preparing", "paused"):
         self.going.set()
 
 
 @patch
 def stop(self: TrainingDashboard):
-    "End training after this step, in good order"
+    "End training after this step"
     if self._move("stopping", "preparing", "training", "paused"):
         self.stop_wanted = True
         self.going.set()
 
 # %% ../../nbs/lab/03_dashboard.ipynb #87c4f312
 @patch
-def start(self: TrainingDashboard, num_epochs: int, steps: int):
+def on_start(self: TrainingDashboard, run):
     "Before the first step"
     if self.ended():
         raise ValueError("A dashboard shows one run, and this one has ended; make a new one")
-    self.epochs, self.steps, self.first, self.speed = num_epochs, steps, None, 0.0
-    self.began = self.epoch_began = self.told = time.monotonic()
+    self.epochs, self.steps = run.num_epochs, run.steps_per_epoch
+    self.batch_size = self.batch_size or run.train_dl.batch_size
+    self.first, self.speed = None, 0.0
+    self.began = self.epoch_began = self.shown_at = time.monotonic()
     self._move("training", "ready", "preparing")
     self._draw()
     if not self.thread and not self.handles and in_jupyter():
@@ -165,49 +172,47 @@ def start(self: TrainingDashboard, num_epochs: int, steps: int):
 
 
 @patch
-def step(self: TrainingDashboard, epoch: int, step: int):  # a reason to end training, or `None`
+def on_step(self: TrainingDashboard, run):
     "After a step"
     if not self.going.is_set():
-        self._hold()
+        self._wait_while_paused()
     if self.stop_wanted:
-        return "by hand"
-    now, done = time.monotonic(), epoch * self.steps + step + 1
+        run.stop("by hand")
+        return
+    now, done = time.monotonic(), run.epoch * self.steps + run.step + 1
     if self.first is None:
         self.first = done - 1
-    if step == 0 or self.first == done - 1:
-        self.epoch_began, self.epoch_first = now, step
-    else:
-        self.speed = (step - self.epoch_first) / (now - self.epoch_began)
-    if now - self.told >= 0.33:
-        self.told = now
-        self._tell(done)
+    if run.step == 0 or self.first == done - 1:
+        self.epoch_began, self.epoch_first = now, run.step
+    elif now > self.epoch_began:  # a coarse clock may not have moved
+        self.speed = (run.step - self.epoch_first) / (now - self.epoch_began)
+    if now - self.shown_at >= 0.33:
+        self.shown_at = now
+        self._update_bar(done)
 
 
 @patch
-def epoch(self: TrainingDashboard, history, report=None):
+def on_epoch(self: TrainingDashboard, run):
     "After an epoch"
-    self.history, self.report = history, report
+    self.history, self.report = run.history, run.report
     self._draw()
 
 
 @patch
-def close(self: TrainingDashboard, text: str = ""):
+def on_end(self: TrainingDashboard, run):
     "After the last epoch; `train` still judges and saves then"
-    self.said = text
+    self.said = run.summary()
     if self.thread:
         self._move("saving")
+    elif run.error is not None:
+        self._end("failed")
     else:
-        self._end(
-            "failed"
-            if text.startswith("failed: ")
-            else "stopped"
-            if self.stop_wanted or (self.history and self.history.stopped)
-            else "finished"
-        )
+        self._end("stopped" if self.stop_wanted or run.history.stop_reason else "finished")
 
 
 @patch
-def _hold(self: TrainingDashboard):
+def _wait_while_paused(self: TrainingDashboard):
+    "Time spent in a pause is no time of training"
     since = time.monotonic()
     self.going.wait()
     held = time.monotonic() - since
@@ -216,63 +221,65 @@ def _hold(self: TrainingDashboard):
 
 # %% ../../nbs/lab/03_dashboard.ipynb #0f121c22
 @patch
-def _tell(self: TrainingDashboard, done: int):
+def _update_bar(self: TrainingDashboard, done: int):
     "Move the bar; `done` counts steps of the whole run"
-    left = (
-        (time.monotonic() - self.began)
-        / max(1, done - self.first)
-        * (self.epochs * self.steps - done)
-    )
-    self.bar.value = progress_html(
-        done / (self.epochs * self.steps),
-        progress_words(done, self.epochs, self.steps, left, self.speed, self.batch_size),
-    )
+    steps = self.epochs * self.steps
+    seconds_a_step = (time.monotonic() - self.began) / max(1, done - self.first)
+    left = seconds_a_step * (steps - done)
+    words = progress_words(done, self.epochs, self.steps, left, self.speed, self.batch_size)
+    self.bar.value = progress_html(done / steps, words)
 
 
 @patch
 def _draw(self: TrainingDashboard):
-    self.figures.value = (
-        f"{STYLE}<div class='sc'>{dashboard_html(self.history, self.report, self.epochs)}</div>"
-    )
+    "The figures of the epochs so far"
+    figures = dashboard_html(self.history, self.report, self.epochs)
+    self.figures.value = f"{STYLE}<div class='sc'>{figures}</div>"
 
 # %% ../../nbs/lab/03_dashboard.ipynb #4360a07d
 @patch
 def _work(self: TrainingDashboard):
     "The job, in its thread"
     try:
-        self.answer = self.job(progress=self)
+        self.answer = self.job(callbacks=[self])
     except BaseException as e:
         self.error = e
-    self.said = self._last_words()
+    self.said = self._final_message()
     self.job = None
     gc.collect()
-    atexit.unregister(self._leave)
+    atexit.unregister(self._at_exit)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    self._end("failed" if self.error else "stopped" if self.stop_wanted else "finished")
+    if self.error:
+        self._end("failed")
+    else:
+        self._end("stopped" if self.stop_wanted else "finished")
 
 
 @patch
-def _last_words(self: TrainingDashboard) -> str:
-    "How the job ended; of an error, all but the words is forgotten"
-    path, e = getattr(self.answer, "model_path", None), self.error
-    while e:
-        traceback.clear_frames(e.__traceback__)
-        e = e.__context__
+def _final_message(self: TrainingDashboard) -> str:
+    "How the job ended; of an error, all but the message is released"
+    error = self.error
+    while error:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__
     if not self.error:
+        path = getattr(self.answer, "model_path", None)
         return self.said + (f"\nSaved as {path}" if path else "")
-    return (
-        str(self.error)
-        if isinstance(self.error, (ValueError, OSError, ArithmeticError)) and str(self.error)
-        else f"{type(self.error).__name__}: {self.error}"
-    )
+    known = isinstance(self.error, (ValueError, OSError, ArithmeticError))
+    text = str(self.error)
+    return text if known and text else f"{type(self.error).__name__}: {text}"
 
 
 @patch
 def _end(self: TrainingDashboard, state: str):
+    "Show the end, and replace the widgets by HTML that needs no kernel"
     self._move(state)
-    self.bar.value = f"<div class='sc' role='{'alert' if state == 'failed' else 'status'}' style='white-space:pre-wrap;min-height:30px'>{escape_html(self.said)}</div>"
-    self._settle()
+    role = "alert" if state == "failed" else "status"
+    style = "white-space:pre-wrap;min-height:30px"
+    text = escape_html(self.said)
+    self.bar.value = f"<div class='sc' role='{role}' style='{style}'>{text}</div>"
+    self._freeze()
     if self.at_end:
         self.at_end(self)
 
@@ -280,30 +287,26 @@ def _end(self: TrainingDashboard, state: str):
 @patch
 def static_html(self: TrainingDashboard) -> str:
     "The dashboard without its buttons"
-    return f"{STYLE}<div class='sc'><b>{_WORDS[self.state]}</b><div style='white-space:pre-wrap;min-height:40px'>{escape_html(self.said)}</div>{dashboard_html(self.history, self.report, self.epochs)}</div>"
+    said = f"<div style='white-space:pre-wrap;min-height:40px'>{escape_html(self.said)}</div>"
+    figures = dashboard_html(self.history, self.report, self.epochs)
+    return f"{STYLE}<div class='sc'><b>{_STATE_TEXT[self.state]}</b>{said}{figures}</div>"
 
 
 @patch
 def ended(self: TrainingDashboard) -> bool:
-    return self.state in ("finished", "stopped", "failed")  # is there nothing more to come?
+    "Whether there is nothing more to come"
+    return self.state in ("finished", "stopped", "failed")
 
 
 @patch
-def _settle(self: TrainingDashboard):
+def _freeze(self: TrainingDashboard):
+    "Replace the widgets on the page by HTML"
     for handle in self.handles:
         handle.update(HTML(self.static_html()))
-    for widget in (
-        [
-            *self.buttons.values(),
-            self.status,
-            self.bar,
-            self.figures,
-            *self.widget.children,
-            self.widget,
-        ]
-        if self.handles
-        else ()
-    ):
+    if not self.handles:
+        return
+    shown = [*self.buttons.values(), self.status, self.bar, self.figures]
+    for widget in (*shown, *self.widget.children, self.widget):
         widget.close()
 
 
@@ -316,13 +319,11 @@ def _ipython_display_(self: TrainingDashboard):
 
 # %% ../../nbs/lab/03_dashboard.ipynb #ae56e237
 @patch
-def result(self: TrainingDashboard):  # what the job returns: a `Run`, or a `History` from `fit`
-    "Wait for the job to end, having started it if nobody has; raises what the job raised"
-    self.begin()
+def result(self: TrainingDashboard):  # What the job returns: a `Run`, or a `History` from `fit`
+    "Wait for the job, after starting it if need be; raises what the job raised"
+    self.start()
     if not self.thread:
-        raise ValueError(
-            "This dashboard has no job; what it showed was returned by the call that it was given to"
-        )
+        raise ValueError("This dashboard has no job; use the return value of `fit`")
     while self.thread.is_alive():
         try:
             self.thread.join()
@@ -330,7 +331,9 @@ def result(self: TrainingDashboard):  # what the job returns: a `Run`, or a `His
             if self.stop_wanted:
                 raise
             self.stop()
-    self._settle()  # once more, in the cell that asks: what a thread sends is not part of a notebook that is run without a page
+    # Once more, in the cell that asks: what a thread sends is not part of a notebook that is run
+    # without a page.
+    self._freeze()
     if self.error:
         raise self.error
     return self.answer
@@ -344,7 +347,7 @@ def __await__(self: TrainingDashboard):
 
 @patch
 async def _waited(self: TrainingDashboard):
-    self.begin()
+    self.start()
     while self.thread and self.thread.is_alive():
         try:
             await asyncio.sleep(0.1)
