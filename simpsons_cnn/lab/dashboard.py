@@ -23,7 +23,7 @@ from ..core.config import Config
 from ..core.display import in_jupyter
 from ..core.text import escape_html
 from .html import STYLE
-from .live import dashboard_html, progress_html, progress_words
+from .run_view import dashboard_html, progress_html, progress_text
 from ..training.train import train
 
 # %% ../../nbs/lab/03_dashboard.ipynb #919d08bb
@@ -225,7 +225,7 @@ def _tell(self: TrainingDashboard, done: int):
     )
     self.bar.value = progress_html(
         done / (self.epochs * self.steps),
-        progress_words(done, self.epochs, self.steps, left, self.speed, self.batch_size),
+        progress_text(done, self.epochs, self.steps, left, self.speed, self.batch_size),
     )
 
 
