@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from ..core.text import escape_html, unknown_name_message
 from ..data.fixes import Fix, apply_fixes, read_fixes, record_fix
 from ..data.folders import ImageFiles
-from .classify import STYLE, picture_html
+from .html import STYLE, picture_html
 from ..scoring.metrics import Report
 from ..training.suspects import find_suspects, suspects
 
@@ -104,12 +104,12 @@ class _Card(widgets.VBox):
             lambda change: change.new and cleaner._on_click(self, "move", change.new), "value"
         )
         row = lambda *parts: widgets.HBox(parts, layout=dict(overflow="visible")).add_class(
-            "scnn-row"
+            "sc-row"
         )
         super().__init__(
             [self.picture, self.verdict, row(self.keep, self.drop), self.move, self.character]
         )
-        self.add_class("scnn-card")
+        self.add_class("sc-card")
 
     def fill(self, name: str):
         "Show another picture"
@@ -129,8 +129,8 @@ class _Card(widgets.VBox):
             else "looks like it"
         )
         self.picture.value = (
-            f"<div class='scnn-pair'>{''.join(picture_html(p, alt, self.side) for p, alt in shown)}</div><div class='scnn-name' title='{escape_html(name)}'>{escape_html(name.split('/')[-1])}</div>"
-            f"<div class='scnn-name'>lies under <b>{escape_html(label)}</b></div><div class='scnn-name'>{why}</div>"
+            f"<div class='sc-pair'>{''.join(picture_html(p, alt, self.side) for p, alt in shown)}</div><div class='sc-line' title='{escape_html(name)}'>{escape_html(name.split('/')[-1])}</div>"
+            f"<div class='sc-line'>lies under <b>{escape_html(label)}</b></div><div class='sc-line'>{why}</div>"
         )
         self.move.description, self.move.disabled, self.character.value = (
             f"It is {self.suggestion or '…'}",
@@ -148,13 +148,13 @@ class _Card(widgets.VBox):
     def mark(self, fix, current: bool):
         "Show what was decided, and whether the keys mean this picture"
         words = dict(keep="✓ kept", drop="✗ dropped", move=f"→ {fix.character}") if fix else {}
-        self.verdict.value = f"<div class='scnn-name scnn-verdict'>{escape_html(words[fix.action]) if fix else '&nbsp;'}</div>"
+        self.verdict.value = f"<div class='sc-line sc-verdict'>{escape_html(words[fix.action]) if fix else '&nbsp;'}</div>"
         pressed = fix and {"keep": self.keep, "drop": self.drop}.get(
             fix.action, self.move if fix.character == self.suggestion else None
         )
         for button in (self.keep, self.drop, self.move):
             button.button_style = "primary" if button is pressed else ""
-        for css, wanted in (("scnn-decided", fix), ("scnn-current", current)):
+        for css, wanted in (("sc-decided", fix), ("sc-current", current)):
             (self.add_class if wanted else self.remove_class)(css)
 
 # %% ../../nbs/lab/06_cleaner.ipynb #bce6974b
@@ -217,7 +217,7 @@ class LabelCleaner(widgets.VBox):
         self.place, self.status, self.grid = (
             widgets.HTML(),
             widgets.HTML(),
-            widgets.Box().add_class("scnn-grid"),
+            widgets.Box().add_class("sc-cards"),
         )
         self.previous.on_click(lambda _: self.turn(-1))
         self.next.on_click(lambda _: self.turn(1))
@@ -230,7 +230,7 @@ class LabelCleaner(widgets.VBox):
                 widgets.HBox(
                     [self.view, self.previous, self.next, self.undo, self.place],
                     layout=dict(flex_flow="row wrap"),
-                ).add_class("scnn-head"),
+                ).add_class("sc-head"),
                 self.letters,
                 self.status,
                 self.grid,
@@ -291,7 +291,7 @@ def _mark(self: LabelCleaner):
 
 @patch
 def _tell(self: LabelCleaner, text: str, error: bool = False):
-    self.status.value = f"<div class='scnn-name{' scnn-error' if error else ''}' role='{'alert' if error else 'status'}'>{escape_html(text) or '&nbsp;'}</div>"
+    self.status.value = f"<div class='sc-line{' sc-error' if error else ''}' role='{'alert' if error else 'status'}'>{escape_html(text) or '&nbsp;'}</div>"
 
 
 @patch

@@ -24,7 +24,7 @@ _STYLE_OF_FIGURES = """
 .sc-grid {display:grid; grid-template-columns:repeat(auto-fit,minmax(340px,1fr));
   gap:12px 24px; max-width:1000px; margin:8px 0}
 .sc-title {font-weight:600; height:20px}
-.sc-title, .sc-name {overflow:hidden; white-space:nowrap; text-overflow:ellipsis}
+.sc-title, .sc-name, .sc-line {overflow:hidden; white-space:nowrap; text-overflow:ellipsis}
 .sc svg {display:block; width:100%; max-width:440px; height:auto; aspect-ratio:440/240;
   font-size:11.5px; fill:currentColor}
 .sc-bars {height:240px; overflow:auto; column-width:200px; column-gap:20px; column-fill:auto}
@@ -60,7 +60,7 @@ _STYLE_OF_CARDS = """
 .sc-card .widget-html, .sc-card .widget-html-content {margin:0; line-height:1.4; width:auto;
   min-width:0; overflow-wrap:anywhere}
 .sc-answer {display:block; font-size:.92em}
-.sc-card .sc-name {font-size:.85em}
+.sc-line {font-size:.85em}
 .sc-card .sc-bar {display:grid; grid-template-columns:minmax(0,1fr) 3.6em; height:auto;
   gap:0 6px; font-size:.85em}
 .sc-card .sc-bar > .sc-name {font-size:inherit}
