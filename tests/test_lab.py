@@ -318,7 +318,7 @@ def classify(page, folder: Path):
 def clean(page) -> dict:  # what was decided
     "Three labels: by mouse, by Tab and Enter alone, and by letters"
     page.run_through("LabelCleaner(wrong")
-    cards = page.page.locator(f"{OUTPUT} .sc-card").filter(has_text="lies under")
+    cards = page.page.locator(f"{OUTPUT} .sc-card").filter(has_text="labelled")
     wait_for(lambda: cards.count() == 12)
     fixes, keyboard = page.data / "fixes.csv", page.page.keyboard
     names = [
@@ -387,7 +387,7 @@ def go_on(page, decided):
     wait_for(lambda: titles() == list(decided)[2::-1])
     assert fixes_in(page.data / "fixes.csv") == decided
     page.wait_idle(120)
-    cleaner.get_by_role("button", name="To look at").click()
+    cleaner.get_by_role("button", name="To review").click()
     page.screenshots("cleaner-after", cleaner)
 
 
