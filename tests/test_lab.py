@@ -217,7 +217,7 @@ class Page(Notebook):
     "The tutorial, on fewer pictures, up to where it turns to measuring"
 
     def __init__(self, browser, lab: Lab):
-        cells = json.loads((ROOT / "nbs/20_train_interactively.ipynb").read_text())
+        cells = json.loads((ROOT / "nbs/tutorials/01_train_interactively.ipynb").read_text())
         sources = ["".join(c["source"]) for c in cells["cells"]]
         del cells["cells"][sources.index("## By hand") :]
         for c in cells["cells"]:
@@ -303,11 +303,11 @@ def classify(page, folder: Path):
     with page.page.expect_file_chooser() as chooser:
         page.output().get_by_role("button", name="Pictures").click()
     chooser.value.set_files([drawn[-1], torn, evil])
-    cards = page.page.locator(f"{OUTPUT} .scnn-card").filter(has=page.page.locator(".scnn-name"))
+    cards = page.page.locator(f"{OUTPUT} .sc-card").filter(has=page.page.locator(".sc-line"))
     wait_for(lambda: cards.count() == 3)
-    assert cards.locator(".scnn-name").all_inner_texts() == [drawn[-1].name, "torn.jpg", evil.name]
+    assert cards.locator(".sc-line").all_inner_texts() == [drawn[-1].name, "torn.jpg", evil.name]
     assert "cannot be read" in cards.nth(1).get_by_role("alert").inner_text()
-    assert [cards.nth(i).locator(".scnn-bar").count() for i in range(3)] == [3, 0, 3]
+    assert [cards.nth(i).locator(".sc-bar").count() for i in range(3)] == [3, 0, 3]
     picture = cards.nth(0).locator("img")
     before = picture.get_attribute("src")
     cards.nth(0).get_by_role("button", name="Why?").click()
@@ -318,7 +318,7 @@ def classify(page, folder: Path):
 def clean(page) -> dict:  # what was decided
     "Three labels: by mouse, by Tab and Enter alone, and by letters"
     page.run_through("LabelCleaner(wrong")
-    cards = page.page.locator(f"{OUTPUT} .scnn-card").filter(has_text="lies under")
+    cards = page.page.locator(f"{OUTPUT} .sc-card").filter(has_text="labelled")
     wait_for(lambda: cards.count() == 12)
     fixes, keyboard = page.data / "fixes.csv", page.page.keyboard
     names = [
@@ -350,7 +350,7 @@ def clean(page) -> dict:  # what was decided
         names[2]: ("drop", ""),
         names[3]: ("undo", ""),
     }
-    assert [cards.nth(i).locator(".scnn-verdict").inner_text().strip() for i in range(4)] == [
+    assert [cards.nth(i).locator(".sc-verdict").inner_text().strip() for i in range(4)] == [
         "✓ kept",
         "→ mossy_mo",
         "✗ dropped",
@@ -387,7 +387,7 @@ def go_on(page, decided):
     wait_for(lambda: titles() == list(decided)[2::-1])
     assert fixes_in(page.data / "fixes.csv") == decided
     page.wait_idle(120)
-    cleaner.get_by_role("button", name="To look at").click()
+    cleaner.get_by_role("button", name="To review").click()
     page.screenshots("cleaner-after", cleaner)
 
 

@@ -98,7 +98,7 @@ def _compared(runs, compare) -> str:
         f"run {i}": [row[key] for row in runs[i - 1].history.rows] if runs[i - 1].history else []
         for i in dict.fromkeys(compare)
     }
-    return f"<div class='sc-grid'>{svg_curves('Macro F1', curves('macro_f1'), epochs, highest=1)}{svg_curves('Validation loss', curves('valid_loss'), epochs)}</div>"
+    return f"<div class='sc-grid'>{svg_curves('Macro F1', curves('macro_f1'), epochs, y_max=1)}{svg_curves('Validation loss', curves('valid_loss'), epochs)}</div>"
 
 # %% ../../nbs/lab/04_controls.ipynb #a7933f3d
 def new_run_folder(

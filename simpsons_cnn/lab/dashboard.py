@@ -23,7 +23,7 @@ from ..core.config import Config
 from ..core.display import in_jupyter
 from ..core.text import escape_html
 from .html import STYLE
-from .live import dashboard_html, progress_html, progress_words
+from .run_view import dashboard_html, progress_html, progress_text
 from ..training.callbacks import Callback
 from ..training.train import train
 
@@ -226,8 +226,8 @@ def _update_bar(self: TrainingDashboard, done: int):
     steps = self.epochs * self.steps
     seconds_a_step = (time.monotonic() - self.began) / max(1, done - self.first)
     left = seconds_a_step * (steps - done)
-    words = progress_words(done, self.epochs, self.steps, left, self.speed, self.batch_size)
-    self.bar.value = progress_html(done / steps, words)
+    text = progress_text(done, self.epochs, self.steps, left, self.speed, self.batch_size)
+    self.bar.value = progress_html(done / steps, text)
 
 
 @patch

@@ -97,7 +97,7 @@ class Progress(Callback):
             raise ValueError(f"kind must be 'auto' or one of {', '.join(_KINDS)}, got {kind!r}")
         self.out = out or sys.stdout
         self.png = b""  # the curve shown last
-        self.bar = None
+        self.bar = self.text = None
         self.shown_at = 0.0
 
     def on_start(self, run):
@@ -128,7 +128,7 @@ class Progress(Callback):
             self.figure.update(Image(self.png))
 
     def on_end(self, run):
-        if self.kind == "jupyter":
+        if self.kind == "jupyter" and self.text:
             self.text.update(HTML(html.escape(run.summary())))
         if self.bar is not None:
             self.bar.close()

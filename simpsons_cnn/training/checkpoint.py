@@ -229,7 +229,8 @@ def restore(self: Checkpoint, run) -> bool:  # Whether there was something to re
         return False
     tensors, header, file = found
     self._found = None
-    differ = differences({k: header["run"].get(k) for k in run.identity()}, run.identity())
+    identity = run.identity() | self.identity
+    differ = differences({k: header["run"].get(k) for k in identity}, identity)
     if differ:
         raise ValueError(
             f"'{file}' was written with other settings: {'; '.join(differ)}. Resume with those,"

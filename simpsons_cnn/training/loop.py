@@ -7,14 +7,15 @@ __all__ = ['train_epoch', 'fit']
 
 # %% ../../nbs/training/05_loop.ipynb #d1f0b49b
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from ..core.config import ModelParameters, TrainingParameters
-from ..core.text import unknown_name_message
+from ..core.text import short_repr, unknown_name_message
 from ..data.batches import Batches
 from ..networks.losses import FocalLoss
 from ..scoring.metrics import evaluate
-from .callbacks import EarlyStopping, Progress
+from .callbacks import Callback, EarlyStopping, Progress
 from .checkpoint import Checkpoint
 from .history import History
 from .run import TrainingRun, running
@@ -49,7 +50,20 @@ def _changed(recipe: TrainingParameters, changes: dict) -> TrainingParameters:
             raise ValueError(message)
         if name in _OF_THE_LOADERS:
             raise ValueError(f"{name} is decided by the loaders; give it to Batches or Preprocess")
-    return TrainingParameters(**(recipe.model_dump() | changes))
+    try:
+        return TrainingParameters(**(recipe.model_dump() | changes))
+    except ValidationError as e:
+        wrong = [
+            f"{o['loc'][-1]}: {o['msg'].lower()}, got {short_repr(o['input'])}" for o in e.errors()
+        ]
+        raise ValueError("; ".join(wrong)) from None
+
+
+def _listed(callbacks) -> list:
+    "Callbacks as a list; a display if there is no word of any"
+    if callbacks is None:
+        return [Progress()]
+    return [callbacks] if isinstance(callbacks, Callback) else list(callbacks)
 
 
 def _loss_of(recipe: TrainingParameters) -> nn.Module:
@@ -70,7 +84,7 @@ def fit(
 ) -> History:
     "Train, judging each epoch; raises `NonFiniteLoss`, `OSError` or `ValueError`"
     recipe = _changed(recipe, changes)
-    callbacks = [Progress()] if callbacks is None else list(callbacks)
+    callbacks = _listed(callbacks)
     if recipe.patience:
         callbacks.append(EarlyStopping(recipe.patience))
     if not isinstance(checkpoint, Checkpoint):

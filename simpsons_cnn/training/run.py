@@ -86,6 +86,12 @@ def _check_callbacks(callbacks):
             kind = type(callback).__name__
             raise TypeError(f"callbacks must be objects of a subclass of Callback, got {kind}")
 
+
+def _check_loss(loss):
+    "Raise `TypeError` for what cannot be called"
+    if not callable(loss):
+        raise TypeError(f"loss must be called with logits and targets, got {type(loss).__name__}")
+
 # %% ../../nbs/training/04_run.ipynb #a62fbd75
 class TrainingRun:
     "The state of one call of `fit`, as callbacks see it"
@@ -103,6 +109,7 @@ class TrainingRun:
     ):
         _check_loaders(train_dl, valid_dl)
         _check_callbacks(callbacks)
+        _check_loss(loss)
         self.model, self.train_dl, self.valid_dl = model, train_dl, valid_dl
         self.loss, self.recipe, self.weight_decay = loss, recipe, weight_decay
         self.callbacks, self.checkpoint = tuple(callbacks), checkpoint or Checkpoint(None)
@@ -125,7 +132,9 @@ class TrainingRun:
 
     def _move_to_device(self):
         "The network and the loss; and the optimizer and the average that belong to them"
-        self.model.to(self.device, memory_format=torch.channels_last)
+        if self.device.type in ("cpu", "cuda"):  # batch norm in this layout fails on Apple's MPS
+            self.model.to(memory_format=torch.channels_last)
+        self.model.to(self.device)
         if isinstance(self.loss, nn.Module):
             self.loss.to(self.device)
         fused = self.device.type in ("cpu", "cuda")
@@ -148,11 +157,10 @@ def stop(
     resumable: bool = True,  # Whether the run can be continued from its checkpoint
 ):
     "Ask the run to stop after this step"
-    if self.stop_reason:
-        return  # the first reason counts
-    self.stop_reason, self.resumable = reason, resumable
     if not resumable:
         self.history.stop_reason = reason  # kept in the checkpoint: the run is at its end
+    if not self.stop_reason:  # the first reason counts
+        self.stop_reason, self.resumable = reason, resumable
 
 
 @patch
@@ -174,13 +182,18 @@ def notify(self: TrainingRun, event: str):
 _ONLY_WHERE = {"device", "mixed_precision", "patience", "gamma", "class_weights", "label_smoothing"}
 
 
+def _loss_identity(loss) -> list:
+    "The same in each process, also for a plain function"
+    if isinstance(loss, nn.Module):
+        return [repr(loss), {k: v.tolist() for k, v in loss.state_dict().items()}]
+    return [f"{loss.__module__}.{loss.__qualname__}"]
+
+
 @patch
 def identity(self: TrainingRun) -> dict:
     "What decides the weights, as plain types"
     recipe = {k: v for k, v in self.recipe.model_dump(mode="json").items() if k not in _ONLY_WHERE}
-    dl, state = self.train_dl, {}
-    if isinstance(self.loss, nn.Module):
-        state = {k: v.tolist() for k, v in self.loss.state_dict().items()}
+    dl, prep = self.train_dl, self.train_dl.store.preprocess
     return recipe | dict(
         batch_size=dl.batch_size,
         seed=dl.seed,
@@ -188,7 +201,8 @@ def identity(self: TrainingRun) -> dict:
         classes=list(dl.store.classes),
         training_pictures=len(dl.indices),
         weight_decay=self.weight_decay,
-        loss=[repr(self.loss), state],
+        image_sides=[prep.size, prep.crop],
+        loss=_loss_identity(self.loss),
     )
 
 
@@ -319,6 +333,18 @@ def end_of_epoch(
         self.checkpoint.save(self)
 
 # %% ../../nbs/training/04_run.ipynb #def1f376
+def _notify_end(run: TrainingRun):
+    "Call `on_end` of each callback, also if one fails; the error of the run comes first"
+    failed = None
+    for callback in run.callbacks:
+        try:
+            callback.on_end(run)
+        except Exception as e:
+            failed = failed or e
+    if failed and run.error is None:
+        raise failed
+
+
 @contextmanager
 def running(run: TrainingRun):
     "What surrounds the epochs of a run"
@@ -339,4 +365,4 @@ def running(run: TrainingRun):
         raise
     finally:
         set_dropout_generator(run.model, None)
-        run.notify("on_end")
+        _notify_end(run)

@@ -198,7 +198,7 @@ def _print_start(config: Config, data: TrainingData, checkpoint: Checkpoint, dev
         print(text, flush=True)
 
 
-def _read_quietly(checkpoint: Checkpoint, identity: dict):
+def _read_early(checkpoint: Checkpoint, identity: dict):
     "Read a checkpoint before the long work, so that one of another run is refused at once"
     checkpoint.identity = identity
     return checkpoint.read()
@@ -216,7 +216,7 @@ def train(
         make_output_folders(config, resume)
         _check_room(config, len(files.classes))
         checkpoint = Checkpoint(folder / "last.ckpt", resume, config.checkpoint_seconds)
-        found = _read_quietly(checkpoint, _identity(config))
+        found = _read_early(checkpoint, _identity(config))
         data = prepare(config, files, test_files, device)
         data.warn_of_leaks()
         table = split_table(data.train_dl.store.files, data.groups, data.valid_dl.indices)

@@ -1,0 +1,117 @@
+"""Label cleaner: refused decisions, read-only files, killed kernels, names that are HTML"""
+
+import re
+import shutil
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from simpsons_cnn.data.fixes import Fix, read_fixes
+from simpsons_cnn.data.folders import ImageFiles
+from simpsons_cnn.demo.characters import demo_characters
+from simpsons_cnn.lab.cleaner import Decisions, LabelCleaner
+
+
+@pytest.fixture
+def files(tmp_path):
+    demo_characters(tmp_path / "demo", train=3, test=1)
+    return ImageFiles.scan(tmp_path / "demo/train")
+
+
+def make_table(names):
+    return pd.DataFrame(dict(picture=names, suggestion="", other=""))
+
+
+def test_refused_decisions(files, tmp_path):
+    decisions = Decisions(files, tmp_path / "fixes.csv")
+    a, b, c = files.names[:3]
+    with pytest.raises(ValueError, match="did you mean"):
+        decisions.decide(a + "g", "keep")
+    decisions.decide(a, "drop")
+    decisions.decide(b, "drop")
+    with pytest.raises(ValueError, match=f"leave no picture of {files.classes[0]}"):
+        decisions.decide(c, "drop")
+    assert read_fixes(tmp_path / "fixes.csv") == {a: Fix("drop"), b: Fix("drop")}
+
+
+def test_missing_folder(files, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"to keep 'fixes.csv' in; make it first"):
+        Decisions(files, tmp_path / "nowhere/fixes.csv")
+
+
+def test_bad_arguments(files, tmp_path):
+    with pytest.raises(ValueError, match="page must be 1 or more, got 0"):
+        LabelCleaner(files, make_table(files.names), tmp_path / "fixes.csv", page=0)
+    (tmp_path / "diary.csv").write_text("Dear diary,\n")
+    with pytest.raises(ValueError, match="must begin with the line"):
+        LabelCleaner(files, make_table(files.names), tmp_path / "diary.csv")
+
+
+def test_a_file_that_cannot_be_written(files, tmp_path):
+    cleaner = LabelCleaner(files, make_table(files.names), tmp_path / "fixes.csv", page=4)
+    cleaner.cards[0].keep.click()
+    good, cleaner.decisions.path = cleaner.decisions.path, tmp_path  # a folder is no file
+    cleaner.cards[1].keep.click()
+    assert "is not decided" in cleaner.status.value
+    cleaner.undo.click()
+    assert "Nothing is undone" in cleaner.status.value
+    assert [*cleaner.decisions.fixes] == [*read_fixes(good)] == files.names[:1]
+
+
+def test_letters(files, tmp_path):
+    cleaner = LabelCleaner(files, make_table(files.names), tmp_path / "fixes.csv", page=4)
+    field = cleaner.key_field
+    for text in ("k", "kx", "k", "kK"):  # the third is a backspace
+        field.value = text
+    assert [*read_fixes(tmp_path / "fixes.csv")] == files.names[:2]
+    field.value = "kKi"  # no suggestion: refused, with a message
+    assert "is not decided" in cleaner.status.value
+    field.value = "kKinnnnnnnnnnnn"  # beyond the last page
+    assert cleaner.page_label.value.startswith("<span>page 8 of 8")
+    field.value += "uu"
+    assert cleaner.start == 0 and not read_fixes(tmp_path / "fixes.csv")
+
+
+def test_a_killed_kernel_loses_nothing(files, tmp_path):
+    table, fixes = tmp_path / "table.csv", tmp_path / "fixes.csv"
+    make_table(files.names).to_csv(table, index=False)
+    program = f"""
+import os
+import pandas as pd
+from simpsons_cnn.lab.cleaner import LabelCleaner
+table = pd.read_csv({str(table)!r})
+cleaner = LabelCleaner({str(files.root)!r}, table, {str(fixes)!r}, page=4)
+cleaner.grid.children[0].drop.click()
+cleaner.grid.children[1].keep.click()
+os.kill(os.getpid(), 9)
+"""
+    assert subprocess.run([sys.executable, "-c", program]).returncode == -9
+    cleaner = LabelCleaner(files.root, pd.read_csv(table), fixes, page=4)
+    assert [card.name for card in cleaner.grid.children] == files.names[2:6]
+    cleaner.view.value = "Decided"
+    assert [card.name for card in cleaner.grid.children] == files.names[1::-1]
+    verdicts = [re.sub("<.*?>", "", card.verdict.value) for card in cleaner.grid.children]
+    assert verdicts == ["✓ kept", "✗ dropped"]
+    cleaner.undo.click()
+    assert [*read_fixes(fixes)] == files.names[:1]
+
+
+def test_names_are_text(files, tmp_path):
+    evil = "<b>/<img src=x onerror=alert(1)>.jpg"
+    (files.root / "<b>").mkdir()
+    shutil.copy(files.paths[0], files.root / evil)
+    shutil.copy(files.paths[1], files.root / "<b>/ok.jpg")
+    table = make_table([evil, "<b>/ok.jpg"])
+    table.loc[1, ["suggestion", "other"]] = [files.classes[4], evil]
+    cleaner = LabelCleaner(files.root, table, tmp_path / "fixes.csv")
+    cleaner.cards[0].keep.click()
+    cleaner.cards[1].character.value = "<b>"
+    parts = [w for card in cleaner.cards for w in (card.picture, card.verdict)]
+    page = "".join(w.value for w in [*parts, cleaner.status, cleaner.page_label])
+    page = re.sub("base64[^>]*", "", page)
+    assert page.count("<img") == 3 and "&lt;b&gt;" in page
+    assert "<img src=x" not in page and "<b><" not in page
+    fixes = read_fixes(tmp_path / "fixes.csv")
+    assert fixes == {evil: Fix("keep"), "<b>/ok.jpg": Fix("move", "<b>")}
