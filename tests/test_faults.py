@@ -190,7 +190,7 @@ def test_damaged_checkpoint(pictures, tmp_path, straight):
             (tmp_path / name).unlink(missing_ok=True)
         whole = (tmp_path / "last.ckpt").read_bytes()
         (tmp_path / "last.ckpt").write_bytes(damage(whole))
-        with pytest.warns(UserWarning, match="Going on from the checkpoint before it"):
+        with pytest.warns(UserWarning, match="Resuming from the checkpoint before it"):
             train(settings(pictures, tmp_path), callbacks=[], resume=True)
         assert weights_of(tmp_path) == straight
         counts["disk faults"]["damaged checkpoint"] += 1

@@ -186,7 +186,8 @@ def _loss_identity(loss) -> list:
     "The same in each process, also for a plain function"
     if isinstance(loss, nn.Module):
         return [repr(loss), {k: v.tolist() for k, v in loss.state_dict().items()}]
-    return [f"{loss.__module__}.{loss.__qualname__}"]
+    name = getattr(loss, "__qualname__", type(loss).__qualname__)
+    return [f"{getattr(loss, '__module__', '')}.{name}"]
 
 
 @patch
@@ -301,8 +302,10 @@ def end_of_steps(self: TrainingRun) -> bool:  # Whether the epoch is to be judge
     warn_if_diverging(losses, self.history)
     if not self.stop_reason:
         return True
+    last_whole, last = self.history.last_weights, copy_weights(self.judged_model)
+    self.history.last_weights = last_whole if self.resumable else last
     self.checkpoint.save(self)
-    self.history.last_weights = copy_weights(self.judged_model)
+    self.history.last_weights = last
     return False
 
 
