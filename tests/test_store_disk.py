@@ -50,7 +50,7 @@ MIB = 60 * 64 * 64 * 3 / 2**20  # what the 60 pictures take at 64 pixels: .7 MiB
 def same(store, files):
     "Whether the store holds just these pictures, as decoded now"
     return len(store) == len(files) and all(
-        torch.equal(x, store.preprocess(p, reduced=True)) for x, p in zip(store.pixels, files.paths)
+        torch.equal(x, store.preprocess(p, draft=True)) for x, p in zip(store.pixels, files.paths)
     )
 
 
