@@ -222,7 +222,8 @@ class Page(Notebook):
         del cells["cells"][sources.index("## By hand") :]
         for c in cells["cells"]:
             c["source"] = "".join(c["source"]).replace(
-                "demo_characters(place/'demo')", "demo_characters(place/'demo', train=40, test=10)"
+                'demo_characters(place / "demo")',
+                'demo_characters(place / "demo", train=40, test=10)',
             )
             c.get("outputs", []).clear()
         self.sources = [c["source"] for c in cells["cells"]]
