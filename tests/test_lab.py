@@ -228,10 +228,10 @@ class Page(Notebook):
             c.get("outputs", []).clear()
         self.sources = [c["source"] for c in cells["cells"]]
         assert any("test=10" in s for s in self.sources)
-        (lab.work / "nbs").mkdir()
-        (lab.work / "nbs/train.ipynb").write_text(json.dumps(cells))
+        (lab.work / "nbs/tutorials").mkdir(parents=True)
+        (lab.work / "nbs/tutorials/train.ipynb").write_text(json.dumps(cells))
         self.data = lab.work / "data"
-        super().__init__(browser, lab, "nbs/train.ipynb")
+        super().__init__(browser, lab, "nbs/tutorials/train.ipynb")
         self.at = 0
 
     def run_through(self, text):
