@@ -65,18 +65,33 @@ def functions(tree: ast.AST) -> list:
     return found
 
 
-def room_of(module: str) -> str:
-    return module.split(".")[0]
+def rooms_imported(source: str, own_room: str) -> set:
+    "The rooms that a module imports from, at its top or inside functions"
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        names = []
+        if isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            if node.level == 1:
+                names = [f"simpsons_cnn.{own_room}.{module}"]
+            elif node.level == 2:
+                names = [f"simpsons_cnn.{module}"] if module else []
+            else:
+                names = [module]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        found |= {name.split(".")[1] for name in names if name.startswith("simpsons_cnn.")}
+    return found
 
 
 def arrows(package: Path) -> set:
     "(room, room that it imports from), from the exported modules"
     found = set()
     for path in package.glob("*/*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.level == 2 and node.module:
-                found.add((path.parent.name, room_of(node.module)))
-    return {(a, b) for a, b in found if a != b}
+        room = path.parent.name
+        others = rooms_imported(path.read_text(encoding="utf-8"), room) - {room}
+        found |= {(room, other) for other in others}
+    return found
 
 
 def floors(edges: set, rooms: set) -> int:

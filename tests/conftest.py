@@ -1,6 +1,14 @@
-"Counts of what was tried, shown at the end of a run of pytest"
+"What several tests share: the pages, and counts of what was tried, shown at the end"
 
+import json
+import sys
 from collections import Counter, defaultdict
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+NBS = ROOT / "nbs"
+PAGES = sorted(p for p in NBS.rglob("*.ipynb") if "checkpoints" not in p.parent.name)
+sys.path.insert(0, str(ROOT / "scripts"))
 
 counts = defaultdict(Counter)  # kind of test -> outcome -> how often; tests add to it
 
@@ -10,3 +18,11 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.write_line(
             f"{kind}: " + ", ".join(f"{n:,} {what}" for what, n in outcomes.most_common())
         )
+
+
+def page_id(page: Path) -> str:
+    return page.relative_to(NBS).as_posix()
+
+
+def cells_of(page: Path) -> list:
+    return json.loads(page.read_text(encoding="utf-8"))["cells"]

@@ -1,7 +1,5 @@
 "The rooms: what may import what; each page has its module; each link leads somewhere"
 
-import ast
-import json
 import re
 import subprocess
 import sys
@@ -9,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import NBS, PAGES, ROOT, cells_of, page_id
+from measure import rooms_imported
 
-ROOT = Path(__file__).parent.parent
-NBS = ROOT / "nbs"
 PACKAGE = ROOT / "simpsons_cnn"
 # From the ground up: a room imports from itself and from the rooms before it.
 ROOMS = (
@@ -27,41 +25,16 @@ ROOMS = (
     "cli",
 )
 STRANGERS = ({"training", "inference"}, {"lab", "cli"})  # never import each other
-PAGES = sorted(p for p in NBS.rglob("*.ipynb") if "checkpoints" not in p.parent.name)
 MODULES = sorted(p for p in PACKAGE.glob("*/*.py") if p.name != "__init__.py")
-
-
-def page_id(path: Path) -> str:
-    return path.relative_to(NBS).as_posix()
 
 
 def module_id(path: Path) -> str:
     return path.relative_to(PACKAGE).as_posix()
 
 
-def cells(page: Path, kind: str) -> list:
+def sources(page: Path, kind: str) -> list:
     "The source of each cell of a kind"
-    loaded = json.loads(page.read_text(encoding="utf-8"))["cells"]
-    return ["".join(c["source"]) for c in loaded if c["cell_type"] == kind]
-
-
-def rooms_imported(source: str, own_room: str) -> set:
-    "The rooms that a module imports from, at its top or inside functions"
-    found = set()
-    for node in ast.walk(ast.parse(source)):
-        names = []
-        if isinstance(node, ast.ImportFrom):
-            module = node.module or ""
-            if node.level == 1:
-                names = [f"simpsons_cnn.{own_room}.{module}"]
-            elif node.level == 2:
-                names = [f"simpsons_cnn.{module}"] if module else []
-            else:
-                names = [module]
-        elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        found |= {name.split(".")[1] for name in names if name.startswith("simpsons_cnn.")}
-    return found
+    return ["".join(c["source"]) for c in cells_of(page) if c["cell_type"] == kind]
 
 
 def forbidden(own_room: str) -> set:
@@ -95,7 +68,7 @@ def late():
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_a_page_exports_to_the_module_of_its_own_name(page):
-    exports = [m[1] for s in cells(page, "code") if (m := re.match(r"#\| default_exp (\S+)", s))]
+    exports = [m[1] for s in sources(page, "code") if (m := re.match(r"#\| default_exp (\S+)", s))]
     room, name = page.parent.name, page.stem[3:]
     if room in ("tutorials", "nbs"):
         assert exports == []
@@ -112,7 +85,7 @@ def test_no_module_without_a_page():
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_links_between_pages_lead_somewhere(page):
-    text = "\n".join(cells(page, "markdown"))
+    text = "\n".join(sources(page, "markdown"))
     targets = re.findall(r'\]\(([^)#\s]+)|(?:src|href)="([^"#]+)"', text)
     local = [t for pair in targets for t in pair if t and "://" not in t]
     assert [t for t in local if not (page.parent / t).exists()] == []

@@ -3,21 +3,9 @@
 import json
 import re
 from collections import defaultdict
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parent.parent
-NBS = ROOT / "nbs"
-PAGES = sorted(p for p in NBS.rglob("*.ipynb") if "checkpoints" not in p.parent.name)
-
-
-def page_id(path: Path) -> str:
-    return path.relative_to(NBS).as_posix()
-
-
-def cells_of(page: Path) -> list:
-    return json.loads(page.read_text(encoding="utf-8"))["cells"]
+from conftest import PAGES, cells_of, page_id
 
 
 def test_no_two_pages_become_one():

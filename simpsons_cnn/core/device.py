@@ -96,7 +96,7 @@ def num_workers() -> int:
         processors = len(os.sched_getaffinity(0))
     else:
         processors = os.cpu_count() or 1
-    return max(1, min(processors, int(_quota())) if _quota() != float("inf") else processors)
+    return max(1, int(min(processors, _quota())))
 
 # %% ../../nbs/core/05_device.ipynb #13cb071a
 _lock = Lock()

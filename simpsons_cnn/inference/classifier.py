@@ -19,7 +19,7 @@ from fastcore.basics import patch
 from PIL import Image
 from torch import Tensor, nn
 
-from ..core.device import pick_device, worker_pool
+from ..core.device import num_workers, pick_device, worker_pool
 from ..core.display import jpeg_uri, progress_bar
 from ..core.files import atomic_write
 from simpsons_cnn.core.text import (
@@ -354,7 +354,7 @@ def _predict_parallel(
     self: Classifier, sources: list, batch_size: int, tta: bool, skip_unreadable: bool
 ) -> Predictions:
     "Predict many images with one thread per processor"
-    batch_size = min(batch_size, math.ceil(len(sources) / os.cpu_count()))
+    batch_size = min(batch_size, math.ceil(len(sources) / num_workers()))
     batches = [sources[i : i + batch_size] for i in range(0, len(sources), batch_size)]
     found = Predictions()
     with worker_pool() as pool, progress_bar(total=len(sources), desc="predicting") as bar:

@@ -6,7 +6,6 @@
 __all__ = ['AuditReport', 'audit']
 
 # %% ../../nbs/quality/03_audit.ipynb #0d35c114
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..core.device import num_workers
 from ..core.display import jpeg_uri
 from ..core.files import atomic_write
 from ..core.text import escape_html, unknown_name_message
@@ -199,7 +199,7 @@ def _unreadable(stores) -> pd.DataFrame:
 
 def _odd(stores) -> pd.DataFrame:
     rows = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(num_workers()) as pool:
         for folder, s in stores.items():
             found = list(pool.map(_oddities, s.files.paths))
             for i in np.flatnonzero(_grey(s.pixels)):

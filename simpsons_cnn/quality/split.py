@@ -10,7 +10,6 @@ __all__ = ['split_per_character', 'split_by_group', 'file_hashes', 'split_table'
 import csv
 import hashlib
 import io
-import os
 import shutil
 import warnings
 from collections import Counter
@@ -20,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ..core.device import num_workers
 from ..core.files import atomic_write, read_limited
 from ..core.text import first_few, unknown_name_message
 from ..data.folders import ImageFiles
@@ -122,7 +122,7 @@ def file_hashes(
                 else hashlib.sha256(f.read()).hexdigest()
             )
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(num_workers()) as pool:
         return list(pool.map(one, paths))
 
 

@@ -177,6 +177,16 @@ def _newest_whole(path: Path) -> tuple:  # (tensors, header, file, reasons why n
     return None, None, None, []
 
 
+def _check_identity(file: Path, header: dict, identity: dict):
+    "Raise `ValueError` for the checkpoint of another run"
+    differ = differences({k: header["run"].get(k) for k in identity}, identity)
+    if differ:
+        raise ValueError(
+            f"'{file}' was written with other settings: {'; '.join(differ)}. Resume with those,"
+            f" {_START_OVER}"
+        )
+
+
 def read_checkpoint(
     path,  # As for `Checkpoint`
     identity: dict = None,  # What must agree
@@ -185,13 +195,7 @@ def read_checkpoint(
     tensors, header, file, damage = _newest_whole(Path(path))
     if file is None:
         return None
-    identity = identity or {}
-    differ = differences({k: header["run"].get(k) for k in identity}, identity)
-    if differ:
-        raise ValueError(
-            f"'{file}' was written with other settings: {'; '.join(differ)}. Resume with those,"
-            f" {_START_OVER}"
-        )
+    _check_identity(file, header, identity or {})
     if damage:
         epochs = len(header["history"]["rows"])
         warnings.warn(
@@ -202,15 +206,12 @@ def read_checkpoint(
 
 # %% ../../nbs/training/03_checkpoint.ipynb #c8f783ad
 @patch
-def read(
-    self: Checkpoint,
-    identity: dict = None,  # What must agree, beside `self.identity`
-) -> tuple:  # See `read_checkpoint`; `None` if there is nothing to resume
+def read(self: Checkpoint) -> tuple:  # See `read_checkpoint`; `None` if there is nothing to resume
     "Read the file, once; raises `ValueError` as `read_checkpoint` does"
     if self.path is None or not self.resume:
         return None
     if self._found is None:
-        self._found = read_checkpoint(self.path, (identity or {}) | self.identity)
+        self._found = read_checkpoint(self.path, self.identity)
     return self._found
 
 
@@ -224,18 +225,12 @@ def _history_of(tensors: dict, header: dict) -> History:
 @patch
 def restore(self: Checkpoint, run) -> bool:  # Whether there was something to restore
     "Put back what `save` wrote; warns if the last bits may differ in this environment"
-    found = self.read(run.identity())
+    found = self.read()
     if found is None:
         return False
     tensors, header, file = found
     self._found = None
-    identity = run.identity() | self.identity
-    differ = differences({k: header["run"].get(k) for k in identity}, identity)
-    if differ:
-        raise ValueError(
-            f"'{file}' was written with other settings: {'; '.join(differ)}. Resume with those,"
-            f" {_START_OVER}"
-        )
+    _check_identity(file, header, run.identity() | self.identity)
     if file != self.path:
         os.replace(file, self.path)  # in place of the damaged one, which must not become the backup
     run.model.load_state_dict(_without_prefix("model", tensors))

@@ -10,8 +10,8 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from ..core.config import ModelParameters, TrainingParameters
-from ..core.text import short_repr, unknown_name_message
+from ..core.config import ModelParameters, TrainingParameters, settings_error
+from ..core.text import unknown_name_message
 from ..data.batches import Batches
 from ..networks.losses import FocalLoss
 from ..scoring.metrics import evaluate
@@ -51,12 +51,9 @@ def _changed(recipe: TrainingParameters, changes: dict) -> TrainingParameters:
         if name in _OF_THE_LOADERS:
             raise ValueError(f"{name} is decided by the loaders; give it to Batches or Preprocess")
     try:
-        return TrainingParameters(**(recipe.model_dump() | changes))
+        return TrainingParameters(**(recipe.model_dump(exclude_unset=True) | changes))
     except ValidationError as e:
-        wrong = [
-            f"{o['loc'][-1]}: {o['msg'].lower()}, got {short_repr(o['input'])}" for o in e.errors()
-        ]
-        raise ValueError("; ".join(wrong)) from None
+        raise settings_error(e) from None
 
 
 def _listed(callbacks) -> list:

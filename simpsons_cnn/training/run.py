@@ -15,7 +15,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from ..core.config import TrainingParameters
+from ..core.config import ModelParameters, TrainingParameters
 from ..core.device import make_generator, pick_dtype
 from ..core.tensors import weights_hash
 from ..data.batches import Batches
@@ -87,6 +87,17 @@ def _check_callbacks(callbacks):
             raise TypeError(f"callbacks must be objects of a subclass of Callback, got {kind}")
 
 
+def _check_first_crop(recipe: TrainingParameters, train_dl: Batches):
+    "Raise `ValueError` for growing crops that were asked for and cannot grow"
+    asked = "first_crop" in recipe.model_fields_set and recipe.first_crop
+    full = train_dl.augment is not None and train_dl.store.preprocess.crop
+    if asked and not (full and recipe.first_crop <= full):
+        raise ValueError(
+            f"first_crop must be at most {full or 'nothing'}, the side of later crops, and needs"
+            f" augment, got {recipe.first_crop}"
+        )
+
+
 def _check_loss(loss):
     "Raise `TypeError` for what cannot be called"
     if not callable(loss):
@@ -103,13 +114,14 @@ class TrainingRun:
         valid_dl: Batches,  # Without augmentation
         loss,  # Called with logits and targets
         recipe: TrainingParameters,  # How long and how fast
-        weight_decay: float = 0.05,  # AdamW's
+        weight_decay: float = ModelParameters().weight_decay,  # noqa: B008  AdamW's
         callbacks: tuple = (),  # `Callback` objects
         checkpoint: Checkpoint = None,  # Where the run is kept
     ):
         _check_loaders(train_dl, valid_dl)
         _check_callbacks(callbacks)
         _check_loss(loss)
+        _check_first_crop(recipe, train_dl)
         self.model, self.train_dl, self.valid_dl = model, train_dl, valid_dl
         self.loss, self.recipe, self.weight_decay = loss, recipe, weight_decay
         self.callbacks, self.checkpoint = tuple(callbacks), checkpoint or Checkpoint(None)
@@ -179,7 +191,15 @@ def notify(self: TrainingRun, event: str):
         getattr(callback, event)(self)
 
 # %% ../../nbs/training/04_run.ipynb #40ff7bc2
-_ONLY_WHERE = {"device", "mixed_precision", "patience", "gamma", "class_weights", "label_smoothing"}
+# What only says where to compute or when to end, and what the loss says of itself.
+_NOT_IDENTITY = {
+    "device",
+    "mixed_precision",
+    "patience",
+    "gamma",
+    "class_weights",
+    "label_smoothing",
+}
 
 
 def _loss_identity(loss) -> list:
@@ -193,7 +213,9 @@ def _loss_identity(loss) -> list:
 @patch
 def identity(self: TrainingRun) -> dict:
     "What decides the weights, as plain types"
-    recipe = {k: v for k, v in self.recipe.model_dump(mode="json").items() if k not in _ONLY_WHERE}
+    recipe = {
+        k: v for k, v in self.recipe.model_dump(mode="json").items() if k not in _NOT_IDENTITY
+    }
     dl, prep = self.train_dl, self.train_dl.store.preprocess
     return recipe | dict(
         batch_size=dl.batch_size,
@@ -286,9 +308,8 @@ def after_step(self: TrainingRun, loss: Tensor):
 @patch
 def epochs(self: TrainingRun):
     "The numbers of the epochs that are left"
-    while len(self.history) < self.num_epochs and not self.stop_reason:
-        if self.history.stop_reason:
-            return  # it had ended before it was resumed
+    ended = self.history.stop_reason  # before it was resumed
+    while len(self.history) < self.num_epochs and not (ended or self.stop_reason):
         self.epoch = len(self.history)
         self._epoch_began = time.perf_counter() - self.seconds_before
         yield self.epoch
@@ -353,6 +374,7 @@ def running(run: TrainingRun):
     "What surrounds the epochs of a run"
     if not (run.checkpoint.resume and run.checkpoint.restore(run)):
         run.checkpoint.clear()
+    run.checkpoint.saved_at = time.monotonic()  # what came before was no training
     try:
         run.notify("on_start")
         with stop_on_signal(run.stop):

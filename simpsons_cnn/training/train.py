@@ -18,7 +18,6 @@ import torch
 from ..core.config import Config
 from ..core.device import pick_device, pick_dtype
 from ..core.files import atomic_write, lock_folder, remove_temp_files
-from ..data.batches import Batches
 from ..networks.losses import FocalLoss, class_weights
 from ..networks.model_file import dataset_hash, save_model
 from ..networks.presets import create_model
@@ -62,19 +61,6 @@ class Run:
             + [f"### {name}\n\n{r._repr_markdown_()}" for name, r in reports]
         )
 
-# %% ../../nbs/training/07_train.ipynb #ecaed1c4
-def _calibration(run: Run):
-    judged = run.report
-    return calibrate(
-        run.model,
-        Batches(
-            judged.store,
-            judged.pictures.place.tolist(),
-            256,
-            device=next(run.model.parameters()).device,
-        ),
-    )
-
 # %% ../../nbs/training/07_train.ipynb #2e85dc82
 def _scores(run: Run) -> dict:
     "The reports as plain types"
@@ -90,7 +76,7 @@ def _save_run(run: Run, data: TrainingData, hashes: list):
         config=config.model_dump(mode="json"),
         licence=config.licence,
         data=dict(pictures=len(hashes), digest=dataset_hash(hashes)),
-        calibration=asdict(_calibration(run)),
+        calibration=asdict(calibrate(run.model, data.valid_dl)),
         **scores,
     )
     save_model(run.model_path, run.model, store.classes, store.preprocess, about)
@@ -197,12 +183,6 @@ def _print_start(config: Config, data: TrainingData, checkpoint: Checkpoint, dev
             text = f"resuming after {len(found[1]['history']['rows'])} epochs"
         print(text, flush=True)
 
-
-def _read_early(checkpoint: Checkpoint, identity: dict):
-    "Read a checkpoint before the long work, so that one of another run is refused at once"
-    checkpoint.identity = identity
-    return checkpoint.read()
-
 # %% ../../nbs/training/07_train.ipynb #827ff9ac
 def train(
     config: Config,  # Settings, for example `Config.demo()`
@@ -215,8 +195,9 @@ def train(
     with _own_folders(config):
         make_output_folders(config, resume)
         _check_room(config, len(files.classes))
-        checkpoint = Checkpoint(folder / "last.ckpt", resume, config.checkpoint_seconds)
-        found = _read_early(checkpoint, _identity(config))
+        path, seconds = folder / "last.ckpt", config.checkpoint_seconds
+        checkpoint = Checkpoint(path, resume, seconds, _identity(config))
+        found = checkpoint.read()  # one of another run is refused before the long work
         data = prepare(config, files, test_files, device)
         data.warn_of_leaks()
         table = split_table(data.train_dl.store.files, data.groups, data.valid_dl.indices)

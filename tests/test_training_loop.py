@@ -1,0 +1,127 @@
+"What `fit` refuses, warns of and tells its callbacks"
+
+import pytest
+import torch
+from torch import nn
+
+from simpsons_cnn.core.config import TrainingParameters
+from simpsons_cnn.data.augment import Augment
+from simpsons_cnn.data.batches import Batches
+from simpsons_cnn.data.folders import ImageFiles
+from simpsons_cnn.data.store import PixelStore
+from simpsons_cnn.demo.characters import demo_characters
+from simpsons_cnn.lab.dashboard import TrainingDashboard
+from simpsons_cnn.networks.reference import SimpsonsCNN
+from simpsons_cnn.quality.split import split_per_character
+from simpsons_cnn.training.callbacks import Callback
+from simpsons_cnn.training.checkpoint import Checkpoint
+from simpsons_cnn.training.history import NonFiniteLoss
+from simpsons_cnn.training.loop import fit
+
+RECIPE = TrainingParameters(learning_rate=8e-3, num_epochs=2, mixed_precision="off")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    drawn = demo_characters(tmp_path_factory.mktemp("drawn") / "data", train=12, test=1)
+    return PixelStore.build(ImageFiles.scan(drawn / "train"), size=64)
+
+
+@pytest.fixture
+def loaders(store):
+    train_idx, valid_idx = split_per_character(store.files, 0.25)
+    valid_dl = Batches(store, valid_idx, 30, device="cpu")
+    return Batches(store, train_idx, 30, Augment(), device="cpu"), valid_dl
+
+
+def small_model():
+    torch.manual_seed(0)
+    return SimpsonsCNN(10, channels=(8, 16, 16, 32, 32, 64))
+
+
+class NeverStarts(Callback):
+    def on_start(self, run):
+        raise AssertionError("started")
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        (dict(num_epochs=0), "num_epochs must be 1 or more, got 0"),
+        (dict(learning_rate=-1), "learning_rate must be above 0, got -1"),
+        (dict(monitor="f1"), "monitor must be one of"),
+        (dict(num_epoch=3), "did you mean 'num_epochs'"),
+        (dict(batch_size=3), "batch_size is decided by the loaders"),
+        (dict(first_crop=80), "first_crop must be at most 64, the side of later crops, and needs"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_before_the_first_step(loaders, changes, words):
+    with pytest.raises(ValueError, match=words):
+        fit(small_model(), *loaders, recipe=RECIPE, callbacks=[NeverStarts()], **changes)
+
+
+def test_growing_crops_need_augment(loaders, store):
+    plain = Batches(store, loaders[0].indices, 30, shuffle=True, device="cpu")
+    with pytest.raises(ValueError, match="needs augment, got 64"):
+        fit(small_model(), plain, loaders[1], recipe=RECIPE, callbacks=[], first_crop=64)
+
+
+def test_the_default_of_growing_crops_fits_any_loader(loaders, store):
+    plain = Batches(store, loaders[0].indices, 30, shuffle=True, device="cpu")
+    assert len(fit(small_model(), plain, loaders[1], recipe=RECIPE, callbacks=[])) == 2
+
+
+def test_wrong_loaders_losses_and_callbacks_are_refused(loaders):
+    train_dl, valid_dl = loaders
+    with pytest.raises(ValueError, match="train_dl must be shuffled"):
+        fit(small_model(), valid_dl, valid_dl)
+    with pytest.raises(ValueError, match="valid_dl must be without augment"):
+        fit(small_model(), train_dl, train_dl)
+    with pytest.raises(TypeError, match="subclass of Callback, got function"):
+        fit(small_model(), train_dl, valid_dl, callbacks=[lambda run: None])
+    with pytest.raises(TypeError, match="loss must be called with logits and targets, got int"):
+        fit(small_model(), train_dl, valid_dl, 3, callbacks=[NeverStarts()])
+
+
+def test_resume_needs_a_checkpoint():
+    with pytest.raises(ValueError, match="resume needs a checkpoint"):
+        Checkpoint(None, resume=True)
+
+
+def test_a_validation_loss_that_is_no_number(store, loaders):
+    "The last step of an epoch can break the weights unseen by any training loss"
+    indices = loaders[0].indices
+    one_step = Batches(store, indices, len(indices), Augment(), device="cpu")
+    recipe = TrainingParameters(num_epochs=1, learning_rate=1e30, schedule="constant")
+    with pytest.raises(NonFiniteLoss, match="on the validation pictures became nan in epoch 1"):
+        fit(small_model(), one_step, loaders[1], recipe=recipe, callbacks=[])
+
+
+def test_a_growing_loss_is_warned_of(loaders):
+    with pytest.warns(UserWarning, match="it grows instead of falling"):
+        changes = dict(num_epochs=1, learning_rate=100.0, schedule="constant")
+        fit(small_model(), *loaders, nn.CrossEntropyLoss(), RECIPE, callbacks=[], **changes)
+
+
+class FailsAfterAnEpoch(Callback):
+    def on_epoch(self, run):
+        raise RuntimeError("no room")
+
+
+class Ended(Callback):
+    said = ""
+
+    def on_end(self, run):
+        self.said = run.summary()
+
+
+def test_each_callback_hears_of_a_failure(loaders):
+    ended, dashboard = Ended(), TrainingDashboard()
+    with pytest.raises(RuntimeError, match="no room"):
+        fit(small_model(), *loaders, callbacks=[FailsAfterAnEpoch(), dashboard, ended])
+    assert ended.said == "failed: no room"
+    assert dashboard.state == "failed" and "no room" in dashboard.bar.value
+
+
+def test_a_plain_function_is_a_loss(loaders):
+    assert len(fit(small_model(), *loaders, nn.functional.cross_entropy, RECIPE, callbacks=[])) == 2
