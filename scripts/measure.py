@@ -1,6 +1,7 @@
 """Print how the code reads: rooms, line lengths, size of definitions, examples, prose.
 
-python scripts/measure.py [FOLDER]      # the repository to measure; default: this one
+python scripts/measure.py [FOLDER]              # the repository to measure; default: this one
+python scripts/measure.py --pages [FOLDER]      # one line a page instead
 """
 
 import ast
@@ -153,6 +154,28 @@ def measure(root: Path) -> dict:
     }
 
 
+def measure_pages(root: Path) -> None:
+    "Print one line for each page that defines something"
+    print(f"{'page':26} lines  cells  shown  median   most  words  over  largest function")
+    for path, cells in notebooks(root):
+        sizes = [len(s) for k, s in cells if is_definition(k, s)]
+        if not sizes:
+            continue
+        code = [s for k, s in cells if k == "code"]
+        exported = [s for s in code if EXPORTED.match(s)]
+        lines = [line for source in exported for line in exported_lines(source)]
+        words = sum(len(s.split()) for k, s in cells if k == "markdown")
+        total, shown = with_example(cells)
+        over = sum(len(line) > 100 for source in code for line in source.splitlines())
+        every = [f for source in exported for f in functions(ast.parse(source))]
+        name, length, _ = max(every, key=lambda f: f[1], default=("", 0, 0))
+        print(
+            f"{path.parent.name + '/' + path.stem:26} {len(lines):5}  {total:5}  {shown / total:5.2f}"
+            f"  {int(statistics.median(sizes)):6}  {max(sizes):5}"
+            f"  {words / sum(map(len, lines)) * 1000:5.0f}  {over:4}  {name} {length}"
+        )
+
+
 def semicolons(source: str) -> int:
     "Lines on which more than one statement stands"
     starts = Counter()
@@ -168,6 +191,10 @@ def top_level_names(package: Path) -> int:
 
 
 if __name__ == "__main__":
-    root = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).resolve().parent.parent
+    folders = [argument for argument in sys.argv[1:] if argument != "--pages"]
+    root = Path(folders[0]) if folders else Path(__file__).resolve().parent.parent
+    if "--pages" in sys.argv:
+        measure_pages(root)
+        sys.exit()
     for name, value in measure(root).items():
         print(f"{name:60} {value}")
