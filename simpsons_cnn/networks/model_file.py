@@ -30,7 +30,7 @@ def save_model(
     model: nn.Module,  # Trained network, one of `ARCHITECTURES`
     classes: list,  # Names of the characters, in the order of the logits
     preprocess: Preprocess,  # How its pictures were prepared
-    about: dict = None,  # Anything more worth keeping, as far as JSON can: `config`, `data`, `validation`, `test`, `calibration`, `licence`
+    metadata: dict = None,  # JSON types: `config`, `data`, `validation`, `calibration`, `licence` …
 ):
     "Write weights and all that is needed to use them, whole or not at all"
     name = type(model).__name__
@@ -48,7 +48,7 @@ def save_model(
         classes=list(classes),
         architecture=dict(name=name, **model.hparams),
         preprocess=asdict(preprocess),
-        about=dict(versions=versions) | (about or {}),
+        about=dict(versions=versions) | (metadata or {}),
     )
     write_tensors(path, model.state_dict(), header)
 
