@@ -169,8 +169,9 @@ def measure_pages(root: Path) -> None:
         over = sum(len(line) > 100 for source in code for line in source.splitlines())
         every = [f for source in exported for f in functions(ast.parse(source))]
         name, length, _ = max(every, key=lambda f: f[1], default=("", 0, 0))
+        page = f"{path.parent.name}/{path.stem}"
         print(
-            f"{path.parent.name + '/' + path.stem:26} {len(lines):5}  {total:5}  {shown / total:5.2f}"
+            f"{page:26} {len(lines):5}  {total:5}  {shown / total:5.2f}"
             f"  {int(statistics.median(sizes)):6}  {max(sizes):5}"
             f"  {words / sum(map(len, lines)) * 1000:5.0f}  {over:4}  {name} {length}"
         )

@@ -1,9 +1,10 @@
-"""Train as a configuration says, and die at a moment of one's own choosing.
+"""Train as a configuration says, and die at a chosen moment.
 
-    python tests/killed_run.py        reads jobs as JSON, a line each: {"config": PATH, "moment": [KIND, WHEN]}
+python tests/killed_run.py reads jobs as JSON, one a line: {"config": PATH, "moment": [KIND, WHEN]}
 
-Each job is a process of its own that really gets SIGKILL; the answer, a line each, is its exit code.
-It is forked from one that has imported everything and computed nothing yet, which saves the seconds of importing.
+Each job is a process of its own that really gets SIGKILL; the answer to each is its exit code.
+It is forked from a process that has imported everything and computed nothing yet, which saves
+the seconds of importing.
 """
 
 import json

@@ -84,7 +84,7 @@ def weights_of(folder):
 
 
 def survives(pictures, folder, break_it, mend_it, words, epochs=1):
-    "A run in which something breaks after an epoch ends in an error that names the path, and goes on once it is mended"
+    "A run that breaks after an epoch names the path in its error, and resumes once it is mended"
     with pytest.raises(OSError) as told:
         train(settings(pictures, folder), callbacks=[after_epoch(epochs + 1, break_it)])
     assert str(folder) in str(told.value) and words in str(told.value), str(told.value)
@@ -206,7 +206,8 @@ def test_a_second_run_is_refused_while_the_first_lives(pictures, tmp_path):
 
     train(settings(pictures, tmp_path, num_epochs=1), callbacks=[after_epoch(1, another)])
     assert refused == [
-        f"Another run (process {os.getpid()}) is writing to '{tmp_path}'; wait for its end, or choose another output folder"
+        f"Another run (process {os.getpid()}) is writing to '{tmp_path}'; "
+        "wait for its end, or choose another output folder"
     ]
     train(settings(pictures, tmp_path, num_epochs=1, overwrite=True), callbacks=[])
 
@@ -271,10 +272,9 @@ def test_no_number(pictures, tmp_path, monkeypatch, what):
             return super().forward(logits, targets)
 
     monkeypatch.setattr(training, "FocalLoss", Broken)
-    with pytest.raises(
-        NonFiniteLoss,
-        match=f"became nan in epoch 2, step {2 if what == 'loss' else 3}; the weights are those after epoch 1",
-    ):
+    step = 2 if what == "loss" else 3
+    message = f"became nan in epoch 2, step {step}; the weights are those after epoch 1"
+    with pytest.raises(NonFiniteLoss, match=message):
         train(settings(pictures, tmp_path), callbacks=[])
     assert all(
         v.isfinite().all()
@@ -332,7 +332,8 @@ def test_one_picture_of_a_character(pictures, tmp_path, capsys):
 
 def test_two_processes_make_the_same_weights(pictures, tmp_path, straight):
     settings(pictures, tmp_path / "other").save(tmp_path / "other.yaml")
-    code = f"from simpsons_cnn.core.config import Config; from simpsons_cnn.training.train import train; train(Config.load({str(tmp_path / 'other.yaml')!r}), callbacks=[])"
+    config = str(tmp_path / "other.yaml")
+    code = f"import simpsons_cnn as sc; sc.train(sc.Config.load({config!r}), callbacks=[])"
     subprocess.run(
         [sys.executable, "-c", code],
         check=True,

@@ -81,7 +81,7 @@ def left_by(folder) -> dict:
 
 
 def moments(n: int, rng) -> list:
-    "Moments to be killed at: in a step, at any time of the first second, within a file, and on either side of a rename"
+    "Moments to be killed at: in a step, in the first second, within a file, beside a rename"
     kinds = {
         "step": lambda: rng.randint(1, 3),
         "half written": lambda: rng.randint(1, 9),

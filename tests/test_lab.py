@@ -1,6 +1,7 @@
-"""A person's session in JupyterLab, played in a real browser: train, stop, ask, correct, lose the kernel, go on.
+"""A person's session in JupyterLab, played in a real browser.
 
-Needs Debian's Chromium (or another, named by CHROMIUM) and Playwright's Python package; without them it is skipped, and says so.
+Train, stop, ask, correct, lose the kernel, resume. Needs Debian's Chromium (or another, named by
+CHROMIUM) and Playwright's Python package; without them it is skipped, and says so.
 With SCREENSHOTS set to a folder, pictures of the page in both themes are left there.
 """
 
@@ -36,7 +37,14 @@ sync_api = pytest.importorskip(
     "playwright.sync_api", reason="no Playwright here: pip install playwright"
 )
 psutil = pytest.importorskip("psutil", reason="no psutil here: pip install psutil")
-FLAGS = "--no-sandbox --disable-gpu --disable-background-networking --no-first-run --disable-component-update --disable-sync".split()
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--no-first-run",
+    "--disable-component-update",
+    "--disable-sync",
+]
 OUTPUT = (
     ".jp-OutputArea-output"  # never the page as a whole: the source of a cell holds the same words
 )
@@ -52,7 +60,7 @@ def wait_for(what, seconds=30, often=0.1):
 
 
 class Lab:
-    "JupyterLab on a free port of this machine, with a configuration of its own that is gone afterwards"
+    "JupyterLab on a free port, with a configuration of its own that is removed afterwards"
 
     def __init__(self, folder: Path):
         self.folder, self.token, self.work = folder, secrets.token_hex(16), folder / "work"
@@ -159,9 +167,9 @@ class Notebook:
         return self.page.locator(OUTPUT).filter(**kwargs)
 
     def errors_shown(self):
-        return self.page.locator(
-            f'{OUTPUT} .jp-RenderedText[data-mime-type="application/vnd.jupyter.stderr"], {OUTPUT}[data-mime-type="application/vnd.jupyter.error"]'
-        ).all_inner_texts()
+        mime = 'data-mime-type="application/vnd.jupyter'
+        selector = f'{OUTPUT} .jp-RenderedText[{mime}.stderr"], {OUTPUT}[{mime}.error"]'
+        return self.page.locator(selector).all_inner_texts()
 
     def failed(self):
         "What was seen last, if anybody wants to see"
@@ -328,10 +336,12 @@ def clean(page) -> dict:  # what was decided
     ]
     cards.nth(0).get_by_role("button", name="Keep").click()
     wait_for(lambda: len(fixes_in(fixes)) == 1)
-    focused = lambda: page.page.evaluate("document.activeElement.title")
-    wait_for(
-        lambda: focused().startswith(f"Keep {names[1]} ")
-    )  # the next picture has the focus: no mouse from here on
+
+    def focused():
+        return page.page.evaluate("document.activeElement.title")
+
+    # the next picture has the focus: no mouse from here on
+    wait_for(lambda: focused().startswith(f"Keep {names[1]} "))
     for _ in range(3):
         keyboard.press("Tab")
     if focused() != f"Who is in {names[1]}?":
@@ -377,12 +387,13 @@ def go_on(page, decided):
     page.output().get_by_text("page 1 of").first.wait_for(timeout=120_000)
     cleaner = page.output(has_text="page 1 of")
     wait_for(lambda: "3 decided" in cleaner.inner_text(), 60)
-    titles = lambda: [
-        title.split()[1]
-        for title in cleaner.get_by_role("button", name="Keep").evaluate_all(
-            "buttons => buttons.map(b => b.title)"
-        )
-    ]  # all at one moment
+
+    def titles():
+        "The names on all buttons, read at one moment"
+        buttons = cleaner.get_by_role("button", name="Keep")
+        found = buttons.evaluate_all("buttons => buttons.map(b => b.title)")
+        return [title.split()[1] for title in found]
+
     assert not set(list(decided)[:3]) & set(titles())
     cleaner.get_by_role("button", name="Decided").click()
     wait_for(lambda: titles() == list(decided)[2::-1])
