@@ -103,11 +103,11 @@ def cross_validate(
                 f"fold {fold + 1} of {folds} was stopped: {history.stop_reason}"
             )
         model.load_state_dict(history.last_weights)
-        reports.append(evaluate(model, judged_dl).pictures)
+        reports.append(evaluate(model, judged_dl).per_image)
         untaught = np.bincount(store.labels[train_idx], minlength=k) == 0
         reports[-1].loc[untaught[reports[-1].truth], "loss"] = np.nan
     bar.close()
-    pictures = pd.concat(reports).sort_values("place", ignore_index=True)
+    pictures = pd.concat(reports).sort_values("row", ignore_index=True)
     return Report(
         confusion_matrix(pictures.truth, pictures.prediction, k),
         store.classes,
