@@ -1,28 +1,43 @@
 #!/usr/bin/env bash
-# Set up .venv if need be, then check everything: clean notebooks, exported modules, README, every notebook, the commands,
-# and what only whole processes show: killed runs, full disks, bad input by the hundred, JupyterLab in a browser.
-#   ./scripts/test.sh                 all of it
-#   ./scripts/test.sh --full          all of it, with the long form of the last part: about half an hour more
+# Set up .venv if need be, then check everything: clean notebooks, exported modules, README, every
+# notebook, the commands, and what only whole processes show: killed runs, full disks, JupyterLab.
+#   ./scripts/test.sh                       all of it
+#   ./scripts/test.sh --full                the same, with the long form of the last part
 #   ./scripts/test.sh data/06_store lab     only these notebooks, or all of a room
+# Two notebooks or tests run at a time where there are two processors or more, each on one thread.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 setup dev
 cd "$root"
 if [ "${1:-}" = --full ]; then export FULL=1; shift; fi
-export MPLBACKEND=Agg
+export MPLBACKEND=Agg OMP_NUM_THREADS=1
 tmp="$(mktemp -d)"
-passed=0 failed=0
-trap 'rm -rf "$tmp"; echo "notebooks: $passed passed, $failed failed"' EXIT
+mkdir "$tmp/passed" "$tmp/failed"
+summary() {
+    echo "notebooks: $(ls "$tmp/passed" | wc -l) passed, $(ls "$tmp/failed" | wc -l) failed"
+    rm -rf "$tmp"
+}
+trap summary EXIT
+workers=1
+if [ "$(nproc)" -gt 1 ]; then workers=2; fi
+failed=0
 
 echo '== notebooks are clean, and the package is what they export'
 cp -r nbs simpsons_cnn settings.ini setup.py README.md "$tmp"
 (cd "$tmp" && nbdev_clean && nbdev_export)
-diff -r -q -x .ipynb_checkpoints -x _proc -x sidebar.yml nbs "$tmp/nbs" || { echo 'error: notebooks are not clean; run nbdev_clean' >&2; exit 1; }
-diff -r -x __pycache__ simpsons_cnn "$tmp/simpsons_cnn" || { echo 'error: simpsons_cnn/ is not what the notebooks export; edit nbs/ and run nbdev_export' >&2; exit 1; }
+if ! diff -r -q -x .ipynb_checkpoints -x _proc -x sidebar.yml nbs "$tmp/nbs"; then
+    echo 'error: notebooks are not clean; run nbdev_clean' >&2
+    exit 1
+fi
+if ! diff -r -x __pycache__ simpsons_cnn "$tmp/simpsons_cnn"; then
+    echo 'error: simpsons_cnn/ is not what the notebooks export; edit nbs/ and run nbdev_export' >&2
+    exit 1
+fi
 python scripts/readme.py --check
 
-echo '== the code is laid out by ruff'
+echo "== the code passes ruff's checks"
 ruff format --check .
+ruff check .
 
 echo '== notebooks run'
 flags=""
@@ -37,22 +52,34 @@ if [ $# -gt 0 ]; then
         else echo "error: no notebook nbs/$name.ipynb and no room nbs/$name" >&2; exit 1; fi
     done
 fi
-for nb in "${notebooks[@]}"; do
-    start=$SECONDS
-    if nbdev_test --path "$nb" --n_workers 0 --flags "$flags" > "$tmp/log" 2>&1 && ! grep -q 'No files were eligible' "$tmp/log"; then
-        passed=$((passed+1)); echo "ok      $nb ($((SECONDS-start)) s)"
+run_notebook() {
+    local nb="$1" name start=$SECONDS
+    name="$(echo "$nb" | tr / _)"
+    if nbdev_test --path "$nb" --n_workers 0 --flags "$flags" > "$tmp/$name.log" 2>&1 &&
+        ! grep -q 'No files were eligible' "$tmp/$name.log"; then
+        touch "$tmp/passed/$name"
+        echo "ok      $nb ($((SECONDS - start)) s)"
     else
-        failed=$((failed+1)); echo "FAILED  $nb"; cat "$tmp/log"
+        touch "$tmp/failed/$name"
+        echo "FAILED  $nb"
+        cat "$tmp/$name.log"
     fi
-done
-if [ "$passed" -eq 0 ]; then echo 'error: no notebook was run' >&2; failed=$((failed+1)); fi
+}
+export -f run_notebook
+export tmp flags
+printf '%s\0' "${notebooks[@]}" | xargs -0 -n 1 -P "$workers" bash -c 'run_notebook "$0"'
+if [ -n "$(ls "$tmp/failed")" ]; then failed=1; fi
+if [ -z "$(ls "$tmp/passed")" ]; then echo 'error: no notebook was run' >&2; failed=1; fi
 
 if [ $# -eq 0 ]; then
     echo '== the commands, from a shell, on drawn pictures'
     cd "$tmp"
     simpsons_data data/demo --demo --train 40 --test 5
     "$root/scripts/train.sh" "$root/configs/demo.yaml" --num_epochs 2
-    if "$root/scripts/train.sh" "$root/configs/demo.yaml" --num_epochs 2 2> "$tmp/err"; then echo 'error: a run was overwritten unasked' >&2; exit 1; fi
+    if "$root/scripts/train.sh" "$root/configs/demo.yaml" --num_epochs 2 2> "$tmp/err"; then
+        echo 'error: a run was overwritten unasked' >&2
+        exit 1
+    fi
     grep 'already holds a run' "$tmp/err"
     simpsons_predict runs/demo/model/model.safetensors data/demo/test/mossy_mo/mossy_mo_0000.jpg
     simpsons_evaluate runs/demo/model/model.safetensors data/demo/test --out judged | tail -n 1
@@ -60,7 +87,10 @@ if [ $# -eq 0 ]; then
 
     echo "== whole processes${FULL:+, the long form}"
     cd "$root"
-    python -m pytest -q -rs -p no:cacheprovider tests || failed=$((failed+1))
+    alone=tests/test_lab.py  # a browser, a server and a kernel: more than one processor's work
+    python -m pytest -q -rs -p no:cacheprovider -n "$workers" --dist worksteal --durations 15 \
+        --ignore "$alone" tests || failed=1
+    python -m pytest -q -rs -p no:cacheprovider "$alone" || failed=1
 fi
 
 [ "$failed" -eq 0 ]

@@ -1,5 +1,6 @@
 "Faults of pages that stop Quarto or spoil a page, found without it"
 
+import ast
 import json
 import re
 from collections import defaultdict
@@ -30,3 +31,24 @@ def test_a_page_has_nothing_that_quarto_trips_over(page):
             html = re.findall(r"\]\(([\w/.]+\.html)", source)
             faults += [f"cell {i}: {m} should be the notebook's name" for m in html]
     assert faults == []
+
+
+def mixes_imports(source: str) -> bool:
+    "Whether a cell holds an import beside other statements"
+    statements = ast.parse(source).body
+    imports = [isinstance(s, (ast.Import, ast.ImportFrom)) for s in statements]
+    inside = any(
+        isinstance(n, (ast.Import, ast.ImportFrom)) for s in statements for n in ast.walk(s)
+    )
+    return inside and not all(imports)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_imports_of_examples_stand_alone(page):
+    "The site builder executes each cell that imports, without the examples between them"
+    code = ["".join(c["source"]) for c in cells_of(page) if c["cell_type"] == "code"]
+    if not any("default_exp" in source for source in code):
+        return  # nothing is executed on a page that exports nothing
+    left_alone = re.compile(r"#\|\s*export|%|[\s\S]*nbdev_export\(\)")
+    examples = [source for source in code if not left_alone.match(source)]
+    assert [source for source in examples if mixes_imports(source)] == []
