@@ -222,7 +222,7 @@ def browser():
 
 
 class Page(Notebook):
-    "The tutorial, on fewer pictures, up to where it turns to measuring"
+    "The tutorial, on fewer pictures, up to where the form is not used any more"
 
     def __init__(self, browser, lab: Lab):
         cells = json.loads((ROOT / "nbs/tutorials/01_train_interactively.ipynb").read_text())
@@ -230,8 +230,8 @@ class Page(Notebook):
         del cells["cells"][sources.index("## By hand") :]
         for c in cells["cells"]:
             c["source"] = "".join(c["source"]).replace(
-                'demo_characters(place / "demo")',
-                'demo_characters(place / "demo", train=40, test=10)',
+                'demo_characters(work / "demo")',
+                'demo_characters(work / "demo", train=40, test=10)',
             )
             c.get("outputs", []).clear()
         self.sources = [c["source"] for c in cells["cells"]]
