@@ -1,7 +1,6 @@
 "Exports: every resize rule and measure, what must not be written, strangers' folders"
 
 import json
-from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -39,7 +38,7 @@ def opinionated(resize_rule="stretch", **calibration):
         for _ in range(30):
             model(prep.normalise(prep.center_crop(xb)))
         model.linear_stack[4].weight *= 30
-    metadata = dict(calibration=asdict(Calibration(**calibration)), licence="MIT")
+    metadata = dict(calibration=Calibration(**calibration).to_dict(), licence="MIT")
     return Classifier(model, character_names, prep, metadata)
 
 
@@ -126,7 +125,7 @@ def test_unknown_layer(clf):
 def answer_of(clf):
     def answer(pixels):
         p = clf.predict(pixels)
-        return p.probabilities, p.familiarity
+        return p.probabilities, p.ood_score
 
     return answer
 

@@ -204,7 +204,7 @@ def _evaluate_folder(clf, args):  # -> `Report`
 
 def _print_report(report):
     "Print the scores of each character, then those of all"
-    left_out = {"accuracy", "jaccard", "recall_low", "recall_high"}
+    left_out = {"jaccard", "recall_low", "recall_high"}
     columns = [name for name in report.table if name not in left_out]
     table = report.table[columns]
     print(table.to_string(index=False, float_format=lambda v: f"{v:.3f}", na_rep="-"))
@@ -220,12 +220,12 @@ def simpsons_evaluate(
     if args.out:
         _make_out_folder(args.out, args.overwrite)
     from simpsons_cnn.inference.classifier import Classifier
-    from simpsons_cnn.scoring.plotting import save_graphics
+    from simpsons_cnn.scoring.plotting import save_figures
 
     clf = Classifier.load(args.model, args.device)
     report = _evaluate_folder(clf, args)
     _print_report(report)
     _print_trained_on(clf, report.store.files.paths, Path(args.model).with_name("split.csv"))
     if args.out:
-        save_graphics(None, report, args.out)
+        save_figures(None, report, args.out)
         atomic_write(args.out / "report.json", json.dumps(report.to_dict(), indent=1))

@@ -18,11 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-try:
-    import fcntl
-except ImportError:
-    fcntl = None  # Windows
-from ..core.files import read_limited
+from ..core.files import file_lock, read_limited
 from ..core.text import first_few, unknown_name_message
 from .folders import ImageFiles
 
@@ -141,16 +137,22 @@ def _to_line(row: list) -> bytes:
     csv.writer(text).writerow(row)
     return (text.getvalue()[:-2] + "\n").encode()
 
-
-def _lock_until_closed(f):
-    "Wait for other writers of an open file"
-    if fcntl:
-        try:
-            fcntl.flock(f, fcntl.LOCK_EX)
-        except OSError as e:  # some network drives have no locks
-            print(f"note: '{f.name}' cannot be locked ({e.strerror})", file=sys.stderr)
-
 # %% ../../nbs/data/05_fixes.ipynb #2479a574
+def _add_record(f, path: Path, row: list):
+    "Append a record to an open file; raises `ValueError`, and adds nothing, if it holds no fixes"
+    data = f.read()
+    records = _complete_records(path, data)
+    _parse_fixes(path, records or data)  # nothing is added to a file of another kind
+    start = b"" if records else _to_line(FIXES_HEADER)
+    if records and not records.endswith((b"\n", b"\r")):
+        start = b"\n"
+    f.seek(len(records))
+    f.truncate()
+    f.write(start + _to_line(row))
+    f.flush()
+    os.fsync(f.fileno())
+
+
 def record_fix(
     path,  # The file of fixes; made if it does not exist
     file: str,  # The image, 'character/picture.jpg', as in `ImageFiles.names`
@@ -163,19 +165,9 @@ def record_fix(
     if file.count("/") != 1 or not all(file.split("/")):
         raise ValueError(f"file must be 'character/picture.jpg', got {file!r}")
     path.touch()
-    with open(path, "r+b") as f:
-        _lock_until_closed(f)
-        data = f.read()
-        records = _complete_records(path, data)
-        _parse_fixes(path, records or data)  # nothing is added to a file of another kind
-        start = b"" if records else _to_line(FIXES_HEADER)
-        if records and not records.endswith((b"\n", b"\r")):
-            start = b"\n"
-        f.seek(len(records))
-        f.truncate()
-        f.write(start + _to_line(row))
-        f.flush()
-        os.fsync(f.fileno())
+    target = path.resolve()  # links to one file share its lock
+    with file_lock(target.with_name(f".{target.name}.lock")), open(path, "r+b") as f:
+        _add_record(f, path, row)
 
 # %% ../../nbs/data/05_fixes.ipynb #7e25222b
 def _nfc(name: str) -> str:

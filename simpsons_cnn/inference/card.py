@@ -136,8 +136,8 @@ def _limits(clf: Classifier) -> list:
     else:
         lines.append(
             f"* A picture with a familiarity ({c.measure}) below {c.threshold:.3g} is marked as "
-            f"not known. On the validation pictures this kept {c.kept:.0%} of the right answers; "
-            "pictures of strangers may still pass."
+            f"not known. On the validation pictures this kept {c.coverage:.0%} of the right "
+            "answers; pictures of strangers may still pass."
         )
     if c.ece_after is not None:
         lines.append(

@@ -77,8 +77,8 @@ class Prediction:
     classes: list  # Names of the characters
     source: str = ""  # File the image came from, if any
     pixels: np.ndarray = None  # Prepared image, uint8, `(3, size, size)`, if not from a file
-    familiarity: float = None  # How familiar the image is; compare it with `threshold`
-    threshold: float = None  # Less familiar images show no known character; `None`: no threshold
+    ood_score: float = None  # Out-of-distribution score, see `Calibration`; higher is more familiar
+    threshold: float = None  # A lower score: no known character; `None`: no threshold
 
     @property
     def name(self) -> str:  # The most likely character
@@ -90,7 +90,7 @@ class Prediction:
 
     @property
     def known(self) -> bool:  # `None` if the model has no threshold
-        return None if self.threshold is None else self.familiarity >= self.threshold
+        return None if self.threshold is None else self.ood_score >= self.threshold
 
     def top(
         self,
@@ -224,7 +224,7 @@ class Classifier:
         self.about = about or {}
         self.device = torch.device(device)
         try:
-            self.calibration = Calibration(**self.about.get("calibration") or {})
+            self.calibration = Calibration.from_dict(self.about.get("calibration") or {})
         except (TypeError, ValueError) as e:
             raise ValueError(f"The calibration of the model cannot be used ({e})") from None
 
@@ -315,7 +315,7 @@ def _make_predictions(self: Classifier, sources: list, images: list, tta: bool) 
         return []
     logits = self.logits(torch.stack(images), tta)
     probabilities = self.calibration.probabilities(logits).numpy()
-    familiarity = self.calibration.familiarity(logits).tolist()
+    ood_score = self.calibration.ood_score(logits).tolist()
     predictions = []
     for i, source in enumerate(sources):
         is_path = isinstance(source, (str, Path))
@@ -325,7 +325,7 @@ def _make_predictions(self: Classifier, sources: list, images: list, tta: bool) 
                 self.classes,
                 source=str(source) if is_path else "",
                 pixels=None if is_path else images[i].numpy(),
-                familiarity=familiarity[i],
+                ood_score=ood_score[i],
                 threshold=self.calibration.threshold,
             )
         )

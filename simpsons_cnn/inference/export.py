@@ -100,8 +100,8 @@ def _prepare(x, preprocess: Preprocess):  # float32, shape `(n, 3, crop, crop)`
     return x[..., centre, centre].float() * (1 / (255 * std)) + (-mean / std)
 
 
-def _familiarity(z, probabilities, measure: str):
-    "How familiar an image is; see `Calibration.familiarity`"
+def _ood_score(z, probabilities, measure: str):
+    "Higher for images like the training images; see `Calibration.ood_score`"
     if measure == "energy":
         return z.logsumexp(1)
     return (probabilities if measure == "probability" else z).amax(1)
@@ -112,11 +112,11 @@ def _answer(
     preprocess: Preprocess,
     network,  # From prepared images to logits
     calibration: Calibration,
-) -> tuple:  # Probabilities, shape `(n, classes)`, and familiarity, shape `(n,)`
+) -> tuple:  # Probabilities, shape `(n, classes)`, and out-of-distribution scores, shape `(n,)`
     "The whole classifier"
     z = network(_prepare(x, preprocess))
     probabilities = (z / calibration.temperature).softmax(1)
-    return probabilities, _familiarity(z, probabilities, calibration.measure)
+    return probabilities, _ood_score(z, probabilities, calibration.measure)
 
 # %% ../../nbs/inference/03_export.ipynb #734161b4
 def require(
@@ -339,11 +339,11 @@ def onnx_graph(
     "The classifier as an ONNX model, not compared with the library yet; needs the package onnx"
     graph = _Graph()
     x = _Node(graph, "pictures", np.uint8)._apply("Transpose", perm=[0, 3, 1, 2])
-    probabilities, familiarity = _answer(
+    probabilities, ood_score = _answer(
         x, clf.preprocess, lambda xb: _write_network(xb, clf.model), clf.calibration
     )
     graph.add("Identity", [probabilities.name], output="probabilities")
-    graph.add("Identity", [familiarity.name], output="familiarity")
+    graph.add("Identity", [ood_score.name], output="familiarity")
     model = _onnx_model(graph, len(clf.classes))
     graph.onnx.helper.set_model_props(model, _metadata(clf))
     graph.onnx.checker.check_model(model)
@@ -379,17 +379,17 @@ def _readable(sources: list) -> list:  # PIL images
     return images
 
 
-def _agrees(p, q: np.ndarray, familiarity: float, tolerance: float) -> bool:
+def _agrees(p, q: np.ndarray, ood_score: float, tolerance: float) -> bool:
     "Whether the library's prediction `p` and exported probabilities `q` mean the same"
     same_name = p.probability - p.probabilities[q.argmax()] <= tolerance
-    limit = 0.01 * max(1, abs(p.familiarity))
-    same_familiarity = abs(p.familiarity - familiarity) <= limit
+    limit = 0.01 * max(1, abs(p.ood_score))
+    same_score = abs(p.ood_score - ood_score) <= limit
     close = np.abs(p.probabilities - q).max() <= tolerance  # false for NaN
-    return bool(same_name and same_familiarity and close)
+    return bool(same_name and same_score and close)
 
 # %% ../../nbs/inference/03_export.ipynb #ec7631ec
 def check_parity(
-    answer,  # Function of bytes `(height, width, 3)` that returns probabilities and familiarity
+    answer,  # Function of bytes `(height, width, 3)` that returns probabilities and the score
     clf: Classifier,  # The library's own
     pictures: list,  # Paths or PIL images; what cannot be read is left out
     tolerance: float = 1e-3,  # Largest difference of a probability
@@ -398,8 +398,8 @@ def check_parity(
     images, largest = _readable(pictures), 0.0
     for i, image in enumerate(progress_bar(images, desc="comparing")):
         p = clf.predict(image)
-        q, familiarity = answer(np.asarray(image))
-        if not _agrees(p, q, familiarity, tolerance):
+        q, ood_score = answer(np.asarray(image))
+        if not _agrees(p, q, ood_score, tolerance):
             raise ValueError(
                 f"The exported graph differs from the library on picture {i} "
                 f"({p.name} {p.probability:.4f}, exported {clf.classes[q.argmax()]} "
@@ -420,8 +420,8 @@ def export_onnx(
     session = runtime.InferenceSession(graph, providers=["CPUExecutionProvider"])
 
     def answer(pixels):
-        probabilities, familiarity = session.run(None, {"pictures": pixels[None]})
-        return probabilities[0], familiarity[0]
+        probabilities, ood_score = session.run(None, {"pictures": pixels[None]})
+        return probabilities[0], ood_score[0]
 
     found = check_parity(answer, clf, pictures or pictures_to_check())
     atomic_write(path, graph)
@@ -463,8 +463,8 @@ def export_torch(
 
     def answer(pixels):
         with torch.no_grad():
-            probabilities, familiarity = run(torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None])
-        return probabilities[0].numpy(), familiarity[0].item()
+            probabilities, ood_score = run(torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None])
+        return probabilities[0].numpy(), ood_score[0].item()
 
     found = check_parity(answer, clf, pictures or pictures_to_check())
     file = io.BytesIO()

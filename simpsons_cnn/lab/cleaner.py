@@ -16,7 +16,7 @@ from ..data.fixes import Fix, apply_fixes, read_fixes, record_fix
 from ..data.folders import ImageFiles
 from .html import STYLE, Html, element, join_html, picture_html
 from ..scoring.metrics import Report
-from ..training.suspects import find_suspects, suspects
+from ..training.suspects import find_suspects, rank_suspects
 
 # %% ../../nbs/lab/06_cleaner.ipynb #d96f10e3
 class Decisions:
@@ -205,7 +205,7 @@ def mark(
 # %% ../../nbs/lab/06_cleaner.ipynb #64f1a019
 def _suspects_by_name(table, decisions: Decisions) -> dict:  # Picture -> (suggestion, other)
     "The suspects in `decisions.files`, most suspect first; raises `ValueError` if there are none"
-    table = suspects(table) if isinstance(table, Report) else table
+    table = rank_suspects(table) if isinstance(table, Report) else table
     columns = table[["picture", "suggestion", "other"]].astype(object).fillna("")
     rows = {name: others for name, *others in columns.itertuples(index=False)}
     known = {name: others for name, others in rows.items() if name in decisions.labels}

@@ -29,13 +29,13 @@ def _spaced(name: str) -> str:
 
 def _worst_mistakes(report, n: int = 10) -> list:  # (pixels, name, caption) each
     "The wrong answers with the highest loss, for `html_pictures`"
-    worst = report.top_losses(len(report.pictures))
+    worst = report.top_losses(len(report.per_image))
     worst = worst[worst.truth != worst.prediction].head(n)
     mistakes = []
-    for row in worst.itertuples():
-        name = f"{row.picture}: {row.truth}, taken for {row.prediction} ({row.probability:.0%})"
-        caption = f"{_spaced(row.truth)}\n→ {_spaced(row.prediction)}"
-        mistakes.append((report.store.pixels[row.place], name, caption))
+    for mistake in worst.itertuples():
+        name = f"{mistake.picture}: {mistake.truth}, taken for {mistake.prediction} ({mistake.probability:.0%})"
+        caption = f"{_spaced(mistake.truth)}\n→ {_spaced(mistake.prediction)}"
+        mistakes.append((report.store.pixels[mistake.row], name, caption))
     return mistakes
 
 # %% ../../nbs/lab/02_run_view.ipynb #67f1a008
@@ -70,7 +70,7 @@ def _recall_bars(report) -> Html:
 
 
 def _mistake_pictures(report) -> Html:
-    if report is None or report.pictures is None:
+    if report is None or report.per_image is None:
         return html_pictures("Worst mistakes", [], "Shown after the first epoch")
     return html_pictures("Worst mistakes", _worst_mistakes(report), "None")
 

@@ -43,7 +43,7 @@ def _oddities(path: Path) -> list:
         return []
     return [
         word
-        for odd, word in [
+        for unusual, word in [
             (
                 path.suffix.lower() not in _SUFFIXES.get(form, (f".{form.lower()}",)),
                 f"{form} named {path.suffix}",
@@ -52,7 +52,7 @@ def _oddities(path: Path) -> list:
             (max(w, h) > 3 * min(w, h), f"extreme shape: {w}×{h}"),
             (frames > 1 and form != "MPO", f"{frames} frames"),
         ]
-        if odd
+        if unusual
     ]
 
 
@@ -69,15 +69,15 @@ class AuditReport:
     files: ImageFiles  # The pictures looked at
     test_files: ImageFiles  # The test pictures, or `None`
     unreadable: pd.DataFrame  # `file`, `folder` ('train' or 'test'), `reason`
-    odd: pd.DataFrame  # `file`, `folder`, `what`
-    duplicates: pd.DataFrame  # Pairs within the training pictures: `file`, `other`, their characters, `kind`, `mirrored`, `likeness`, `moved`
+    anomalies: pd.DataFrame  # `file`, `folder`, `what`
+    duplicates: pd.DataFrame  # Pairs within the training pictures: `file`, `other`, their characters, `kind`, `mirrored`, `similarity`, `max_local_difference`
     conflicts: pd.DataFrame  # Those of them that show one thing under two characters: a wrong label, or two characters in one frame
     leaks: pd.DataFrame  # Test pictures (`file`) with a copy in training (`other`), a row each
     same_scene: (
         pd.DataFrame
     )  # Test pictures that are no copy, but another frame of a scene in training
     groups: np.ndarray  # Number of each picture's group, shape `(n,)`
-    apart: (
+    cut_pairs: (
         pd.DataFrame
     )  # Near-duplicates kept in different groups, so that no group swallows a character
     stores: dict = None  # 'train' and 'test': the `PixelStore` of each, for looking at
@@ -96,8 +96,8 @@ def counts(self: AuditReport) -> dict:  # what was found -> how many
         if self.test_files is None
         else {
             "test pictures": len(self.test_files),
-            "of them leak: their copy is in training": len(self.leaks),
-            "more show a scene that is in training": len(self.same_scene),
+            "test pictures with a copy in training": len(self.leaks),
+            "test pictures of a scene in training": len(self.same_scene),
         }
     )
     return (
@@ -105,16 +105,16 @@ def counts(self: AuditReport) -> dict:  # what was found -> how many
         | tested
         | {
             "unreadable": len(self.unreadable),
-            "odd": self.odd.file.nunique(),
-            "doubled, to the byte": int((self.duplicates.kind == "same bytes").sum()),
+            "with an anomaly": self.anomalies.file.nunique(),
+            "byte-identical pairs": int((self.duplicates.kind == "same bytes").sum()),
             "pairs of copies": int((self.duplicates.kind == "copy").sum()),
             "pairs of frames of one scene": int((self.duplicates.kind == "frame").sum()),
             "pairs under two characters": len(self.conflicts),
             "groups of two or more": int((size > 1).sum()),
-            "pictures in them": int(size[size > 1].sum()),
-            "pictures in the largest": int(size.max()),
+            "pictures in those groups": int(size[size > 1].sum()),
+            "pictures in the largest group": int(size.max()),
             "groups with several characters, kept whole": int((mixed > 1).sum()),
-            "pairs kept apart to keep groups small": len(self.apart),
+            "pairs cut to limit group size": len(self.cut_pairs),
         }
     )
 
@@ -150,18 +150,20 @@ def audit(
     ).drop_duplicates("file", ignore_index=True)
     row = {name: i for i, name in enumerate(files.names)}
     rows = np.array([row[name] for name in stores["train"].files.names])
-    groups, apart = group_pictures(within.assign(a=rows[within.a], b=rows[within.b]), files.labels)
+    groups, cut_pairs = group_pictures(
+        within.assign(a=rows[within.a], b=rows[within.b]), files.labels
+    )
     return AuditReport(
         files,
         test_files,
         _unreadable(stores),
-        _odd(stores),
+        _anomalies(stores),
         duplicates,
         duplicates[duplicates.character != duplicates.other_character].reset_index(drop=True),
         known[known.kind != "frame"].reset_index(drop=True),
         known[known.kind == "frame"].reset_index(drop=True),
         groups,
-        duplicates.loc[apart.index],
+        duplicates.loc[cut_pairs.index],
         stores,
     )
 
@@ -182,8 +184,8 @@ def _named(pairs, store, other, digests, other_digests) -> pd.DataFrame:
             other_character=other_characters,
             kind=np.where(same, "same bytes", pairs.kind),
             mirrored=pairs.mirrored,
-            likeness=pairs.likeness.round(3),
-            moved=pairs.moved.round(1),
+            similarity=pairs.similarity.round(3),
+            max_local_difference=pairs.max_local_difference.round(1),
         )
     )
 
@@ -197,7 +199,7 @@ def _unreadable(stores) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["file", "folder", "reason"])
 
 
-def _odd(stores) -> pd.DataFrame:
+def _anomalies(stores) -> pd.DataFrame:
     rows = []
     with ThreadPoolExecutor(num_workers()) as pool:
         for folder, s in stores.items():
@@ -213,11 +215,11 @@ def _odd(stores) -> pd.DataFrame:
 @patch
 def pictures(
     self: AuditReport,
-    what: str,  # 'duplicates', 'conflicts', 'leaks', 'same_scene', 'apart' or 'odd'
+    what: str,  # 'duplicates', 'conflicts', 'leaks', 'same_scene', 'cut_pairs' or 'anomalies'
     n: int = 12,  # At most so many findings, spread evenly over the table
 ) -> list:  # (uint8 pictures of shape `(3, size, size)`, caption) of each
     "Findings as pictures with captions"
-    known = ("duplicates", "conflicts", "leaks", "same_scene", "odd", "apart")
+    known = ("duplicates", "conflicts", "leaks", "same_scene", "anomalies", "cut_pairs")
     if what not in known:
         raise ValueError(unknown_name_message("finding", what, known))
     table = getattr(self, what)
@@ -232,7 +234,7 @@ def pictures(
     def picture(folder, name):
         return self.stores[folder].pixels[row[folder][name]]
 
-    if what == "odd":
+    if what == "anomalies":
         return [([picture(r.folder, r.file)], f"{r.file}: {r.what}") for r in table.itertuples()]
     first = "test" if what in ("leaks", "same_scene") else "train"
     return [
@@ -257,7 +259,7 @@ def show(
     fig, axs = plt.subplots(
         rows,
         columns,
-        figsize=(1.6 * columns * (1 if what == "odd" else 2), 2 * rows),
+        figsize=(1.6 * columns * (1 if what == "anomalies" else 2), 2 * rows),
         squeeze=False,
     )
     for ax in axs.flat:
@@ -291,13 +293,17 @@ def _repr_html_(self: AuditReport):
         leaks="Test pictures whose copy is in training",
         conflicts="Alike, under two characters",
         duplicates="Near-duplicates",
-        odd="Odd",
+        anomalies="Anomalies",
     )
     return f"<table>{rows}</table>" + "".join(
         gallery(what, title) for what, title in titles.items()
     )
 
 # %% ../../nbs/quality/03_audit.ipynb #98d98e48
+_CSV_FILES = dict(anomalies="odd", cut_pairs="apart")
+_CSV_COLUMNS = dict(similarity="likeness", max_local_difference="moved")
+
+
 @patch
 def to_csv(
     self: AuditReport,
@@ -315,7 +321,16 @@ def to_csv(
     )
     tables = {
         name: getattr(self, name)
-        for name in ("unreadable", "odd", "duplicates", "conflicts", "leaks", "same_scene", "apart")
+        for name in (
+            "unreadable",
+            "anomalies",
+            "duplicates",
+            "conflicts",
+            "leaks",
+            "same_scene",
+            "cut_pairs",
+        )
     } | dict(groups=groups)
     for name, table in tables.items():
-        atomic_write(folder / f"{name}.csv", table.to_csv(index=False))
+        table = table.rename(columns=_CSV_COLUMNS)
+        atomic_write(folder / f"{_CSV_FILES.get(name, name)}.csv", table.to_csv(index=False))

@@ -238,9 +238,9 @@ def make_split(
         return *split_per_character(store.labels, valid, seed), np.arange(len(store))
     if how != "group":
         return load_split(how, store.files)
-    groups, apart = group_pictures(near_duplicates(store), store.labels)
+    groups, cut_pairs = group_pictures(near_duplicates(store), store.labels)
     train_idx, valid_idx = split_by_group(store.labels, groups, valid, seed)
-    torn = np.isin(apart.a, valid_idx) != np.isin(apart.b, valid_idx)
+    torn = np.isin(cut_pairs.a, valid_idx) != np.isin(cut_pairs.b, valid_idx)
     if torn.any():
         warnings.warn(
             f"{torn.sum():,} pairs of near-duplicates lie on both sides of the split, since more than half of a character's pictures are alike: the scores partly measure memory",

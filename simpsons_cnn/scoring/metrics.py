@@ -43,7 +43,7 @@ def class_scores(
     confusion,  # Counts, shape `(..., classes, classes)`
 ) -> (
     dict
-):  # `accuracy`, `precision`, `recall`, `f1`: each of shape `(..., classes)`, NaN where undefined
+):  # `jaccard`, `precision`, `recall`, `f1`: each of shape `(..., classes)`, NaN where undefined
     "Scores of each class from a confusion matrix, or from many at once"
     c = np.asarray(confusion, dtype=np.float64)
     tp = np.diagonal(c, axis1=-2, axis2=-1)
@@ -54,7 +54,7 @@ def _scores(tp, true, predicted) -> dict:
     "Scores from right answers, pictures of a class, and answers naming it"
     with np.errstate(invalid="ignore", divide="ignore"):
         return dict(
-            accuracy=tp / (true + predicted - tp),
+            jaccard=tp / (true + predicted - tp),
             precision=tp / predicted,
             recall=tp / true,
             f1=2 * tp / (true + predicted),
@@ -71,7 +71,7 @@ class Report:
 
     confusion: np.ndarray  # Counts, shape `(classes, classes)`: rows are the truth
     classes: list  # Names, in the order of rows and columns
-    pictures: pd.DataFrame = None  # Per picture: `place` in the store, `truth` and `prediction` (numbers), `probability` of the prediction, `loss`
+    per_image: pd.DataFrame = None  # Per picture: `row` in the store, `truth` and `prediction` (numbers), `probability` of the prediction, `loss`
     store: object = None  # The `PixelStore` of the pictures, for looking at them
     loss: float = float("nan")  # Mean loss
 
@@ -95,14 +95,14 @@ class Report:
 @patch
 def bootstrap_interval(
     self: Report,
-    metric: str,  # 'accuracy' or 'macro_f1', or with a character: 'accuracy', 'precision', 'recall' or 'f1'
+    metric: str,  # 'accuracy' or 'macro_f1', or with a character: 'jaccard', 'precision', 'recall' or 'f1'
     character: str = None,  # Of one character only
     level: float = 0.95,  # Share of the drawn test sets that lie within
     draws: int = 1000,  # Number of drawn test sets
     seed: int = 0,  # Of the drawing
 ) -> tuple:  # (low, high)
     "Bootstrap interval of a score; raises `ValueError` for names it does not know"
-    known = ("accuracy", "precision", "recall", "f1") if character else ("accuracy", "macro_f1")
+    known = ("jaccard", "precision", "recall", "f1") if character else ("accuracy", "macro_f1")
     if metric not in known:
         raise ValueError(
             f"{unknown_name_message('metric', metric, known)}{'' if character else ' for all characters together'}"
@@ -168,7 +168,7 @@ def table(self: Report) -> pd.DataFrame:
             character=self.classes,
             pictures=true,
             named=predicted,
-            accuracy=s["accuracy"],
+            jaccard=s["jaccard"],
             precision=s["precision"],
             recall=s["recall"],
             recall_low=low,
@@ -220,7 +220,10 @@ def _repr_markdown_(self: Report):
 @patch
 def to_dict(self: Report) -> dict:
     "Scores, intervals, table and counts as plain types, for JSON; NaN becomes `None`"
-    rows = json.loads(self.table.to_json(orient="records", double_precision=10))
+    table = self.table.rename(
+        columns={"jaccard": "accuracy"}
+    )  # the name in files since the first version
+    rows = json.loads(table.to_json(orient="records", double_precision=10))
     return dict(
         pictures=len(self),
         loss=None if np.isnan(self.loss) else self.loss,
@@ -283,15 +286,15 @@ def evaluate(
         probability=probability,
         loss=F.cross_entropy(logits, targets, reduction="none"),
     )
-    pictures = pd.DataFrame(
-        dict(place=dl.indices.numpy())
+    per_image = pd.DataFrame(
+        dict(row=dl.indices.numpy())
         | {name: column.cpu().numpy() for name, column in columns.items()}
     )
     classes, total = dl.store.classes, (loss or F.cross_entropy)(logits, targets)
     return Report(
-        confusion_matrix(pictures.truth, pictures.prediction, len(classes)),
+        confusion_matrix(per_image.truth, per_image.prediction, len(classes)),
         classes,
-        pictures,
+        per_image,
         dl.store,
         float(total),
     )
@@ -300,14 +303,14 @@ def evaluate(
 @patch
 def top_losses(self: Report, n: int = 12) -> pd.DataFrame:
     "The pictures with the highest loss, as names: `picture`, `truth`, `prediction`, `probability`, `loss`"
-    if self.pictures is None:
+    if self.per_image is None:
         raise ValueError(
             "This report holds counts only; `evaluate` makes one that knows its pictures"
         )
-    top = self.pictures.sort_values("loss", ascending=False, kind="stable").head(n)
+    top = self.per_image.sort_values("loss", ascending=False, kind="stable").head(n)
     name = lambda numbers: [self.classes[i] for i in numbers]
     return top.assign(
         truth=name(top.truth),
         prediction=name(top.prediction),
-        picture=[self.store.files.names[i] for i in top.place],
-    )[["place", "picture", "truth", "prediction", "probability", "loss"]]
+        picture=[self.store.files.names[i] for i in top.row],
+    )[["row", "picture", "truth", "prediction", "probability", "loss"]]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['display_name', 'split_history', 'plot_losses', 'plot_metrics', 'plot_confusion', 'plot_pictures', 'plot_batch',
-           'plot_top_losses', 'save_graphics', 'figure_png']
+           'plot_top_losses', 'save_figures', 'figure_png']
 
 # %% ../../nbs/scoring/03_plotting.ipynb #f2a8d309
 import io
@@ -86,13 +86,13 @@ def plot_metrics(
         axs = plt.subplots(
             1, 4, figsize=(8, 1.2 + 0.19 * len(t)), sharey=True, layout="constrained"
         )[1]
-    for ax, name in zip(axs, ("accuracy", "precision", "recall", "f1")):
+    for ax, name in zip(axs, ("jaccard", "precision", "recall", "f1")):
         ax.barh(y, t[name].fillna(0), color=".6", height=0.7)
         if name == "recall":
             ax.hlines(y, t.recall_low, t.recall_high, color="k", lw=0.8)
         ax.set(
             xlim=(0, 1),
-            title="F1" if name == "f1" else name,
+            title={"f1": "F1", "jaccard": "accuracy (Jaccard)"}.get(name, name),
             xticks=(0, 0.5, 1),
             ylim=(-0.7, len(t) - 0.3),
         )
@@ -187,7 +187,7 @@ def plot_top_losses(
 ):
     "The pictures with the highest loss, with truth, answer and its probability; returns the axes"
     worst = report.top_losses(n)
-    pictures = np.stack([np.asarray(report.store.pixels[i]) for i in worst.place])
+    pictures = np.stack([np.asarray(report.store.pixels[i]) for i in worst.row])
     return plot_pictures(
         pictures,
         [
@@ -197,7 +197,7 @@ def plot_top_losses(
     )
 
 # %% ../../nbs/scoring/03_plotting.ipynb #d8fc3fcd
-def save_graphics(
+def save_figures(
     history,  # `History` or its table; `None` for scores only
     report,  # `Report`; `None` for the loss curves only
     folder,  # Made if there is none

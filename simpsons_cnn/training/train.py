@@ -9,7 +9,7 @@ __all__ = ['Run', 'train', 'verify']
 import hashlib
 import json
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -25,7 +25,7 @@ from ..networks.reference import SimpsonsCNN
 from ..quality.split import split_differences, split_table
 from ..scoring.calibration import calibrate
 from ..scoring.metrics import Report, evaluate
-from ..scoring.plotting import save_graphics
+from ..scoring.plotting import save_figures
 from .callbacks import Callback
 from .checkpoint import Checkpoint, describe_environment, differences
 from .history import History, NonFiniteLoss
@@ -76,7 +76,7 @@ def _save_run(run: Run, data: TrainingData, hashes: list):
         config=config.model_dump(mode="json"),
         licence=config.licence,
         data=dict(pictures=len(hashes), digest=dataset_hash(hashes)),
-        calibration=asdict(calibrate(run.model, data.valid_dl)),
+        calibration=calibrate(run.model, data.valid_dl).to_dict(),
         **scores,
     )
     save_model(run.model_path, run.model, store.classes, store.preprocess, about)
@@ -91,7 +91,7 @@ def _save_run(run: Run, data: TrainingData, hashes: list):
     )
     atomic_write(folder / "report.json", json.dumps(report, indent=1))
     judged = run.test_report or run.report
-    answers = judged.top_losses(len(judged)).drop(columns="place").sort_values("picture")
+    answers = judged.top_losses(len(judged)).drop(columns="row").sort_values("picture")
     answers = answers.to_csv(index=False)
     atomic_write(config.out_inference_directory / "predictions.csv", answers)
     run.graphics = _save_figures(run, judged)
@@ -103,7 +103,7 @@ def _save_figures(run: Run, judged: Report) -> list:  # Paths
     for old in folder.glob("*th part of learning and testing.png"):
         old.unlink()
     history = run.history if run.history.rows else None
-    return save_graphics(history, judged, folder, run.config.part_of_partitions)
+    return save_figures(history, judged, folder, run.config.part_of_partitions)
 
 # %% ../../nbs/training/07_train.ipynb #beb07f55
 def _model_and_loss(config: Config, data: TrainingData) -> tuple:
