@@ -19,6 +19,7 @@ from simpsons_cnn.data.fixes import Fix, apply_fixes
 from simpsons_cnn.data.folders import ImageFiles
 from simpsons_cnn.data.preprocess import Preprocess
 from simpsons_cnn.data.store import PixelStore
+from simpsons_cnn.quality import duplicates
 
 
 def save(path, seed, size=20):
@@ -432,3 +433,29 @@ def test_results_of_a_store_in_memory_are_computed(root):
     files = ImageFiles.scan(root)
     store = PixelStore(files, build(root).pixels, Preprocess(16))
     assert store.cached("n", lambda: {"n": torch.tensor(20)}) == {"n": torch.tensor(20)}
+
+
+def test_near_duplicates_are_searched_once(root, tmp_path):
+    shutil.copy(root / "a" / "0.bmp", root / "b" / "copy.bmp")
+    shutil.copytree(root, tmp_path / "other" / "train")
+    store, other = build(root), build(tmp_path / "other" / "train")
+    within = duplicates.near_duplicates(store)
+    across = duplicates.near_duplicates(store, other)
+    assert (0, 20) in set(zip(within.a, within.b, strict=True)) and len(across) > len(within)
+    again = AssertionError("searched again")
+    with replaced.object(duplicates, "_find_pairs", side_effect=again) as search:
+        assert duplicates.near_duplicates(build(root)).equals(within)
+        assert duplicates.near_duplicates(build(root), other).equals(across)
+        save(tmp_path / "other" / "train" / "a" / "1.bmp", 7)
+        for pair in (
+            (store, build(tmp_path / "other" / "train")),  # changed
+            (store, PixelStore(other.files, other.pixels, other.preprocess)),  # in memory
+        ):
+            with pytest.raises(AssertionError, match="searched again"):
+                duplicates.near_duplicates(*pair)
+        with (
+            replaced.object(duplicates, "MIN_SIMILARITY", 0.9),
+            pytest.raises(AssertionError, match="searched again"),
+        ):
+            duplicates.near_duplicates(store)
+    assert search.call_count == 3

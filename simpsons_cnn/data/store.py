@@ -24,8 +24,7 @@ from torch import Tensor
 
 from ..core.device import worker_pool
 from ..core.display import progress_bar
-from filelock import FileLock as lock_file
-from ..core.files import atomic_write, require_free_space
+from ..core.files import atomic_write, file_lock, require_free_space
 from ..core.tensors import read_tensors, write_tensors
 from .folders import ImageFiles
 from .images import check_file
@@ -305,7 +304,7 @@ def _update(job: _Job, kept: _Kept | None, desc: str) -> _Kept:
         paths.remove_all_but(valid)
     return _Kept(manifest, open_memmap(paths.array(valid)))
 
-# %% ../../nbs/data/06_store.ipynb #df611f28
+# %% ../../nbs/data/06_store.ipynb #a6fb07a4
 def _open_or_update(job: _Job) -> tuple:  # (`_Kept`, what changed)
     "The store as it should be; raises `OSError` where it cannot be written"
     paths, size = job.paths, job.prep.size
@@ -314,7 +313,7 @@ def _open_or_update(job: _Job) -> tuple:  # (`_Kept`, what changed)
         return kept, ""
     try:
         paths.folder.mkdir(parents=True, exist_ok=True)
-        with lock_file(paths.hidden("lock")):
+        with file_lock(paths.hidden("lock")):
             kept = _read_kept(paths, job.settings, size)
             changes = _changes(job, kept)
             if changes:
