@@ -122,6 +122,8 @@ WRONG_OPTIONS = {
     "simpsons_train --num_epoch_s 2": "did you mean --num_epochs?",
     "simpsons_train --num_epoch 2": "did you mean --num_epochs?",
     "simpsons_train --num_epoch=2": "unknown option --num_epoch; did you mean --num_epochs?",
+    "simpsons_train --num-epochs 2": "unknown option --num-epochs; did you mean --num_epochs?",
+    "simpsons_train --num 2": "unknown option --num",  # not taken for the option that begins so
     "simpsons_train a.yaml b.yaml": "unexpected argument 'b.yaml'; see simpsons_train --help",
     "simpsons_train --verify stopped --resume": "give it no CONFIG and no --resume",
     "simpsons_predict m.safetensors a.jpg --qqqq": "see simpsons_predict --help",

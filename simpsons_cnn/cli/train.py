@@ -7,9 +7,10 @@ __all__ = ['simpsons_train']
 
 # %% ../../nbs/cli/02_train.ipynb #2f338e7a
 import argparse
+import shlex
 import sys
 
-from .common import CommandParser, score_line, tidy_errors
+from .common import CommandParser, print_next, score_line, tidy_errors
 from ..core.config import Config
 
 # %% ../../nbs/cli/02_train.ipynb #cef38937
@@ -22,7 +23,7 @@ def _add_setting(group, name: str, setting):
         kind = dict(metavar="VALUE")
     group.add_argument(f"--{name}", default=argparse.SUPPRESS, help=text, **kind)
 
-
+# %% ../../nbs/cli/02_train.ipynb #916cb49b
 def _add_settings(parser: CommandParser):
     "Add an option for each setting of `Config`, section by section"
     for section, field in Config.model_fields.items():
@@ -30,16 +31,9 @@ def _add_settings(parser: CommandParser):
         for name, setting in field.annotation.model_fields.items():
             _add_setting(group, name, setting)
 
-# %% ../../nbs/cli/02_train.ipynb #e1ec6399
-def _train_parser() -> CommandParser:
-    text = "Train a network: pictures in, a model file, figures and scores out"
-    parser = CommandParser("simpsons_train", text)
-    parser.add_argument(
-        "config",
-        nargs="?",
-        help="YAML file with settings; without it, and without --traindir, the drawn pictures "
-        "are trained on as in configs/demo.yaml",
-    )
+# %% ../../nbs/cli/02_train.ipynb #a0231b4f
+def _add_run_options(parser: CommandParser):
+    "Add `--resume` and `--verify`"
     parser.add_argument(
         "--resume",
         action="store_true",
@@ -51,10 +45,22 @@ def _train_parser() -> CommandParser:
         help="train nothing: repeat the first steps of the finished run in this folder (its "
         "out_model_directory), and compare them with what it noted",
     )
+
+# %% ../../nbs/cli/02_train.ipynb #e1ec6399
+def _train_parser() -> CommandParser:
+    text = "Train a network: pictures in, a model file, figures and scores out"
+    parser = CommandParser("simpsons_train", text)
+    parser.add_argument(
+        "config",
+        nargs="?",
+        help="YAML file with settings; without it, and without --traindir, the drawn pictures "
+        "are trained on as in configs/demo.yaml",
+    )
+    _add_run_options(parser)
     _add_settings(parser)
     return parser
 
-
+# %% ../../nbs/cli/02_train.ipynb #a6b0480e
 def _load_config(path, settings: dict) -> Config:
     "The settings of a file, of somebody's own images, or of the drawn images"
     if path or "traindir" in settings:
@@ -62,8 +68,8 @@ def _load_config(path, settings: dict) -> Config:
     return Config.demo(**settings)
 
 # %% ../../nbs/cli/02_train.ipynb #eeaf9ed5
-def _print_run(run):
-    "Print scores and files of a `Run`; exit as a shell expects if it was interrupted"
+def _print_results(run):
+    "Print scores and files of a `Run`"
     for name, report in (("validation", run.report), ("test", run.test_report)):
         if report:
             print(f"{name}: {score_line(report)}")
@@ -71,12 +77,21 @@ def _print_run(run):
     print(f"model: {run.model_path}")
     print(f"figures: {config.out_graphics_directory}")
     print(f"predictions: {config.out_inference_directory / 'predictions.csv'}")
-    if run.history.resumable:
-        reason = run.history.stop_reason
+
+
+def _next_after_training(model_path) -> str:
+    model = shlex.quote(str(model_path))
+    return f"simpsons_evaluate {model} FOLDER scores it; simpsons_predict {model} PICTURE uses it"
+
+# %% ../../nbs/cli/02_train.ipynb #105709e7
+def _exit_if_stopped(history):
+    "End with the exit code of the signal if the run can be continued"
+    if history.resumable:
+        reason = history.stop_reason
         print(f"{reason}; the same command with --resume continues from there", file=sys.stderr)
         sys.exit(143 if "SIGTERM" in reason else 130)
 
-
+# %% ../../nbs/cli/02_train.ipynb #2e8c6569
 def _print_verified(found: dict, folder):
     "Print what `verify` found; exit with 1 if the bits differ"
     differences = ""
@@ -91,6 +106,23 @@ def _print_verified(found: dict, folder):
     print(f"{first_steps} repeat to the same bits{differences}")
 
 # %% ../../nbs/cli/02_train.ipynb #7cf95a42
+def _verify_run(folder, settings: dict):
+    "Compare the first steps of a finished run with what it noted"
+    from simpsons_cnn.training.train import verify
+
+    _print_verified(verify(folder, **settings), folder)
+
+
+def _train_run(config: Config, resume: bool):
+    "Train, print the results and what to do next"
+    from simpsons_cnn.training.train import train
+
+    run = train(config, resume=resume)
+    _print_results(run)
+    _exit_if_stopped(run.history)
+    print_next(_next_after_training(run.model_path))
+
+# %% ../../nbs/cli/02_train.ipynb #4858f76b
 @tidy_errors
 def simpsons_train(
     argv: list = None,  # Arguments; `None` takes those of the program
@@ -99,14 +131,9 @@ def simpsons_train(
     parser = _train_parser()
     settings = vars(parser.parse_args(argv))
     path, resume, verified = [settings.pop(name) for name in ("config", "resume", "verify")]
-    if verified and (path or resume):
-        parser.error("--verify takes its settings from the run; give it no CONFIG and no --resume")
-    if verified:
-        from simpsons_cnn.training.train import verify
-
-        _print_verified(verify(verified, **settings), verified)
+    if not verified:
+        _train_run(_load_config(path, settings), resume)
         return
-    config = _load_config(path, settings)
-    from simpsons_cnn.training.train import train
-
-    _print_run(train(config, resume=resume))
+    if path or resume:
+        parser.error("--verify takes its settings from the run; give it no CONFIG and no --resume")
+    _verify_run(verified, settings)

@@ -1,0 +1,227 @@
+"Model files that are damaged, crafted or of another program are refused; opening one stays light"
+
+import hashlib
+import json
+import random
+import resource
+import subprocess
+import sys
+import time
+
+import pytest
+import safetensors.torch
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from simpsons_cnn.data.preprocess import Preprocess
+from simpsons_cnn.networks.model_file import load_model, load_reference, load_weights, save_model
+from simpsons_cnn.networks.reference import SimpsonsCNN
+
+
+@pytest.fixture(scope="module")
+def small():
+    torch.manual_seed(0)
+    return SimpsonsCNN(4, channels=(4, 4, 8, 8, 16, 16), hidden=(8, 8)).eval()
+
+
+@pytest.fixture(scope="module")
+def path(small, tmp_path_factory):
+    file = tmp_path_factory.mktemp("model") / "small"
+    save_model(file, small, list("abcd"), Preprocess(64))
+    return file
+
+
+def damaged(whole: bytes, kind: str, rng: random.Random) -> bytes:
+    "A file with bytes flipped, cut out, put in or exchanged; every other time within the header"
+    n = len(whole)
+    header = 8 + int.from_bytes(whole[:8], "little")
+    within = header if rng.random() < 0.5 else n
+    data = bytearray(whole)
+    if kind == "flipped":
+        for i in rng.sample(range(within), rng.randint(1, 8)):
+            data[i] ^= rng.randint(1, 255)
+    if kind == "cut":
+        i = rng.randrange(within)
+        del data[i : i + rng.randint(1, n - i) if rng.random() < 0.5 else n]
+    if kind == "grown":
+        i = rng.randrange(within + 1)
+        data[i:i] = rng.randbytes(rng.randint(1, 2000))
+    if kind == "swapped":
+        k = rng.randint(1, 200)
+        i = rng.randrange(within - 2 * k)
+        j = rng.randrange(i + k, n - k + 1)
+        data[i : i + k], data[j : j + k] = data[j : j + k], data[i : i + k]
+    return bytes(data)
+
+
+def test_three_hundred_damaged_files(path, tmp_path):
+    "Each is a `ValueError` that names the file: no other error, no model, no pause, no memory"
+    whole, rng, file = path.read_bytes(), random.Random(0), tmp_path / "damaged"
+    start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    tried = 0
+    while tried < 300:
+        data = damaged(whole, rng.choice(["flipped", "cut", "grown", "swapped"]), rng)
+        if data == whole:
+            continue  # two stretches that were alike
+        file.write_bytes(data)
+        with pytest.raises(ValueError, match="damaged' "):
+            load_model(file)
+        tried += 1
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 50_000  # KiB
+    assert time.perf_counter() - start < 60
+
+
+def test_every_byte_counts(path, tmp_path):
+    "Also those that safetensors pads its header with"
+    whole = path.read_bytes()
+    for i in range(0, len(whole), 97):
+        (tmp_path / "damaged").write_bytes(whole[:i] + bytes([whole[i] ^ 1]) + whole[i + 1 :])
+        with pytest.raises(ValueError, match="damaged'"):
+            load_model(tmp_path / "damaged")
+
+
+def test_a_header_longer_than_any_file(path, tmp_path):
+    (tmp_path / "long").write_bytes((2**63 - 1).to_bytes(8, "little") + path.read_bytes()[8:])
+    with pytest.raises(ValueError, match="cannot hold a header of 9,223,372,036,854,775,807"):
+        load_model(tmp_path / "long")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"hello, I am a model",
+        b"",
+        b"PK" + bytes(500),
+        (100000).to_bytes(8, "little") + b"[" * 100000,
+    ],
+    ids=["text", "empty", "zip", "deep"],
+)
+def test_files_of_another_kind(tmp_path, content):
+    (tmp_path / "other").write_bytes(content)
+    with pytest.raises(ValueError, match="is not a safetensors file"):
+        load_model(tmp_path / "other")
+
+
+def test_no_file_and_a_file_of_another_program(tmp_path):
+    with pytest.raises(FileNotFoundError, match="No model file at"):
+        load_model(tmp_path / "nothing")
+    safetensors.torch.save_file({"w": torch.ones(2)}, tmp_path / "other")
+    with pytest.raises(ValueError, match="was not written by save_model"):
+        load_model(tmp_path / "other")
+
+
+@pytest.fixture
+def crafted(small, path, tmp_path):
+    "Write a file with other tensors, or other entries in the header, and a digest that is right"
+
+    def craft(tensors=None, **changes):
+        header = json.loads(safe_open(str(path), "pt").metadata()["simpsons_cnn"])
+        header |= changes | dict(sha256="0" * 64)
+        tensors = small.state_dict() | (tensors or {})
+        data = safetensors.torch.save(tensors, {"simpsons_cnn": json.dumps(header)})
+        at = data.index(b"0" * 64)
+        digest = hashlib.sha256(data).hexdigest().encode()
+        (tmp_path / "crafted").write_bytes(data[:at] + digest + data[at + 64 :])
+        return tmp_path / "crafted"
+
+    return craft
+
+
+def test_a_crafted_file_can_be_right(small, crafted):
+    bias = "conv_stack.0.bias"
+    assert torch.equal(load_model(crafted())[0].state_dict()[bias], small.state_dict()[bias])
+
+
+HUGE = dict(name="SimpsonsCNN", num_classes=4, channels=[10**7] * 6, hidden=[8, 8])  # 18,000 TB
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        (dict(format_version=7), "format version 7; save_model of this library writes version 2"),
+        (dict(classes=["a", "b"]), "names 2 characters for a network of 4"),
+        (dict(classes=["a", "b", "c", "a"]), "names 3 characters for a network of 4"),
+        (
+            dict(architecture=dict(name="Transformer")),
+            r"has an incomplete header \(KeyError: 'Transformer'\)",
+        ),
+        (dict(architecture={}), "has an incomplete header"),
+        (dict(preprocess={"zoom": 2}), "has an incomplete header"),
+        (dict(preprocess={"size": 0}), "has an incomplete header"),
+        (dict(preprocess={"size": 32}), "crop must be at least 64 px each way, got 32"),
+        (dict(classes=None), "has an incomplete header"),
+        (dict(about=None), "has an incomplete header"),
+        (dict(architecture=HUGE | dict(dropout_rate=0.1)), r"has shape \(4,\), not \(10000000,\)"),
+        (dict(architecture=HUGE | dict(channels=[1] * 10**6)), "1,000,000 blocks for"),
+        (dict(architecture=HUGE | dict(channels=[0] * 6)), "does not fit the network"),
+        (dict(architecture=HUGE | dict(hidden=[8])), "has an incomplete header"),
+    ],
+)
+def test_headers_that_make_no_sense(crafted, changes, words):
+    with pytest.raises(ValueError, match=words):
+        load_model(crafted(**changes))
+
+
+@pytest.mark.parametrize(
+    "tensors, words",
+    [
+        ({"linear_stack.9.weight": torch.ones(2)}, "linear_stack.9.weight is unknown"),
+        ({"conv_stack.0.bias": torch.ones(5)}, r"conv_stack.0.bias has shape \(5,\), not \(4,\)"),
+        (
+            {"conv_stack.0.bias": torch.ones(4).half()},
+            "conv_stack.0.bias is torch.float16, not torch.float32",
+        ),
+        ({"conv_stack.0.bias": torch.full((4,), torch.nan)}, "conv_stack.0.bias is not finite"),
+        ({"conv_stack.0.bias": torch.full((4,), torch.inf)}, "conv_stack.0.bias is not finite"),
+    ],
+    ids=["unknown", "shape", "type", "nan", "inf"],
+)
+def test_tensors_that_do_not_fit(crafted, tensors, words):
+    with pytest.raises(ValueError, match=words):
+        load_model(crafted(tensors))
+
+
+def test_weights_of_another_network(small):
+    some = {k: v for k, v in small.state_dict().items() if k != "conv_stack.0.bias"}
+    with pytest.raises(ValueError, match="conv_stack.0.bias is missing"):
+        load_weights(small, some, "it")
+    larger = SimpsonsCNN(42).state_dict()
+    with pytest.raises(ValueError, match=r"linear_stack.4.weight has shape \(42, 84\), not \(3, 8"):
+        load_weights(SimpsonsCNN(3), larger, "it")
+
+
+def test_what_cannot_be_saved(tmp_path):
+    with pytest.raises(ValueError, match="classes must be 42 names, got 2"):
+        save_model(tmp_path / "x", SimpsonsCNN(42), ["a", "b"], Preprocess())
+    with pytest.raises(ValueError, match="Unknown architecture 'Linear'; there are SimpsonsCNN"):
+        save_model(tmp_path / "x", nn.Linear(2, 2), ["a", "b"], Preprocess())
+    assert not list(tmp_path.iterdir())
+
+
+def test_pt_files_that_are_not_the_reference_s(small, tmp_path):
+    torch.save(small, tmp_path / "whole.pt")  # reading a whole object would mean running code
+    with pytest.raises(ValueError, match="is not a file of plain weights"):
+        load_reference(tmp_path / "whole.pt")
+    torch.save({"w": torch.ones(2)}, tmp_path / "other.pt")
+    with pytest.raises(ValueError, match="it is not the reference's network"):
+        load_reference(tmp_path / "other.pt")
+    with pytest.raises(FileNotFoundError, match="No weights at"):
+        load_reference(tmp_path / "none.pt")
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "from simpsons_cnn.networks.model_file import load_model; load_model(sys.argv[1])",
+        "import simpsons_cnn as sc; sc.Classifier.load(sys.argv[1], 'cpu')",
+    ],
+    ids=["load_model", "Classifier"],
+)
+def test_opening_a_model_imports_no_compiler(path, what):
+    "PyTorch's compiler takes a second to import with warm caches, and up to ten with cold ones"
+    compiler = "[k for k in ('torch._dynamo', 'torch._inductor', 'sympy') if k in sys.modules]"
+    code = f"import sys; {what}; print({compiler})"
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
