@@ -1,15 +1,17 @@
 "Files of fixes: awkward names, partial lines, several writers, and what is refused"
 
+import fcntl
+import os
 import subprocess
 import sys
 import unicodedata
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from simpsons_cnn.data import fixes as fixes_module
 from simpsons_cnn.data.fixes import Fix, _is_record, apply_fixes, read_fixes, record_fix
 from simpsons_cnn.data.folders import ImageFiles
 from simpsons_cnn.quality.split import split_per_character
@@ -112,23 +114,45 @@ def test_odd_quotes(tmp_path):
     assert odd.read_bytes() == before
 
 
-@pytest.mark.skipif(not fixes_module.fcntl, reason="no locks here")
 def test_many_writers(tmp_path):
     path = tmp_path / "many.csv"
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda i: record_fix(path, f"moe/{i}.jpg", "drop"), range(200)))
     assert len(read_fixes(path)) == 200
+    assert os.listdir(tmp_path) == ["many.csv"]
 
 
-@pytest.mark.skipif(not fixes_module.fcntl, reason="no locks here")
-def test_drive_without_locks(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("number", "text"), [(38, "flock not supported"), (37, "cannot be locked (No locks available)")]
+)
+def test_drive_without_locks(tmp_path, monkeypatch, capsys, number, text):
+    "Without the system call filelock itself warns, and makes do with a marker file"
+
     def no_lock(*_):
-        raise OSError(38, "Function not implemented")
+        raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(fixes_module.fcntl, "flock", no_lock)
-    record_fix(tmp_path / "f.csv", "moe/1.jpg", "drop")
-    assert read_fixes(tmp_path / "f.csv") == {"moe/1.jpg": Fix("drop")}
-    assert "cannot be locked (Function not implemented)" in capsys.readouterr().err
+    monkeypatch.setattr(fcntl, "flock", no_lock)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for i in range(2):
+            record_fix(tmp_path / "f.csv", f"moe/{i}.jpg", "drop")
+    assert read_fixes(tmp_path / "f.csv") == {f"moe/{i}.jpg": Fix("drop") for i in range(2)}
+    assert text in capsys.readouterr().err + "".join(str(w.message) for w in caught)
+
+
+def test_folder_that_cannot_be_written(tmp_path, monkeypatch, capsys):
+    "The file of fixes may be writable and its folder not; then there is no room for a lock"
+    path = tmp_path / "f.csv"
+    record_fix(path, "moe/1.jpg", "drop")
+
+    def denied(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", denied)
+    monkeypatch.setattr("os.access", lambda *_, **__: False)
+    record_fix(path, "moe/2.jpg", "drop")
+    assert len(read_fixes(path)) == 2
+    assert "cannot be locked (Permission denied)" in capsys.readouterr().err
 
 
 ENDLESS = """import sys, itertools

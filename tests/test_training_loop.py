@@ -1,5 +1,9 @@
 "What `fit` refuses, warns of and tells its callbacks"
 
+import io
+import re
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -13,7 +17,7 @@ from simpsons_cnn.demo.characters import demo_characters
 from simpsons_cnn.lab.dashboard import TrainingDashboard
 from simpsons_cnn.networks.reference import SimpsonsCNN
 from simpsons_cnn.quality.split import split_per_character
-from simpsons_cnn.training.callbacks import Callback
+from simpsons_cnn.training.callbacks import Callback, Progress
 from simpsons_cnn.training.checkpoint import Checkpoint
 from simpsons_cnn.training.history import NonFiniteLoss
 from simpsons_cnn.training.loop import fit
@@ -125,3 +129,69 @@ def test_each_callback_hears_of_a_failure(loaders):
 
 def test_a_plain_function_is_a_loss(loaders):
     assert len(fit(small_model(), *loaders, nn.functional.cross_entropy, RECIPE, callbacks=[])) == 2
+
+
+@pytest.mark.parametrize("recipe", [30, dict(num_epochs=3), None], ids=["int", "dict", "None"])
+def test_a_recipe_of_another_type_is_refused(loaders, recipe):
+    words = f"recipe must be TrainingParameters.*, got {type(recipe).__name__}; .*num_epochs=30"
+    with pytest.raises(TypeError, match=words):
+        fit(small_model(), *loaders, recipe=recipe, callbacks=[NeverStarts()])
+
+
+@pytest.mark.parametrize("callbacks, kind", [(5, "int"), (Callback, "type"), ("bar", "str")])
+def test_callbacks_of_another_type_are_refused(loaders, callbacks, kind):
+    with pytest.raises(TypeError, match=f"subclass of Callback, got {kind}"):
+        fit(small_model(), *loaders, callbacks=callbacks)
+
+
+class StopAfter(Callback):
+    def __init__(self, steps):
+        self.left = steps
+
+    def on_step(self, run):
+        self.left -= 1
+        if self.left == 0:
+            run.stop("enough for now")
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_the_bar_of_a_resumed_epoch_starts_behind_the_steps_made(loaders, tmp_path):
+    recipe = RECIPE.model_copy(update=dict(num_epochs=1))
+    path, terminal = tmp_path / "last.ckpt", Terminal()
+    fit(small_model(), *loaders, recipe=recipe, callbacks=StopAfter(2), checkpoint=path)
+    resumed = Checkpoint(path, resume=True)
+    callbacks = Progress(out=terminal)
+    fit(small_model(), *loaders, recipe=recipe, callbacks=callbacks, checkpoint=resumed)
+    assert re.findall(r"(\d)/3 \[", terminal.getvalue())[0] == "2"
+
+
+class OwnNetwork(nn.Module):
+    "A network of a user, with PyTorch's own dropout"
+
+    def __init__(self, p):
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d(4)
+        self.drop = nn.Dropout(p)
+        self.out = nn.Linear(48, 10)
+
+    def forward(self, x):
+        return self.out(self.drop(self.pool(x).flatten(1)))
+
+
+def test_dropout_that_the_seed_does_not_decide_is_warned_of_once(loaders):
+    with pytest.warns(UserWarning) as caught:
+        fit(OwnNetwork(0.5), *loaders, recipe=RECIPE, callbacks=[])
+    words = [str(w.message) for w in caught]
+    assert len(words) == 1
+    assert "'drop'" in words[0] and "simpsons_cnn.networks.reference.Dropout" in words[0]
+
+
+@pytest.mark.parametrize("model", [OwnNetwork(0), small_model()], ids=["p=0", "ours"])
+def test_other_networks_are_not_warned_of(loaders, model):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(model, *loaders, recipe=RECIPE, callbacks=[])

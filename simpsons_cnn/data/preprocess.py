@@ -10,61 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from fastcore.basics import patch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from .images import open_for_decoding, to_rgb
 
-# %% ../../nbs/data/02_preprocess.ipynb #4e69d6c3
-@dataclass(frozen=True)
-class Preprocess:
-    "From an image to bytes of shape `(3, size, size)`; raises `ValueError` for bad settings"
-
-    size: int = 96  # Side of the square, in pixels, 1 to 4,096
-    resize_rule: str = "stretch"  # 'stretch' to the square or 'pad' with grey
-    mean: tuple = (0.5, 0.5, 0.5)  # Subtracted from red, green and blue, each from 0 to 1
-    std: tuple = (0.25, 0.25, 0.25)  # Divides the result
-    crop: int | None = None  # Side of the centre shown, in pixels; `None`: 5/6 of `size`, min. 64
-
-    def __post_init__(self):
-        _check_side("size", self.size, 4096)
-        if self.crop is None:
-            object.__setattr__(self, "crop", max(min(64, self.size), round(self.size * 5 / 6)))
-        _check_side("crop", self.crop, self.size)
-        if self.resize_rule not in ("stretch", "pad"):
-            raise ValueError(f"resize_rule must be 'stretch' or 'pad', got {self.resize_rule!r}")
-        _check_per_channel("mean", self.mean, 0)
-        _check_per_channel("std", self.std, 0.001)
-
-    def __call__(self, source, draft: bool = False) -> Tensor:
-        "Decode and resize; uint8, shape `(3, size, size)`"
-        return torch.from_numpy(self.decode(source, draft).transpose(2, 0, 1).copy())
-
-
-def _check_side(name: str, value: int, highest: int):
-    if not (isinstance(value, int) and 1 <= value <= highest):
-        raise ValueError(f"{name} must be a whole number from 1 to {highest:,}, got {value!r}")
-
-
-def _check_per_channel(name: str, values: tuple, lowest: float):
-    if not (len(values) == 3 and all(lowest <= v <= 1 for v in values)):
-        raise ValueError(f"{name} must be three numbers from {lowest} to 1, got {values}")
-
-# %% ../../nbs/data/02_preprocess.ipynb #b2d78812
-def _to_array(im: Image.Image) -> np.ndarray:
-    "The bytes of an RGB image; a large one strip by strip, as Pillow copies what it returns"
-    w, h = im.size
-    rows = 2**22 // w + 1
-    if rows >= h:
-        return np.array(im)
-    out = np.empty((h, w, 3), np.uint8)
-    for y in range(0, h, rows):
-        out[y : y + rows] = im.crop((0, y, w, min(h, y + rows)))
-    return out
-
-
+# %% ../../nbs/data/02_preprocess.ipynb #ada71e60
 def _resize(rgb: np.ndarray, width: int, height: int) -> np.ndarray:
     "Resize an array of shape `(height, width, 3)`, with antialiasing"
     x = torch.from_numpy(rgb).permute(2, 0, 1)[None]
@@ -84,61 +36,107 @@ def _pad_to_square(rgb: np.ndarray, size: int) -> np.ndarray:
     return square
 
 
-@patch
-def decode(
-    self: Preprocess,
-    source,  # Path, open file, PIL image, or a uint8 array of shape `(height, width, 3)`
-    draft: bool = False,  # Whether a JPEG may be decoded at a reduced size where that is enough
-) -> np.ndarray:  # uint8, shape `(size, size, 3)`
-    "Decode and resize; raises what `read_rgb` raises"
+def _to_square(rgb: np.ndarray, size: int, rule: str) -> np.ndarray:
+    if rule == "pad":
+        return _pad_to_square(rgb, size)
+    return _resize(rgb, size, size)
+
+# %% ../../nbs/data/02_preprocess.ipynb #b2d78812
+def _to_array(im: Image.Image) -> np.ndarray:
+    "The bytes of an RGB image; a large one strip by strip, as Pillow copies what it returns"
+    w, h = im.size
+    rows = 2**22 // w + 1
+    if rows >= h:
+        return np.array(im)
+    out = np.empty((h, w, 3), np.uint8)
+    for y in range(0, h, rows):
+        out[y : y + rows] = im.crop((0, y, w, min(h, y + rows)))
+    return out
+
+# %% ../../nbs/data/02_preprocess.ipynb #49cf8d9c
+def _read_pixels(source, min_size: int | None) -> np.ndarray:
+    "Upright RGB bytes of a path, an open file or a PIL image; an array is returned as it is"
     if isinstance(source, np.ndarray):
-        rgb = source
-    else:
-        with open_for_decoding(source, self.size if draft else None) as im:
-            rgb = _to_array(to_rgb(im))
-    if self.resize_rule == "pad":
-        return _pad_to_square(rgb, self.size)
-    return _resize(rgb, self.size, self.size)
+        return source
+    with open_for_decoding(source, min_size) as im:
+        return _to_array(to_rgb(im))
 
-# %% ../../nbs/data/02_preprocess.ipynb #05c0ee43
-@patch
-def center_crop(
-    self: Preprocess,
-    xb: Tensor,  # Shape `(..., size, size)`
-) -> Tensor:  # Shape `(..., crop, crop)`
-    "The centre, which is what the network is shown"
-    edge = (self.size - self.crop) // 2
-    return xb[..., edge : edge + self.crop, edge : edge + self.crop]
+# %% ../../nbs/data/02_preprocess.ipynb #2677e0d5
+def _default_crop(size: int) -> int:
+    "Side of the centre that is shown of a square"
+    return max(min(64, size), round(size * 5 / 6))
 
-# %% ../../nbs/data/02_preprocess.ipynb #507d2511
-@patch
-def scale_shift(self: Preprocess) -> tuple:  # Two tuples with a number per channel
-    "Normalising written as `byte*scale + shift`"
-    scale = tuple(1 / (255 * s) for s in self.std)
-    shift = tuple(-m / s for m, s in zip(self.mean, self.std, strict=True))
+# %% ../../nbs/data/02_preprocess.ipynb #fab70dd2
+def _scale_shift(mean: tuple, std: tuple) -> tuple:
+    "Normalising as `byte*scale + shift`: two tuples with a number per channel"
+    scale = tuple(1 / (255 * s) for s in std)
+    shift = tuple(-m / s for m, s in zip(mean, std, strict=True))
     return scale, shift
 
 
-@patch
-def _scale_shift_on(self: Preprocess, device) -> Tensor:  # Shape (2, 3, 1, 1)
-    return torch.tensor(self.scale_shift(), dtype=torch.float32, device=device)[..., None, None]
+def _on_channels(scale_shift: tuple, device) -> Tensor:  # Shape (2, 3, 1, 1)
+    "Scale and shift in a shape that fits a batch of images"
+    return torch.tensor(scale_shift, dtype=torch.float32, device=device)[..., None, None]
+
+# %% ../../nbs/data/02_preprocess.ipynb #b85437c0
+def _check_side(name: str, value: int, highest: int):
+    if not (isinstance(value, int) and 1 <= value <= highest):
+        raise ValueError(f"{name} must be a whole number from 1 to {highest:,}, got {value!r}")
 
 
-@patch
-def normalise(
-    self: Preprocess,
-    xb: Tensor,  # uint8, shape `(n, 3, height, width)`, on any device
-) -> Tensor:  # float32, the same shape and memory format
-    "Bytes to numbers around 0"
-    scale, shift = self._scale_shift_on(xb.device)
-    return torch.addcmul(shift, xb.float(), scale)
+def _check_per_channel(name: str, values: tuple, lowest: float):
+    if not (len(values) == 3 and all(lowest <= v <= 1 for v in values)):
+        raise ValueError(f"{name} must be three numbers from {lowest} to 1, got {values}")
 
-# %% ../../nbs/data/02_preprocess.ipynb #ce6aa34a
-@patch
-def denormalise(
-    self: Preprocess,
-    xb: Tensor,  # What `normalise` returned
-) -> Tensor:  # uint8
-    "Numbers back to bytes, rounded and cut to 0..255"
-    scale, shift = self._scale_shift_on(xb.device)
-    return ((xb.float() - shift) / scale).round().clamp(0, 255).to(torch.uint8)
+# %% ../../nbs/data/02_preprocess.ipynb #69097169
+@dataclass(frozen=True)
+class _Settings:
+    "What a `Preprocess` is made of; raises `ValueError` for bad settings"
+
+    size: int = 96  # Side of the square, in pixels, 1 to 4,096
+    resize_rule: str = "stretch"  # 'stretch' to the square or 'pad' with grey
+    mean: tuple = (0.5, 0.5, 0.5)  # Subtracted from red, green and blue, each from 0 to 1
+    std: tuple = (0.25, 0.25, 0.25)  # Divides the result
+    crop: int | None = None  # Side of the centre shown, in pixels; `None`: 5/6 of `size`, min. 64
+
+    def __post_init__(self):
+        _check_side("size", self.size, 4096)
+        if self.crop is None:
+            object.__setattr__(self, "crop", _default_crop(self.size))
+        _check_side("crop", self.crop, self.size)
+        if self.resize_rule not in ("stretch", "pad"):
+            raise ValueError(f"resize_rule must be 'stretch' or 'pad', got {self.resize_rule!r}")
+        _check_per_channel("mean", self.mean, 0)
+        _check_per_channel("std", self.std, 0.001)
+
+# %% ../../nbs/data/02_preprocess.ipynb #4e69d6c3
+class Preprocess(_Settings):
+    "From an image to what the network is given"
+
+    def __call__(self, source, draft: bool = False) -> Tensor:
+        "`decode` as a tensor; uint8, shape `(3, size, size)`"
+        return torch.from_numpy(self.decode(source, draft).transpose(2, 0, 1).copy())
+
+    def decode(self, source, draft: bool = False) -> np.ndarray:
+        "uint8 of shape `(size, size, 3)`; raises what `read_rgb` raises"
+        rgb = _read_pixels(source, self.size if draft else None)
+        return _to_square(rgb, self.size, self.resize_rule)
+
+    def center_crop(self, xb: Tensor) -> Tensor:
+        "The centre that is shown: `(..., size, size)` to `(..., crop, crop)`"
+        edge = (self.size - self.crop) // 2
+        return xb[..., edge : edge + self.crop, edge : edge + self.crop]
+
+    def scale_shift(self) -> tuple:
+        "Normalising as `byte*scale + shift`: two tuples with a number per channel"
+        return _scale_shift(self.mean, self.std)
+
+    def normalise(self, xb: Tensor) -> Tensor:
+        "uint8 of shape `(n, 3, height, width)` to float32 around 0"
+        scale, shift = _on_channels(self.scale_shift(), xb.device)
+        return torch.addcmul(shift, xb.float(), scale)
+
+    def denormalise(self, xb: Tensor) -> Tensor:
+        "What `normalise` returned as bytes again"
+        scale, shift = _on_channels(self.scale_shift(), xb.device)
+        return ((xb.float() - shift) / scale).round().clamp(0, 255).to(torch.uint8)

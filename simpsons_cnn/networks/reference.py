@@ -6,6 +6,8 @@
 __all__ = ['conv_block', 'Dropout', 'set_dropout_generator', 'SimpsonsCNN', 'layer_table']
 
 # %% ../../nbs/networks/02_reference.ipynb #d75736ef
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import chain
 
 import pandas as pd
@@ -25,6 +27,14 @@ def conv_block(
         nn.BatchNorm2d(out_channels),
     ]
 
+# %% ../../nbs/networks/02_reference.ipynb #0e2fffee
+def _drop(x: Tensor, rate: float, generator: torch.Generator | None) -> Tensor:
+    "Zero a share of the numbers, and scale up the others"
+    if generator is None:
+        return F.dropout(x, rate)
+    kept = torch.rand(x.shape, generator=generator, device=x.device) >= rate
+    return x * kept / (1 - rate)
+
 # %% ../../nbs/networks/02_reference.ipynb #e2e8d9ad
 class Dropout(nn.Module):
     "`nn.Dropout` that draws from its own `generator`, if it has one"
@@ -38,12 +48,7 @@ class Dropout(nn.Module):
         self.generator = None
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or not self.rate:
-            return x
-        if self.generator is None:
-            return F.dropout(x, self.rate)
-        kept = torch.rand(x.shape, generator=self.generator, device=x.device) >= self.rate
-        return x * kept / (1 - self.rate)
+        return _drop(x, self.rate, self.generator) if self.training and self.rate else x
 
     def extra_repr(self) -> str:
         return f"rate={self.rate}"
@@ -60,6 +65,22 @@ def set_dropout_generator(
     for module in model.modules():
         if isinstance(module, Dropout):
             module.generator = generator
+
+# %% ../../nbs/networks/02_reference.ipynb #66423a63
+def _conv_stack(channels: tuple) -> nn.Sequential:
+    "Blocks from 3 colours to each number of channels in turn"
+    return nn.Sequential(*chain.from_iterable(map(conv_block, (3, *channels), channels)))
+
+# %% ../../nbs/networks/02_reference.ipynb #9d3805de
+def _linear_stack(features: int, hidden: tuple, rate: float, num_classes: int) -> nn.Sequential:
+    "Three linear layers, with dropout before the last"
+    return nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(features, hidden[0]),
+        nn.Linear(*hidden),
+        Dropout(rate),
+        nn.Linear(hidden[1], num_classes),
+    )
 
 # %% ../../nbs/networks/02_reference.ipynb #39e4a6d0
 class SimpsonsCNN(nn.Module):
@@ -82,16 +103,8 @@ class SimpsonsCNN(nn.Module):
             dropout_rate=dropout_rate,
         )
         self.min_side = 2 ** len(channels)
-        self.conv_stack = nn.Sequential(
-            *chain.from_iterable(map(conv_block, (3, *channels), channels))
-        )
-        self.linear_stack = nn.Sequential(
-            nn.Flatten(),
-            nn.Linear(channels[-1], hidden[0]),
-            nn.Linear(*hidden),
-            Dropout(dropout_rate),
-            nn.Linear(hidden[1], num_classes),
-        )
+        self.conv_stack = _conv_stack(channels)
+        self.linear_stack = _linear_stack(channels[-1], hidden, dropout_rate, num_classes)
 
     def forward(
         self,
@@ -102,27 +115,42 @@ class SimpsonsCNN(nn.Module):
             raise ValueError(f"pictures must be at least {self.min_side} px each way, got {got}")
         return self.linear_stack(self.conv_stack(xb).mean((2, 3)))
 
+# %% ../../nbs/networks/02_reference.ipynb #befd35c0
+@contextmanager
+def _hooked(modules, hook: Callable) -> Iterator[None]:
+    "Call a hook after each module, within the `with` block"
+    handles = [module.register_forward_hook(hook) for module in modules]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+# %% ../../nbs/networks/02_reference.ipynb #acfbb988
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    "The network in evaluation mode within the `with` block, and then as it was"
+    training = model.training
+    try:
+        yield model.eval()
+    finally:
+        model.train(training)
+
 # %% ../../nbs/networks/02_reference.ipynb #37059dd4
 def layer_table(
     model: nn.Module,  # A `SimpsonsCNN`
     size: int = 80,  # Side of the square picture to follow
 ) -> pd.DataFrame:  # Columns `name`, `layer`, `output` (shape for one picture), `parameters`
     "What each layer does to the shape, and how many parameters it has"
-    rows, training = [], model.training
+    names = {m: name for name, m in model.named_modules() if not list(m.children())}
+    rows = []
 
     def note(module, inputs, output):
         parameters = sum(p.numel() for p in module.parameters())
         layer = type(module).__name__
         rows.append((names[module], layer, tuple(output.shape[1:]), parameters))
 
-    names = {m: name for name, m in model.named_modules() if not list(m.children())}
-    hooks = [module.register_forward_hook(note) for module in names]
     device = next(model.parameters()).device
-    try:
-        with torch.no_grad():
-            model.eval()(torch.zeros(1, 3, size, size, device=device))
-    finally:
-        model.train(training)
-        for hook in hooks:
-            hook.remove()
+    with _hooked(names, note), _evaluating(model), torch.no_grad():
+        model(torch.zeros(1, 3, size, size, device=device))
     return pd.DataFrame(rows, columns=["name", "layer", "output", "parameters"])

@@ -80,60 +80,43 @@ def epoch_line(
     "One epoch as a line of text"
     return "  ".join(_cell_text(name, value, num_epochs) for name, value in row.items())
 
-# %% ../../nbs/training/02_callbacks.ipynb #9a0e880d
-_KINDS = ("jupyter", "terminal", "log", "off")
+# %% ../../nbs/training/02_callbacks.ipynb #e7a5ed3b
+class _LogDisplay(Callback):
+    "A line per epoch, and one at the end"
 
-
-class Progress(Callback):
-    "Shows a run as it trains"
-
-    def __init__(
-        self,
-        kind: str = "auto",  # 'jupyter', 'terminal', 'log', 'off'; 'auto': see `output_kind`
-        out=None,  # File object for 'terminal' and 'log'; `None`: standard output
-    ):
-        self.kind = output_kind(out) if kind == "auto" else kind
-        if self.kind not in _KINDS:
-            raise ValueError(f"kind must be 'auto' or one of {', '.join(_KINDS)}, got {kind!r}")
+    def __init__(self, out=None):
         self.out = out or sys.stdout
-        self.png = b""  # the curve shown last
-        self.bar = self.text = None
-        self.shown_at = 0.0
-
-    def on_start(self, run):
-        if self.kind == "jupyter":
-            self.text = display(HTML(""), display_id=True)
-            self.figure = display(HTML(""), display_id=True)
-        if self.kind == "terminal":
-            bar = dict(leave=False, file=self.out, mininterval=0.2, unit="step")
-            self.bar = tqdm(total=run.steps_per_epoch, **bar)
-
-    def on_step(self, run):
-        if self.kind == "terminal":
-            self.bar.set_description(f"epoch {run.epoch + 1}/{run.num_epochs}", refresh=False)
-            self.bar.update()
-        if self.kind == "jupyter" and time.monotonic() - self.shown_at > 0.5:
-            self.shown_at = time.monotonic()
-            self.text.update(HTML(_step_html(run)))
 
     def on_epoch(self, run):
         line = epoch_line(run.history.rows[-1], run.num_epochs)
-        if self.kind == "log":
-            print(line, file=self.out, flush=True)
-        if self.kind == "terminal":
-            self.bar.write(line, file=self.out)
-            self.bar.reset()
-        if self.kind == "jupyter":
-            self.png = _curve_png(run.history)
-            self.figure.update(Image(self.png))
+        print(line, file=self.out, flush=True)
 
     def on_end(self, run):
-        if self.kind == "jupyter" and self.text:
-            self.text.update(HTML(html.escape(run.summary())))
+        print(run.summary(), file=self.out, flush=True)
+
+# %% ../../nbs/training/02_callbacks.ipynb #a1d46474
+class _TerminalDisplay(_LogDisplay):
+    "A bar for the steps of an epoch, below a line for each epoch that has ended"
+
+    bar = None
+
+    def on_start(self, run):
+        steps = dict(total=run.steps_per_epoch, initial=len(run.losses), unit="step")
+        self.bar = tqdm(**steps, leave=False, file=self.out, mininterval=0.2)
+
+    def on_step(self, run):
+        self.bar.set_description(f"epoch {run.epoch + 1}/{run.num_epochs}", refresh=False)
+        self.bar.update()
+
+    def on_epoch(self, run):
+        self.bar.write(epoch_line(run.history.rows[-1], run.num_epochs), file=self.out)
+        self.bar.initial = 0
+        self.bar.reset()
+
+    def on_end(self, run):
         if self.bar is not None:
             self.bar.close()
-        if self.kind in ("terminal", "log"):
-            print(run.summary(), file=self.out, flush=True)
+        super().on_end(run)
 
 # %% ../../nbs/training/02_callbacks.ipynb #c1ce3d3b
 def _step_html(run) -> str:
@@ -148,3 +131,59 @@ def _curve_png(history) -> bytes:
     figure = Figure(figsize=(5, 2.6), layout="constrained")
     plot_losses(history, axs=figure.subplots())
     return figure_png(figure, dpi=80)
+
+# %% ../../nbs/training/02_callbacks.ipynb #d8bcf5e2
+class _JupyterDisplay(Callback):
+    "A line for the step and a picture of the losses, both replaced as the run proceeds"
+
+    def __init__(self, out=None):
+        self.png = b""  # the picture shown last
+        self.text = self.figure = None
+        self.shown_at = 0.0
+
+    def on_start(self, run):
+        self.text = display(HTML(""), display_id=True)
+        self.figure = display(HTML(""), display_id=True)
+
+    def on_step(self, run):
+        if time.monotonic() - self.shown_at > 0.5:
+            self.shown_at = time.monotonic()
+            self.text.update(HTML(_step_html(run)))
+
+    def on_epoch(self, run):
+        self.png = _curve_png(run.history)
+        self.figure.update(Image(self.png))
+
+    def on_end(self, run):
+        if self.text is not None:
+            self.text.update(HTML(html.escape(run.summary())))
+
+# %% ../../nbs/training/02_callbacks.ipynb #9a0e880d
+_DISPLAYS = dict(jupyter=_JupyterDisplay, terminal=_TerminalDisplay, log=_LogDisplay, off=None)
+
+
+class Progress(Callback):
+    "Shows a run as it trains"
+
+    def __init__(
+        self,
+        kind: str = "auto",  # 'jupyter', 'terminal', 'log', 'off'; 'auto': see `output_kind`
+        out=None,  # File object for 'terminal' and 'log'; `None`: standard output
+    ):
+        self.kind = output_kind(out) if kind == "auto" else kind
+        if self.kind not in _DISPLAYS:
+            raise ValueError(f"kind must be 'auto' or one of {', '.join(_DISPLAYS)}, got {kind!r}")
+        create = _DISPLAYS[self.kind]
+        self.display = create(out) if create else Callback()
+
+    def on_start(self, run):
+        self.display.on_start(run)
+
+    def on_step(self, run):
+        self.display.on_step(run)
+
+    def on_epoch(self, run):
+        self.display.on_epoch(run)
+
+    def on_end(self, run):
+        self.display.on_end(run)

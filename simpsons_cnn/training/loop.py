@@ -6,6 +6,8 @@
 __all__ = ['train_epoch', 'fit']
 
 # %% ../../nbs/training/05_loop.ipynb #d1f0b49b
+from collections.abc import Iterable
+
 import torch
 from pydantic import ValidationError
 from torch import nn
@@ -43,7 +45,12 @@ _OF_THE_LOADERS = ("batch_size", "seed", "device", "crop_size")
 
 
 def _changed(recipe: TrainingParameters, changes: dict) -> TrainingParameters:
-    "A recipe with some fields changed and checked; raises `ValueError`"
+    "A recipe with some fields changed and checked; raises `TypeError` or `ValueError`"
+    if not isinstance(recipe, TrainingParameters):
+        raise TypeError(
+            f"recipe must be TrainingParameters such as config.training_parameters, got"
+            f" {type(recipe).__name__}; give single settings by name, such as num_epochs=30"
+        )
     for name in changes:
         if name not in TrainingParameters.model_fields:
             message = unknown_name_message("setting", name, TrainingParameters.model_fields)
@@ -57,10 +64,10 @@ def _changed(recipe: TrainingParameters, changes: dict) -> TrainingParameters:
 
 
 def _listed(callbacks) -> list:
-    "Callbacks as a list; a display if there is no word of any"
+    "Callbacks as a list; a display if none are given"
     if callbacks is None:
         return [Progress()]
-    return [callbacks] if isinstance(callbacks, Callback) else list(callbacks)
+    return list(callbacks) if isinstance(callbacks, Iterable) else [callbacks]
 
 
 def _loss_of(recipe: TrainingParameters) -> nn.Module:
@@ -87,8 +94,8 @@ def fit(
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = Checkpoint(checkpoint)
     loss = _loss_of(recipe) if loss is None else loss
-    state = (model, train_dl, valid_dl, loss, recipe, weight_decay, callbacks, checkpoint)
-    with running(TrainingRun(*state)) as run:
+    run = TrainingRun(model, train_dl, valid_dl, loss, recipe, weight_decay, callbacks, checkpoint)
+    with running(run):
         for _ in run.epochs():
             train_epoch(run)
             if run.end_of_steps():

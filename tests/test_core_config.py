@@ -1,0 +1,112 @@
+"Configuration: mistakes in values, in names, in YAML files, and text that stands for a value"
+
+import re
+
+import pytest
+
+from simpsons_cnn.core.config import Config
+
+# As a whole, `<<` would begin a shortcode of the site
+BOMB = "a0: &a0 {k: 1}\n" + "\n".join(  # 9 to the 9th
+    f"a{i + 1}: &a{i + 1} {{{'<' * 2}: [{', '.join([f'*a{i}'] * 9)}]}}" for i in range(9)
+)
+
+
+@pytest.fixture
+def load_text(tmp_path):
+    def load(text):
+        (tmp_path / "c.yaml").write_text(text)
+        return Config.load(tmp_path / "c.yaml")
+
+    return load
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(epoch=3), "Unknown setting 'epoch'; did you mean 'num_epochs'?"),
+        (dict(num_epochs=0), "num_epochs must be 1 or more, got 0"),
+        (dict(learning_rate=-0.1), "learning_rate must be above 0, got -0.1"),
+        (dict(learning_rate=float("nan")), "learning_rate must be a finite number, got nan"),
+        (dict(batch_size="many"), "batch_size must be a whole number, got 'many'"),
+        (
+            dict(size=192, crop_size=80),
+            "crop_size must be from 116 to 192 for a size of 192, got 80",
+        ),
+        (dict(first_crop=96), "first_crop must be at most 80, the side of later crops, got 96"),
+        (dict(seed=True), "seed must not be true or false, got True"),
+        (dict(monitor="f1"), "monitor must be one of 'macro_f1', 'accuracy' or 'valid_loss'"),
+        (
+            dict(num_epochs=10**5000),
+            "num_epochs must be 1,000,000 or less, got a value of type int too long to be written",
+        ),
+        (dict(num_epochs="x" * 10**5), "… (100,002 characters)"),
+        (
+            dict(num_epochs=0, flip=2, size="big"),
+            "size must be a whole number, got 'big'\n"
+            "num_epochs must be 1 or more, got 0\n"
+            "flip must be 1 or less, got 2",
+        ),
+    ],
+)
+def test_wrong_settings(settings, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Config.load(**settings)
+
+
+def test_text_means_a_value():
+    text = Config.load(learning_rate="1e-3", skip_unreadable="true", testdir="null")
+    assert text == Config.load(learning_rate=0.001, skip_unreadable=True, testdir=None)
+    assert text.learning_rate == 0.001 and text.testdir is None
+    assert Config.load(size=192, crop_size=116).crop_size == 116
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "training_parameter: {seed: 1}",
+            "Unknown section 'training_parameter'; did you mean 'training_parameters'?",
+        ),
+        (
+            "model_parameters: {seed: 1}",
+            "'seed' belongs under 'training_parameters:', not 'model_parameters:'",
+        ),
+        ("training_parameters: {epoch: 1}", "Unknown setting 'epoch'; did you mean"),
+        ("seed: 1", "Setting 'seed' belongs under 'training_parameters:'"),
+        ("training_parameters: 3", "must hold 'setting: value' lines, got 3"),
+        ("training_parameters: {seed: 1", "is not a YAML file"),
+        ("just some words", "must hold sections"),
+        ("[" * 3000, "c.yaml' is not a YAML file"),
+        ("training_parameters: {seed: 2001-99-99}", "c.yaml' is not a YAML file"),
+        ("training_parameters: {seed: " + "9" * 5000 + "}", "c.yaml' is not a YAML file"),
+        (BOMB, "'*name' stands for a value written elsewhere; write the value itself"),
+        ("#" * 10**5, "longer than 65,536 bytes"),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_wrong_files(load_text, text, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        load_text(text)
+
+
+@pytest.mark.parametrize("path", [".", "/dev/zero"])
+def test_no_files(path):
+    with pytest.raises(ValueError, match=f"'{path}' is a folder, a device or longer"):
+        Config.load(path)
+
+
+def test_missing_file():
+    with pytest.raises(FileNotFoundError, match="No configuration file at 'nowhere.yaml'"):
+        Config.load("nowhere.yaml")
+
+
+@pytest.mark.parametrize("text", ["", "training_parameters:"])
+def test_empty(load_text, text):
+    assert load_text(text) == Config()
+
+
+def test_table():
+    table = Config.load(num_epochs=3, split="a|b.csv")._repr_markdown_()
+    assert "| `num_epochs` | **3** |" in table and "| `seed` | 0 |" in table
+    assert r"**a\|b.csv**" in table

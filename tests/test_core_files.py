@@ -1,0 +1,275 @@
+"Files: races, strangers' files, drives without locks or free space, odd paths"
+
+import errno
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from types import SimpleNamespace
+
+import pytest
+
+from simpsons_cnn.core.files import (
+    TEMP_SUFFIX,
+    atomic_write,
+    file_lock,
+    lock_folder,
+    read_limited,
+    remove_temp_files,
+    replace_folder,
+    require_empty_folder,
+    require_free_space,
+    temp_path,
+)
+
+HOLD = """import sys, time
+from pathlib import Path
+from simpsons_cnn.core import files
+with getattr(files, sys.argv[1])(sys.argv[2]) as inside:
+    if inside:
+        (Path(inside) / 'half').touch()
+    print('held', flush=True)
+    time.sleep(60)"""
+
+
+def holder(function: str, folder):
+    "A process that holds a folder until it is killed"
+    command = [sys.executable, "-c", HOLD, function, str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+# Writing
+
+
+def test_errors_of_writing(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no/note.txt' \(No such file or directory\): 0.0"):
+        atomic_write(tmp_path / "no/note.txt", "")
+    with pytest.raises(IsADirectoryError, match="Cannot write"):
+        atomic_write(tmp_path, "not over a folder")
+    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.parent.glob(f".*{TEMP_SUFFIX}"))
+
+
+def test_many_writers_of_one_file(tmp_path):
+    path = tmp_path / "note.txt"
+    texts = [str(i) * 10_000 for i in range(10)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda text: atomic_write(path, text), texts * 10))
+    assert path.read_text() in texts
+    assert os.listdir(tmp_path) == ["note.txt"]
+
+
+def test_temp_names_differ_between_processes(tmp_path):
+    code = "from simpsons_cnn.core.files import temp_path; print(temp_path('a'))"
+    names = {subprocess.check_output([sys.executable, "-c", code]) for _ in range(2)}
+    assert len(names) == 2
+
+
+@pytest.mark.parametrize(
+    "stranger",
+    [".video.mp4.part", ".note.txt.123-456.part", "note.part", f"visible{TEMP_SUFFIX}", ".a.b"],
+)
+def test_files_of_others_stay(tmp_path, stranger):
+    (tmp_path / stranger).touch()
+    remove_temp_files(tmp_path)
+    assert os.listdir(tmp_path) == [stranger]
+
+
+def test_remove_temp_files_of_one_name(tmp_path):
+    ours, other = temp_path(tmp_path / "a[1].txt"), temp_path(tmp_path / "a1.txt")
+    for path in (ours, other):
+        path.touch()
+    remove_temp_files(tmp_path, "a[1].txt")  # not a pattern
+    assert list(tmp_path.iterdir()) == [other]
+
+
+# Reading
+
+
+def test_read_limited(tmp_path):
+    note = tmp_path / "note.txt"
+    note.write_bytes(b"second")
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe", "/dev/zero"):
+        with pytest.raises(ValueError, match="expected a note"):
+            read_limited(path, "note")
+    with pytest.raises(ValueError, match="longer than 3 bytes; expected a note"):
+        read_limited(note, "note", max_bytes=3)
+    with pytest.raises(FileNotFoundError, match="No note at"):
+        read_limited(tmp_path / "none", "note")
+    with pytest.raises(OSError, match="Cannot read the note at"):
+        read_limited("a\0b", "note")
+
+
+# Free space
+
+
+@pytest.mark.parametrize(
+    ("total", "free", "needed", "passes"),
+    [
+        (0, 0, 2**60, True),  # a mount that does not say
+        (2**30, 0, 1, False),  # a full disk
+        (2**30, 0, 0, True),
+        (2**30, 2**20, 2**20, True),
+        (2**30, 2**20, 2**20 + 1, False),
+    ],
+)
+def test_free_space(tmp_path, monkeypatch, total, free, needed, passes):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(total=total, free=free))
+    if passes:
+        return require_free_space(tmp_path, needed, "A run")
+    message = f"A run needs .* MiB, and .* MiB are free in '{tmp_path}'; make room or choose"
+    with pytest.raises(OSError, match=message) as e:
+        require_free_space(tmp_path, needed, "A run")
+    assert e.value.errno == errno.ENOSPC
+
+
+def test_free_space_is_not_known(tmp_path, monkeypatch):
+    def no_such_call(_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(shutil, "disk_usage", no_such_call)
+    require_free_space(tmp_path, 2**60, "A run")
+    with pytest.raises(FileNotFoundError, match=r": 0.0 MiB are needed$"):
+        atomic_write(tmp_path / "no/note.txt", "")
+
+
+# Locks
+
+
+def test_lock_folder(tmp_path):
+    run = tmp_path / "run"
+    first = holder("lock_folder", run)
+    for _ in range(2):  # the second try must not find the name of the holder emptied by the first
+        with pytest.raises(
+            FileExistsError, match=rf"Another run \(process {first.pid}\) is writing to"
+        ):
+            lock_folder(run).__enter__()
+    first.kill()
+    first.wait()
+    assert (run / ".lock").exists()  # left behind by the one that was killed
+    with (
+        lock_folder(run),
+        pytest.raises(FileExistsError, match=rf"run \(process {os.getpid()}\) is"),
+        lock_folder(run),  # nor twice in one process
+    ):
+        pass
+    assert not list(run.iterdir())
+    (tmp_path / "a file").touch()
+    with pytest.raises(OSError, match="Cannot write to"), lock_folder(tmp_path / "a file"):
+        pass
+
+
+def test_lock_of_another_is_never_deleted(tmp_path):
+    "Locks are taken and let go of as fast as can be; there is never more than one holder"
+    path, inside, most = tmp_path / ".lock", [], []
+
+    def work(_):
+        for _ in range(30):
+            with file_lock(path):
+                inside.append(1)
+                most.append(len(inside))
+                inside.pop()
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(work, range(6)))
+    assert max(most) == 1 and len(most) == 180
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_drive_without_locks(tmp_path, monkeypatch, capsys, number):
+    def no_lock(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", no_lock)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            with lock_folder(tmp_path / "run"):
+                (tmp_path / "run/result").touch()
+    said = capsys.readouterr().err + "".join(str(w.message) for w in caught)
+    assert "cannot be locked" in said or "flock not supported" in said
+    (tmp_path / "run/result").unlink()
+    left = [p.name for p in (tmp_path / "run").iterdir()]
+    assert set(left) <= {".lock"}
+
+
+def test_other_errors_are_no_missing_locks(tmp_path, monkeypatch):
+    def broken(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(fcntl, "flock", broken)
+    with pytest.raises(OSError, match="Input/output error"), file_lock(tmp_path / "lock"):
+        pass
+    with pytest.raises(OSError, match="Cannot write to"), lock_folder(tmp_path):
+        pass
+
+
+# Folders
+
+
+def test_replace_folder(tmp_path):
+    target = tmp_path / "a/b"
+    target.mkdir(parents=True)  # empty: may be replaced
+    with replace_folder(target) as building:
+        assert building.parent == target.parent
+        (building / "x").write_text("1")
+    assert (target / "x").read_text() == "1"
+    assert os.listdir(tmp_path / "a") == ["b"]
+    for taken in (target, target / "x"):
+        with (
+            pytest.raises(FileExistsError, match="already holds something else; choose another"),
+            replace_folder(taken),
+        ):
+            pass
+    assert os.listdir(target) == ["x"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_replace_folder_interrupted(tmp_path, error):
+    with pytest.raises(error), replace_folder(tmp_path / "new") as building:
+        (building / "x").touch()
+        raise error
+    assert not list(tmp_path.iterdir())
+
+
+def test_replace_folder_filled_meanwhile(tmp_path):
+    with pytest.raises(OSError), replace_folder(tmp_path / "new") as building:
+        (building / "x").touch()
+        (tmp_path / "new").mkdir()
+        (tmp_path / "new/of another").touch()
+    assert os.listdir(tmp_path) == ["new"] and os.listdir(tmp_path / "new") == ["of another"]
+
+
+def test_replace_folder_of_a_killed_process(tmp_path):
+    first = holder("replace_folder", tmp_path / "new")
+    with (
+        pytest.raises(FileExistsError, match=rf"Another run \(process {first.pid}\) is writing"),
+        replace_folder(tmp_path / "new"),
+    ):
+        pass
+    first.kill()
+    first.wait()
+    [half] = tmp_path.glob(f".new.*{TEMP_SUFFIX}")
+    stranger = tmp_path / f".news.123{TEMP_SUFFIX}"
+    stranger.mkdir()
+    with replace_folder(tmp_path / "new") as building:
+        assert not half.exists() and os.listdir(building) == []
+    assert sorted(os.listdir(tmp_path)) == [stranger.name, "new"]
+
+
+def test_replace_folder_here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with replace_folder("new"):
+        pass
+    with suppress(ValueError), replace_folder("again"):
+        raise ValueError
+    require_empty_folder("new")
+    assert os.listdir() == ["new"]

@@ -1,0 +1,85 @@
+"Text: control characters, odd bytes, lengths"
+
+import os
+
+import pytest
+
+from simpsons_cnn.core.text import (
+    escape_html,
+    first_few,
+    safe_cell,
+    safe_str,
+    short_repr,
+    unknown_name_message,
+)
+
+DIRECTIONS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("\x1b]0;title\x07", r"\x1b]0;title\x07"),
+        ("\x1b[2K", r"\x1b[2K"),
+        ("\x9b31m", r"\x9b31m"),  # the escape code in one character
+        ("over\rwritten", r"over\rwritten"),
+        ("a\x08b\x7f\x00", r"a\x08b\x7f\x00"),
+        ("moe\u202egpj.exe", r"moe\u202egpj.exe"),
+        (os.fsdecode(b"Jos\xe9"), r"Jos\udce9"),
+        ("two\nlines\tand a tab", "two\nlines\tand a tab"),
+        ("José マルコ 👩\u200d🚀", "José マルコ 👩\u200d🚀"),  # joined emoji stay joined
+        (r"C:\new", r"C:\new"),
+        (3, "3"),
+    ],
+)
+def test_safe_str(name, shown):
+    assert safe_str(name) == shown
+    assert safe_str(shown) == shown
+
+
+def test_nothing_that_a_terminal_obeys_is_left():
+    every = "".join(map(chr, range(0x3000))) + DIRECTIONS
+    left = {c for c in safe_str(every) if (ord(c) < 0x20 or 0x7F <= ord(c) < 0xA0)}
+    assert left == {"\n", "\t"}
+    assert not set(DIRECTIONS) & set(safe_str(every))
+    safe_str(every).encode()
+
+
+@pytest.mark.parametrize("show", [escape_html, safe_cell, lambda name: first_few([name])])
+def test_every_way_to_show_a_name_is_safe(show):
+    shown = show("moe\x1b[2K\u202e\r.jpg")
+    assert shown == r"moe\x1b[2K\u202e\r.jpg"
+
+
+def test_known_names_are_safe():
+    message = unknown_name_message("character", "xyz", ["moe\x1b[2K", "carl"])
+    assert message == r"Unknown character 'xyz'; there are carl, moe\x1b[2K"
+
+
+@pytest.mark.parametrize(
+    ("name", "cell"),
+    [
+        ("=1+1", "'=1+1"),
+        ("+1", "'+1"),
+        ("-1", "'-1"),
+        ("@SUM(A1)", "'@SUM(A1)"),
+        ("\t=1", "'\t=1"),
+        ("\r=1", r"\r=1"),  # a bare \r would end the row
+        ("a=b", "a=b"),
+        ("", ""),
+    ],
+)
+def test_safe_cell(name, cell):
+    assert safe_cell(name) == cell
+
+
+def test_lengths():
+    assert short_repr("x" * 198) == repr("x" * 198)
+    assert short_repr("x" * 199) == "'" + "x" * 99 + "… (201 characters)"
+    assert first_few(["x" * 301]) == "x" * 300 + "…"
+    deep = []
+    for _ in range(10**5):
+        deep = [deep]
+    assert short_repr(deep) == "a value of type list too long to be written"
+    while deep:  # such a list is taken apart by hand, or freeing it overflows the stack
+        deep = deep[0]
