@@ -11,7 +11,6 @@ import difflib
 import io
 import os
 import sys
-import unicodedata
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +19,7 @@ import numpy as np
 
 from ..core.files import file_lock, read_limited
 from ..core.text import first_few, unknown_name_message
-from .folders import ImageFiles
+from .folders import ImageFiles, nfc
 
 # %% ../../nbs/data/05_fixes.ipynb #936ccd89
 FIXES_HEADER = ["file", "action", "character"]
@@ -33,7 +32,7 @@ class Fix(NamedTuple):
     action: str  # 'move', 'drop' or 'keep'
     character: str = ""  # The right one, of a 'move'
 
-
+# %% ../../nbs/data/05_fixes.ipynb #b6a90cf2
 def _checked_fix(action: str, character: str) -> Fix:
     "A valid `Fix`, or a `ValueError`"
     if action not in FIX_ACTIONS:
@@ -56,7 +55,7 @@ def _terminated_length(data: bytes) -> int:
             end = length
     return end
 
-
+# %% ../../nbs/data/05_fixes.ipynb #fce68a45
 def _is_record(data: bytes) -> bool:
     "Whether the bytes are one valid fix"
     try:
@@ -68,16 +67,21 @@ def _is_record(data: bytes) -> bool:
     return True
 
 # %% ../../nbs/data/05_fixes.ipynb #2f18d602
-def _complete_records(path, data: bytes) -> bytes:
-    "The complete records; warns about a partial last line"
-    end = _terminated_length(data)
-    rest = data[end:]
-    for line in rest.splitlines(keepends=True):
+def _check_quotes(path, data: bytes, end: int):
+    "What follows the complete records must not hold complete lines"
+    for line in data[end:].splitlines(keepends=True):
         if line.endswith((b"\n", b"\r")) and line.count(b",") > 1:
             raise ValueError(
                 f"'{path}' has an odd number of quotation marks in or after line "
                 f"{data[:end].count(10) + 1}; fix the file"
             )
+
+# %% ../../nbs/data/05_fixes.ipynb #aef4d6dc
+def _complete_records(path, data: bytes) -> bytes:
+    "The complete records; warns about a partial last line"
+    end = _terminated_length(data)
+    _check_quotes(path, data, end)
+    rest = data[end:]
     if not rest.strip():
         return data[:end]
     if end and _is_record(rest):
@@ -103,24 +107,30 @@ def _csv_rows(path, data: bytes):
         )
     return rows
 
+# %% ../../nbs/data/05_fixes.ipynb #b0223ca3
+def _merge_rows(rows) -> dict:
+    "Image -> `Fix`, the last one of each; raises `ValueError` for a row that is none"
+    fixes = {}
+    for row in filter(None, rows):
+        if len(row) != 3:
+            raise ValueError(f"expected {','.join(FIXES_HEADER)}, got {len(row)} values")
+        file, action, character = row
+        fix = _checked_fix(action, character)
+        fixes.pop(file, None)
+        if fix.action != "undo":
+            fixes[file] = fix
+    return fixes
 
+# %% ../../nbs/data/05_fixes.ipynb #b490e2fd
 def _parse_fixes(path, data: bytes) -> dict:
     "Image -> `Fix`, from complete records"
     if (",".join(FIXES_HEADER) + "\n").encode().startswith(data):
         return {}  # empty, or a header being written
-    rows, fixes = _csv_rows(path, data), {}
+    rows = _csv_rows(path, data)
     try:
-        for row in filter(None, rows):
-            if len(row) != 3:
-                raise ValueError(f"expected {','.join(FIXES_HEADER)}, got {len(row)} values")
-            file, action, character = row
-            fix = _checked_fix(action, character)
-            fixes.pop(file, None)
-            if fix.action != "undo":
-                fixes[file] = fix
+        return _merge_rows(rows)
     except (ValueError, csv.Error) as e:
         raise ValueError(f"Line {rows.line_num} of '{path}': {e}") from None
-    return fixes
 
 # %% ../../nbs/data/05_fixes.ipynb #11e023ca
 def read_fixes(
@@ -137,7 +147,7 @@ def _to_line(row: list) -> bytes:
     csv.writer(text).writerow(row)
     return (text.getvalue()[:-2] + "\n").encode()
 
-# %% ../../nbs/data/05_fixes.ipynb #2479a574
+# %% ../../nbs/data/05_fixes.ipynb #54854799
 def _add_record(f, path: Path, row: list):
     "Append a record to an open file; raises `ValueError`, and adds nothing, if it holds no fixes"
     data = f.read()
@@ -152,7 +162,7 @@ def _add_record(f, path: Path, row: list):
     f.flush()
     os.fsync(f.fileno())
 
-
+# %% ../../nbs/data/05_fixes.ipynb #2479a574
 def record_fix(
     path,  # The file of fixes; made if it does not exist
     file: str,  # The image, 'character/picture.jpg', as in `ImageFiles.names`
@@ -170,10 +180,6 @@ def record_fix(
         _add_record(f, path, row)
 
 # %% ../../nbs/data/05_fixes.ipynb #7e25222b
-def _nfc(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
-
-
 def _missing_message(missing: list, fixes: dict, files: ImageFiles) -> str:
     "Which fixes are for images that do not exist, and which image the first of them may mean"
     parts = {*missing[0].split("/")}
@@ -185,14 +191,48 @@ def _missing_message(missing: list, fixes: dict, files: ImageFiles) -> str:
         f"'{files.root}' ({first_few(map(repr, missing))}){hint}"
     )
 
+# %% ../../nbs/data/05_fixes.ipynb #e833e14c
+def _report_missing(fixes: dict, files: ImageFiles, strict: bool):
+    "Note, or refuse, fixes of images that do not exist"
+    names = {*map(nfc, files.names)}
+    missing = [name for name in fixes if nfc(name) not in names]
+    if missing and strict:
+        raise ValueError(_missing_message(missing, fixes, files))
+    if missing:
+        print(f"note: {_missing_message(missing, fixes, files)}", file=sys.stderr)
 
+# %% ../../nbs/data/05_fixes.ipynb #22b2ae11
 def _class_index(files: ImageFiles, character: str, name: str) -> int:
     "Label of the right character, or a `ValueError` that names the fix"
-    classes = [_nfc(c) for c in files.classes]
-    if _nfc(character) not in classes:
+    classes = [nfc(c) for c in files.classes]
+    if nfc(character) not in classes:
         message = unknown_name_message("character", character, files.classes)
         raise ValueError(f"{message} (in the fix of {name!r})")
-    return classes.index(_nfc(character))
+    return classes.index(nfc(character))
+
+# %% ../../nbs/data/05_fixes.ipynb #ab63b559
+def _correct(files: ImageFiles, fixes: dict) -> tuple:  # Labels, and a mask of the images to use
+    "Labels after the moves, and which images stay after the drops"
+    rows = {nfc(name): i for i, name in enumerate(files.names)}
+    labels, stays = files.labels.copy(), np.ones(len(files), dtype=bool)
+    for name, (action, character) in fixes.items():
+        label = _class_index(files, character, name) if action == "move" else None
+        row = rows.get(nfc(name))
+        if row is not None and action == "move":
+            labels[row] = label
+        if row is not None and action == "drop":
+            stays[row] = False
+    return labels, stays
+
+# %% ../../nbs/data/05_fixes.ipynb #c84b788f
+def _check_none_emptied(fixed: ImageFiles, files: ImageFiles):
+    "The fixes must leave an image of each character that had one"
+    emptied = [c for c in fixed.missing if c not in files.missing]
+    if emptied:
+        raise ValueError(
+            f"The fixes leave no picture of {', '.join(emptied)}; "
+            "keep one of each, or remove the folder and train without"
+        )
 
 # %% ../../nbs/data/05_fixes.ipynb #3a63e6e8
 def apply_fixes(
@@ -203,25 +243,8 @@ def apply_fixes(
     "Correct labels and leave images out; raises `ValueError` where that makes no sense"
     if isinstance(fixes, (str, Path)):
         fixes = read_fixes(fixes)
-    rows = {_nfc(name): i for i, name in enumerate(files.names)}
-    missing = [name for name in fixes if _nfc(name) not in rows]
-    if missing and strict:
-        raise ValueError(_missing_message(missing, fixes, files))
-    if missing:
-        print(f"note: {_missing_message(missing, fixes, files)}", file=sys.stderr)
-    labels, stays = files.labels.copy(), np.ones(len(files), dtype=bool)
-    for name, (action, character) in fixes.items():
-        label = _class_index(files, character, name) if action == "move" else None
-        row = rows.get(_nfc(name))
-        if row is not None and action == "move":
-            labels[row] = label
-        if row is not None and action == "drop":
-            stays[row] = False
+    _report_missing(fixes, files, strict)
+    labels, stays = _correct(files, fixes)
     fixed = replace(files, labels=labels).select(np.flatnonzero(stays))
-    emptied = [c for c in fixed.missing if c not in files.missing]
-    if emptied:
-        raise ValueError(
-            f"The fixes leave no picture of {', '.join(emptied)}; "
-            "keep one of each, or remove the folder and train without"
-        )
+    _check_none_emptied(fixed, files)
     return fixed

@@ -1,0 +1,118 @@
+"""Dashboard: interrupts while a cell waits, folders in use, names from outside"""
+
+import asyncio
+import shutil
+import signal
+import threading
+import time
+from html.parser import HTMLParser
+
+import pytest
+
+from simpsons_cnn.core.config import Config
+from simpsons_cnn.demo.characters import demo_characters
+from simpsons_cnn.lab.dashboard import TrainingDashboard
+
+
+class Obedient:
+    "A job that ends after it was asked to stop so many times `seconds` ago"
+
+    def __init__(self, seconds: float):
+        self.seconds = seconds
+
+    def __call__(self, callbacks):
+        end = time.monotonic() + 20
+        while not callbacks[0].requests.stop_wanted and time.monotonic() < end:
+            time.sleep(0.01)
+        time.sleep(self.seconds)
+        return "done"
+
+
+@pytest.fixture
+def interrupt():
+    "A function that sends SIGINT to this thread after some seconds"
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
+    main, timers = threading.get_ident(), []
+
+    def after(seconds):
+        timers.append(threading.Timer(seconds, signal.pthread_kill, (main, signal.SIGINT)))
+        timers[-1].start()
+
+    yield after
+    for timer in timers:
+        timer.join()
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_is_a_stop(interrupt):
+    dashboard = TrainingDashboard(Obedient(0.0))
+    interrupt(0.3)
+    assert dashboard.result() == "done"
+    assert dashboard.state == "stopped"
+
+
+def test_a_second_interrupt_is_raised(interrupt):
+    dashboard = TrainingDashboard(Obedient(1.0))
+    interrupt(0.2)
+    interrupt(0.5)
+    with pytest.raises(KeyboardInterrupt):
+        dashboard.result()
+    assert dashboard.state == "stopping"
+    assert dashboard.result() == "done"
+
+
+def test_a_cancelled_coroutine_is_a_stop():
+    async def cell():
+        dashboard = TrainingDashboard(Obedient(0.3))
+        waiting = asyncio.ensure_future(dashboard._wait())
+        await asyncio.sleep(0.2)
+        waiting.cancel()
+        return await waiting, dashboard.state
+
+    assert asyncio.run(cell()) == ("done", "stopped")
+
+
+@pytest.fixture
+def drawn(tmp_path):
+    return demo_characters(tmp_path / "demo", train=12, test=1, size=64) / "train"
+
+
+def quick_config(tmp_path, **changes):
+    settings = dict(size=64, num_epochs=1, batch_size=8, split="random", testdir=None)
+    return Config.demo(tmp_path, **(settings | changes))
+
+
+def test_a_folder_in_use_is_refused(drawn, tmp_path):
+    config = quick_config(tmp_path, traindir=drawn)
+    TrainingDashboard(config).result()
+    again = TrainingDashboard(config)
+    with pytest.raises(FileExistsError, match="already holds a run"):
+        again.result()
+    assert again.state == "failed" and "already holds a run" in again.bar.value
+
+
+def elements_of(text: str) -> list:
+    "(name, attributes) of the elements of a page, as a browser finds them"
+    found, parser = [], HTMLParser()
+    parser.handle_starttag = lambda tag, attributes: found.append((tag, dict(attributes)))
+    parser.feed(text)
+    return found
+
+
+def test_names_are_text(drawn, tmp_path):
+    strange = tmp_path / "strange"
+    shutil.copytree(drawn / "mossy_mo", strange / "<b>")
+    shutil.copytree(drawn / "pip_prickle", strange / "<script>alert(1)<")
+    for folder in strange.iterdir():
+        for i, picture in enumerate(sorted(folder.iterdir())):
+            picture.rename(folder / f"<img src=x onerror=alert({i})>.jpg")
+    dashboard = TrainingDashboard(quick_config(tmp_path, traindir=strange))
+    dashboard.result()
+    dashboard._draw()
+    for text in (dashboard.static_html(), dashboard.figures.value):
+        found = elements_of(text)
+        assert [a for _, attributes in found for a in attributes if a.startswith("on")] == []
+        ours = {"b"} if text.count("<b>Finished") else set()
+        assert {tag for tag, _ in found} & {"script", "b"} == ours
+        assert {a["src"][:10] for tag, a in found if tag == "img"} <= {"data:image"}
+        assert "&lt;b&gt;" in text and "onerror=alert" in text
