@@ -256,38 +256,38 @@ _PROPS = dict(
     mug=_Prop(
         "bold line ink 80,-50 160,-70 160,60 80,50; "
         "chip leaf -90,-100 90,-100 80,120 -80,120; oval skin 40,21 -70,-40 -74,0 -70,40",
-        0.6,
-        0.4,
-        0.8,
-        0.3,
+        x=0.6,
+        top=0.4,
+        low=0.8,
+        scale=0.3,
     ),
     hand=_Prop(
         "soft cloth -60,60 60,60 80,400 -80,400; blob skin -70,20 -140,-60 -110,-100 -30,-10; "
         "blob skin -62,0 -62,-150 -18,-150 -18,0; blob skin -22,0 -22,-170 22,-170 22,0; "
         "blob skin 18,0 20,-150 64,-150 60,0; bare blob skin -70,-40 70,-40 64,110 -64,110",
-        0.6,
-        0.5,
-        0.9,
-        0.24,
+        x=0.6,
+        top=0.5,
+        low=0.9,
+        scale=0.24,
     ),
     balloon=_Prop(
         "line ink 0,80 20,180 -10,400; oval leaf 80,98 0,0; bare oval white 16,22 -30,-38",
-        0.7,
-        -0.6,
-        0.2,
-        0.3,
+        x=0.7,
+        top=-0.6,
+        low=0.2,
+        scale=0.3,
     ),
     plant=_Prop(
         "soft leaf 0,0 50,-60 30,-170 0,-200 -30,-170 -50,-60; "
         "pair soft leaf 0,0 70,-30 150,-100 160,-130 110,-130 20,-70",
-        0.6,
-        0.95,
-        1.2,
-        0.42,
+        x=0.6,
+        top=0.95,
+        low=1.2,
+        scale=0.42,
     ),
-    caption=_Prop(_banner(), 0.1, 0.6, 0.85),
-    title=_Prop(_banner(), 0.1, -0.9, -0.75),
-    fence=_Prop(_fence(), 0.2, 0.45, 0.8),
+    caption=_Prop(_banner(), x=0.1, top=0.6, low=0.85),
+    title=_Prop(_banner(), x=0.1, top=-0.9, low=-0.75),
+    fence=_Prop(_fence(), x=0.2, top=0.45, low=0.8),
 )
 
 # %% ../../nbs/demo/02_characters.ipynb #54e86d1d
