@@ -252,7 +252,7 @@ def test_harmed_archives(folder):
         "it holds 'a/b.txt', 'inner.tar.gz'",
     )
     with replaced("shutil.disk_usage", lambda p: types.SimpleNamespace(free=1000)):
-        refused("archive.zip", "'out/new' needs 0.00 GiB, and 0.00 GiB are free there", OSError)
+        refused("archive.zip", "'out/new' needs 0.0 MiB, and 0.0 MiB are free in ", OSError)
     refused("nowhere.zip", "No archive or folder at 'nowhere.zip'", FileNotFoundError)
     refused("archive.zip", "max_gib must be above 0, got 0", max_gib=0)
     with expect_fail(FileExistsError, contains="'data/simpsons' already holds something else"):

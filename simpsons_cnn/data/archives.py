@@ -11,7 +11,6 @@ import gzip
 import lzma
 import os
 import re
-import shutil
 import stat
 import tarfile
 import zipfile
@@ -22,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.display import progress_bar
+from ..core.files import replace_folder, require_empty_folder, require_free_space
 from ..core.text import first_few
 from .folders import is_hidden, is_picture, pictures_under
 
@@ -346,18 +346,11 @@ class Unpacked:
         )
 
 # %% ../../nbs/data/04_archives.ipynb #12ec9176
-def _check_target(folder: Path):
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(
-            f"'{folder}' already holds something else; choose another folder or remove it"
-        )
-
-
-def _write_all(source, goes: dict, part: Path, limit: float):
-    "Write what `goes` somewhere under `part`, in the order of the archive"
+def _write_all(source, goes: dict, building: Path, limit: float):
+    "Write what `goes` somewhere under `building`, in the order of the archive"
     written = 0
     for name in progress_bar([name for name in source.sizes if name in goes], desc="unpacking"):
-        target = part / goes[name]
+        target = building / goes[name]
         target.parent.mkdir(parents=True, exist_ok=True)
         with source.open(name) as f, open(target, "xb") as out:
             while data := f.read(2**20):
@@ -379,12 +372,10 @@ def unpack(
 ) -> Unpacked:  # What was found, and what was left out
     "Make folders that can be trained on; raises `FileNotFoundError`, `FileExistsError` or `ValueError`, and leaves nothing behind"
     source, folder = Path(source), Path(folder)
-    _check_target(folder)
-    place = folder.resolve()
-    part = place.with_name(f".{place.name}.part")
+    require_empty_folder(folder)
     if not max_gib > 0:
         raise ValueError(f"max_gib must be above 0, got {max_gib}")
-    if source.is_dir() and place.is_relative_to(source.resolve()):
+    if source.is_dir() and folder.resolve().is_relative_to(source.resolve()):
         raise ValueError(
             f"'{folder}' lies in '{source}', which is only read; choose a folder outside it"
         )
@@ -393,15 +384,9 @@ def unpack(
         with closing(_open_source(source, limit)) as opened:
             goes, left = _plan(opened.sizes, opened)
             needed = sum(opened.sizes[name] for name in goes)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            free = shutil.disk_usage(place.parent).free
-            if needed > free:
-                raise OSError(
-                    f"'{folder}' needs {needed / 2**30:.2f} GiB, "
-                    f"and {free / 2**30:.2f} GiB are free there"
-                )
-            shutil.rmtree(part, ignore_errors=True)
-            _write_all(opened, goes, part, limit)
+            with replace_folder(folder) as building:
+                require_free_space(building.parent, needed, f"'{folder}'")
+                _write_all(opened, goes, building, limit)
     except (
         ValueError,
         NotImplementedError,
@@ -412,17 +397,10 @@ def unpack(
         zipfile.BadZipFile,
         tarfile.TarError,
     ) as e:
-        shutil.rmtree(part, ignore_errors=True)
         raise ValueError(
             f"'{source}' cannot be unpacked: {e}"
             + (" (is it a zip or tar archive, and whole?)" if type(e) is not ValueError else "")
         ) from None
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
-    if place.exists():
-        place.rmdir()
-    part.rename(place)
     counts = dict(train=defaultdict(int), test=defaultdict(int))
     for target in goes.values():
         split, character, _ = target.split("/")
@@ -442,7 +420,7 @@ def fetch(
     folder,  # Gets `train/` and `test/`; must be empty or absent
 ) -> Unpacked:  # What was found, and what was left out
     "Download the public data set from Kaggle and make folders of it that can be trained on; mind the `LICENCE`"
-    _check_target(Path(folder))
+    require_empty_folder(folder)
     try:
         import kagglehub
     except ImportError:
