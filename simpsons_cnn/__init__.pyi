@@ -45,7 +45,6 @@ from .quality.split import split_by_group as split_by_group
 from .quality.split import split_per_character as split_per_character
 from .scoring.calibration import Calibration as Calibration
 from .scoring.calibration import calibrate as calibrate
-from .scoring.calibration import plot_reliability as plot_reliability
 from .scoring.metrics import Report as Report
 from .scoring.metrics import evaluate as evaluate
 from .scoring.plotting import plot_batch as plot_batch
@@ -53,6 +52,7 @@ from .scoring.plotting import plot_confusion as plot_confusion
 from .scoring.plotting import plot_losses as plot_losses
 from .scoring.plotting import plot_metrics as plot_metrics
 from .scoring.plotting import plot_pictures as plot_pictures
+from .scoring.plotting import plot_reliability as plot_reliability
 from .scoring.plotting import plot_top_losses as plot_top_losses
 from .training.callbacks import Callback as Callback
 from .training.callbacks import EarlyStopping as EarlyStopping

@@ -242,6 +242,31 @@ def _measure(pairs: Tensor, pixels: Tensor, other: Tensor) -> Tensor:
     similarity, difference = align_and_compare(pixels[pairs[:, 0]], found)
     return torch.cat([pairs.double(), similarity[:, None], difference[:, None]], 1)
 
+# %% ../../nbs/quality/01_duplicates.ipynb #dc611f28
+def _find_pairs(store: PixelStore, other: PixelStore | None) -> Tensor:
+    "Candidates that pass both sieves, measured; float64, shape `(pairs, 6)`"
+    bits, miniatures = perceptual_hashes(store.pixels)
+    others = (bits, miniatures) if other is None else perceptual_hashes(other.pixels)
+    pairs = _candidates(bits, None if other is None else others[0])
+    agree = [_miniatures_agree(p, miniatures, others[1]) for p in pairs.split(4096)]
+    pairs = pairs[torch.cat(agree)]
+    pixels = store.pixels, (other or store).pixels
+    measured = [_measure(p, *pixels) for p in pairs.split(512) if len(p)]
+    return torch.cat([*measured, torch.zeros(0, 6)])
+
+# %% ../../nbs/quality/01_duplicates.ipynb #83a4880d
+_METHOD = 1  # Raise it with each change of what `_find_pairs` returns: stores keep the result
+
+
+def _kept_pairs(store: PixelStore, other: PixelStore | None) -> Tensor:
+    "As `_find_pairs`, from the file beside the store if the same was asked before"
+    if other is not None and not other.digest:  # in memory only
+        return _find_pairs(store, other)
+    name = "near_duplicates" if other is None else "near_duplicates_elsewhere"
+    settings = f"method {_METHOD}, {MAX_HAMMING} bits, {MIN_SIMILARITY} alike"
+    key = settings if other is None else f"{settings}, {other.digest}"
+    return store.cached(name, lambda: {"pairs": _find_pairs(store, other)}, key)["pairs"]
+
 # %% ../../nbs/quality/01_duplicates.ipynb #65f9a24a
 _COLUMNS = dict(a=int, b=int, bits=int, mirrored=bool, similarity=float, max_local_difference=float)
 
@@ -251,15 +276,8 @@ def near_duplicates(
     other: PixelStore | None = None,  # Images to search in; `None`: among themselves
 ) -> pd.DataFrame:  # A row per pair, the smallest local difference first
     "Pairs of images that show the same thing: rows `a` and `b`, 'copy' or 'frame', and how alike"
-    bits, miniatures = perceptual_hashes(store.pixels)
-    others = (bits, miniatures) if other is None else perceptual_hashes(other.pixels)
-    pairs = _candidates(bits, None if other is None else others[0])
-    agree = [_miniatures_agree(p, miniatures, others[1]) for p in pairs.split(4096)]
-    pairs = pairs[torch.cat(agree)]
-    pixels = store.pixels, (other or store).pixels
-    measured = [_measure(p, *pixels) for p in pairs.split(512) if len(p)]
-    table = torch.cat([*measured, torch.zeros(0, 6)]).numpy()
-    table = pd.DataFrame(table, columns=list(_COLUMNS)).astype(_COLUMNS)
+    table = pd.DataFrame(_kept_pairs(store, other).numpy(), columns=list(_COLUMNS))
+    table = table.astype(_COLUMNS)
     is_copy = table.max_local_difference <= MAX_LOCAL_DIFFERENCE
     table.insert(2, "kind", np.where(is_copy, "copy", "frame"))
     table = table[(table.similarity >= MIN_SIMILARITY) & (is_copy | ~table.mirrored)]

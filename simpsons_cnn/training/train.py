@@ -238,7 +238,8 @@ def _judged(config: Config, model, history: History, data: TrainingData) -> Run:
     save_model(path, model, store.classes, store.preprocess)  # the most precious thing first
     test_dl = None if history.resumable else data.test_dl
     test_report = test_dl and evaluate(model, test_dl)
-    return Run(config, model, history, evaluate(model, data.valid_dl), test_report, path)
+    report = evaluate(model, data.valid_dl, groups=data.groups)
+    return Run(config, model, history, report, test_report, path)
 
 # %% ../../nbs/training/07_train.ipynb #08c1efd7
 class _FirstSteps(Callback):

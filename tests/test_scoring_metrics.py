@@ -1,0 +1,342 @@
+"Scores against scikit-learn, intervals by simulation, many classes, evaluation of a network"
+
+import json
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn import metrics as skm
+from torch import nn
+from torch.nn import functional as F
+
+from simpsons_cnn.data.augment import Augment
+from simpsons_cnn.data.batches import Batches
+from simpsons_cnn.data.folders import ImageFiles
+from simpsons_cnn.data.store import PixelStore
+from simpsons_cnn.demo.characters import demo_characters
+from simpsons_cnn.networks.reference import SimpsonsCNN
+from simpsons_cnn.scoring.metrics import (
+    Report,
+    class_scores,
+    collect_logits,
+    confusion_matrix,
+    evaluate,
+    macro_f1_score,
+)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    folder = demo_characters(tmp_path_factory.mktemp("demo"), train=4, test=1)
+    return PixelStore.build(ImageFiles.scan(folder / "train"), size=64)
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return SimpsonsCNN(10)
+
+
+# --- scores
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_scores_are_those_of_scikit_learn(seed):
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(2, 12))
+    t = rng.integers(0, n, 60)
+    p = np.where(rng.random(60) < 0.7, t, rng.integers(0, n, 60))
+    confusion = confusion_matrix(t, p, n)
+    scores, both = class_scores(confusion), sorted({*t, *p})
+    np.testing.assert_array_equal(confusion, skm.confusion_matrix(t, p, labels=range(n)))
+    theirs = skm.precision_recall_fscore_support(t, p, labels=range(n), zero_division=np.nan)
+    for name, their in zip(("precision", "recall", "f1"), theirs[:3], strict=True):
+        np.testing.assert_allclose(scores[name], their)
+    jaccard = skm.jaccard_score(t, p, labels=both, average=None, zero_division=0)
+    np.testing.assert_allclose(scores["jaccard"][both], jaccard)
+    f1 = skm.f1_score(t, p, average="macro", zero_division=0)
+    assert macro_f1_score(confusion) == pytest.approx(f1)
+
+
+def test_scores_of_many_matrices_at_once():
+    both = np.stack([np.eye(3), np.arange(9).reshape(3, 3)])
+    together = class_scores(both)
+    for i in range(2):
+        alone = class_scores(both[i])
+        for name, values in together.items():
+            np.testing.assert_array_equal(values[i], alone[name])
+
+
+@pytest.mark.parametrize(
+    "targets, predictions, message",
+    [
+        ([0, 1], [0], "targets and predictions must be equally many, got 2 and 1"),
+        ([0, -1], [0, 0], "targets must be from 0 to 2, got -1 to 0"),
+        ([0, 1], [0, 3], "predictions must be from 0 to 2, got 0 to 3"),
+    ],
+)
+def test_wrong_classes(targets, predictions, message):
+    with pytest.raises(ValueError, match=message):
+        confusion_matrix(targets, predictions, 3)
+
+
+# --- intervals
+
+
+def scenes_of_characters(rng, groups_of_each, skill, mean_size=6):
+    "Truth, answers and scene of images; in a hard scene most images are wrong, in the same way"
+    k = len(groups_of_each)
+    truth_of_scene = np.repeat(np.arange(k), groups_of_each)
+    n = len(truth_of_scene)
+    hard = skill[truth_of_scene] + rng.normal(size=n)
+    wrong = (truth_of_scene + rng.choice([1, 2, 3], n)) % k
+    scene = np.repeat(np.arange(n), rng.geometric(1 / mean_size, n))
+    right = rng.random(len(scene)) < 1 / (1 + np.exp(-hard[scene]))
+    truth = truth_of_scene[scene]
+    return truth, np.where(right, truth, wrong[scene]), scene
+
+
+def plain_bootstrap(confusion, seed):
+    "The method used before: images, drawn over all characters, percentiles"
+    n = confusion.sum()
+    p = confusion.ravel() / n
+    draws = np.random.default_rng(seed).multinomial(n, p, size=200).reshape(200, *confusion.shape)
+    return np.quantile(macro_f1_score(draws), [0.025, 0.975])
+
+
+def test_intervals_hold_the_truth_as_often_as_they_say():
+    "A small version of the simulation by which the method was chosen"
+    rng = np.random.default_rng(0)
+    n, runs = 30, 150
+    groups_of_each = np.maximum(2, 40 * np.exp(-np.arange(n) / 10)).astype(int)
+    skill = rng.uniform(0.8, 3.5, n)
+    t, p, _ = scenes_of_characters(rng, groups_of_each * 300, skill)
+    truth = macro_f1_score(confusion_matrix(t, p, n))
+    held, held_before = 0, 0
+    for seed in range(runs):
+        t, p, scene = scenes_of_characters(rng, groups_of_each, skill)
+        confusion = confusion_matrix(t, p, n)
+        per_image = pd.DataFrame(dict(truth=t, prediction=p, group=scene))
+        report = Report(confusion, [f"c{i}" for i in range(n)], per_image)
+        low, high = report.bootstrap_interval("macro_f1", draws=200, seed=seed)
+        held += low <= truth <= high
+        low, high = plain_bootstrap(confusion, seed)
+        held_before += low <= truth <= high
+    assert held / runs >= 0.88
+    assert held_before / runs < 0.84
+
+
+def test_draws_are_not_shifted_by_rare_characters():
+    confusion = np.diag([300, 200, 100, *[1] * 20])
+    confusion[0, 1] = 30
+    report = Report(confusion, [f"c{i}" for i in range(23)])
+    low, high = report.bootstrap_interval("macro_f1")
+    assert low < report.macro_f1 < high
+    assert (low + high) / 2 == pytest.approx(report.macro_f1, abs=0.005)
+
+
+def test_groups_of_one_are_like_no_groups():
+    rng = np.random.default_rng(0)
+    t = rng.integers(0, 4, 400)
+    p = np.where(rng.random(400) < 0.8, t, rng.integers(0, 4, 400))
+    per_image = pd.DataFrame(dict(truth=t, prediction=p))
+    report = Report(confusion_matrix(t, p, 4), [*"abcd"], per_image)
+    names = [f"group {i}" for i in range(400)]  # of any type
+    for which in (("accuracy", None), ("macro_f1", None), ("precision", "b")):
+        single = report.bootstrap_interval(*which, draws=4000)
+        grouped = report.bootstrap_interval(*which, draws=4000, groups=names)
+        assert single == pytest.approx(grouped, abs=0.01)
+
+
+def test_a_group_of_several_characters_is_drawn_whole():
+    per_image = pd.DataFrame(dict(truth=[0, 0, 1, 0, 1], prediction=[0, 0, 1, 1, 1]))
+    report = Report(confusion_matrix(per_image.truth, per_image.prediction, 2), ["a", "b"])
+    report.per_image = per_image
+    low, high = report.bootstrap_interval("accuracy", groups=[7, 7, 7, 7, 7])
+    assert low == high == report.accuracy  # one group tells nothing about others
+
+
+def test_intervals_are_repeatable_and_depend_on_the_level():
+    report = Report(np.array([[40, 9], [6, 30]]), ["a", "b"])
+    assert report.bootstrap_interval("macro_f1") == report.bootstrap_interval("macro_f1")
+    wide, narrow = (report.bootstrap_interval("macro_f1", level=level) for level in (0.99, 0.5))
+    assert wide[0] < narrow[0] < report.macro_f1 < narrow[1] < wide[1]
+
+
+def test_interval_of_an_undefined_score_is_undefined():
+    report = Report(np.array([[3, 0], [0, 0]]), ["a", "b"])
+    assert np.isnan(report.bootstrap_interval("precision", "b")).all()
+    assert report.bootstrap_interval("f1", "a") == (1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (("acuracy",), "Unknown metric 'acuracy'; did you mean 'accuracy'.*all characters"),
+        (("macro_f1", "a"), "Unknown metric 'macro_f1'"),
+        (("recall", "c"), "Unknown character 'c'"),
+    ],
+)
+def test_unknown_names(args, message):
+    with pytest.raises(ValueError, match=message):
+        Report(np.eye(2, dtype=int), ["a", "b"]).bootstrap_interval(*args)
+
+
+def test_groups_that_do_not_fit():
+    report = Report(np.eye(2, dtype=int), ["a", "b"])
+    with pytest.raises(ValueError, match="groups need a report that knows its images"):
+        report.bootstrap_interval("accuracy", groups=[0, 1])
+    report.per_image = pd.DataFrame(dict(truth=[0, 1], prediction=[0, 1]))
+    with pytest.raises(ValueError, match=r"groups must be one per image \(2\), got 3"):
+        report.bootstrap_interval("accuracy", groups=[0, 1, 1])
+    with pytest.raises(ValueError, match="holds no pictures"):
+        Report(np.zeros((2, 2), int), ["a", "b"]).bootstrap_interval("accuracy")
+
+
+# --- reports
+
+
+def test_report_as_json():
+    report = Report(np.array([[3, 1, 0], [0, 0, 0], [0, 0, 0]]), ["<b>moe", "otto", "x|y"])
+    saved = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert saved["accuracy"] == 0.75
+    assert saved["table"][0]["recall"] == 0.75
+    assert saved["table"][1]["recall"] is None
+    assert [*saved] == [
+        "pictures",
+        "loss",
+        "accuracy",
+        "accuracy_interval",
+        "macro_f1",
+        "macro_f1_interval",
+        "classes",
+        "table",
+        "confusion",
+    ]
+    assert [*saved["table"][0]] == [
+        "character",
+        "pictures",
+        "named",
+        "accuracy",
+        "precision",
+        "recall",
+        "recall_low",
+        "recall_high",
+        "f1",
+    ]
+
+
+def test_report_of_hostile_names_and_of_nothing():
+    assert "<b>" not in Report(np.eye(2, dtype=int), ["<b>moe", "x|y"])._repr_markdown_()
+    assert Report(np.zeros((2, 2), int), ["a", "b"])._repr_markdown_() == "**No pictures**"
+
+
+def test_most_confused_keeps_to_the_order_of_classes_where_equal():
+    report = Report(np.array([[5, 2, 2], [0, 5, 3], [2, 0, 5]]), ["a", "b", "c"])
+    found = report.most_confused(3)
+    assert found.values[:, :3].tolist() == [["b", "c", 3], ["a", "b", 2], ["a", "c", 2]]
+    assert list(found.share) == pytest.approx([3 / 8, 2 / 9, 2 / 9])
+    assert Report(np.eye(2, dtype=int), ["a", "b"]).most_confused().empty
+
+
+def test_report_of_a_thousand_classes():
+    n, rng = 1000, np.random.default_rng(0)
+    t = np.repeat(np.arange(n), 5)
+    p = np.where(rng.random(len(t)) < 0.8, t, rng.integers(0, n, len(t)))
+    report = Report(confusion_matrix(t, p, n), [f"c{i}" for i in range(n)])
+    text = report._repr_markdown_()
+    assert "Shown: the 30 of 1,000 characters with the lowest F1" in text
+    assert text.count("\n| c") == 31  # and the header
+    low, high = report.bootstrap_interval("macro_f1", draws=100)
+    assert low < report.macro_f1 < high
+    assert len(report.to_dict()["confusion"]) == n
+
+
+def test_report_of_ten_thousand_classes_needs_little_memory():
+    code = """
+        import json, resource
+        import numpy as np
+        from simpsons_cnn.scoring.metrics import Report
+        counts = np.eye(10_000, dtype=np.uint8) * 3
+        counts[:-1, 1:] += np.eye(9_999, dtype=np.uint8)
+        report = Report(counts, [f"character {i}" for i in range(10_000)])
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        report.bootstrap_interval("macro_f1", draws=20)
+        report.most_confused()
+        report.bootstrap_interval = lambda metric: (0, 1)
+        saved = report.to_dict()
+        assert saved["confusion"] is None and len(saved["confusion_cells"]) == 19_999
+        assert len(json.dumps(saved)) < 5e6 and len(report._repr_markdown_()) < 5000
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    grown = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert grown < 300 * 1024  # KiB; the counts alone are 100 MB
+
+
+# --- judging a network
+
+
+def test_modes_come_back_after_a_failure():
+    def failing_batches():
+        yield torch.zeros(2, 3), torch.zeros(2)
+        raise RuntimeError("broken")
+
+    frozen = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)).train()
+    frozen[1].eval()
+    with pytest.raises(RuntimeError, match="broken"):
+        collect_logits(frozen, failing_batches())
+    assert [module.training for module in frozen.modules()] == [True, True, False]
+
+
+def test_weighted_loss_is_taken_over_all_images(store, model):
+    weighted = nn.CrossEntropyLoss(torch.arange(1.0, 11.0))
+    losses = [evaluate(model, Batches(store, batch_size=n), weighted).loss for n in (7, 40)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def test_mirrored_images(store, model):
+    model.eval()
+    with torch.no_grad():
+        plain, mirrored = (
+            model(store.preprocess.normalise(x)) for x in (store.pixels, store.pixels.flip(3))
+        )
+    expected = F.cross_entropy((plain + mirrored) / 2, store.labels).item()
+    found = evaluate(model, Batches(store, batch_size=16), tta=True).loss
+    assert found == pytest.approx(expected, abs=1e-5)
+
+
+def test_rows_groups_and_mode(store, model):
+    report = evaluate(model.train(), Batches(store, [3, 1]), groups=np.arange(40) * 10)
+    assert report.per_image.row.tolist() == [3, 1]
+    assert report.per_image.group.tolist() == [30, 10]
+    assert model.training
+    assert "group" not in report.top_losses(1)
+    assert list(report.top_losses(1)) == [
+        "row",
+        "picture",
+        "truth",
+        "prediction",
+        "probability",
+        "loss",
+    ]
+
+
+@pytest.mark.parametrize("kwargs", [dict(shuffle=True), dict(augment=Augment())])
+def test_shuffled_or_augmented_batches_are_refused(kwargs, store, model):
+    with pytest.raises(ValueError, match="dl must be without augment and shuffle"):
+        evaluate(model, Batches(store, batch_size=8, **kwargs))
+
+
+def test_groups_of_another_store_are_refused(store, model):
+    with pytest.raises(ValueError, match=r"groups must be one per image of the store \(40\)"):
+        evaluate(model, Batches(store, batch_size=8), groups=np.arange(39))
+
+
+def test_top_losses_need_images():
+    with pytest.raises(ValueError, match="holds counts only"):
+        Report(np.eye(2, dtype=int), ["a", "b"]).top_losses()

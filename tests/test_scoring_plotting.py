@@ -1,0 +1,182 @@
+"Figures: many classes, threads, notebooks, one epoch, axes of the caller"
+
+import json
+import subprocess
+import sys
+import textwrap
+import threading
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from nbclient import NotebookClient
+from PIL import Image
+
+from simpsons_cnn.scoring.metrics import (
+    MAX_CHARACTERS,
+    WORST_CHARACTERS,
+    Report,
+    confusion_matrix,
+)
+from simpsons_cnn.scoring.plotting import (
+    plot_confusion,
+    plot_losses,
+    plot_metrics,
+    plot_pictures,
+    plot_reliability,
+    save_figures,
+    split_history,
+)
+
+HISTORY = pd.DataFrame(dict(epoch=[1, 2, 3], train_loss=[3.0, 2, 1], valid_loss=[3.0, 2.5, 2]))
+
+
+def names(n: int) -> list:
+    return [f"character {i}" for i in range(n)]
+
+
+def two_classes() -> Report:
+    return Report(np.array([[3, 1], [0, 4]]), ["bart", "lisa"])
+
+
+@pytest.mark.parametrize("n", [MAX_CHARACTERS, MAX_CHARACTERS + 1, 1000])
+def test_figures_of_many_classes(n, tmp_path):
+    rng = np.random.default_rng(0)
+    truth = np.repeat(np.arange(n), 4)
+    answers = np.where(rng.random(len(truth)) < 0.8, truth, rng.integers(0, n, len(truth)))
+    report = Report(confusion_matrix(truth, answers, n), names(n))
+    metrics, confusion = plot_metrics(report).axes[0], plot_confusion(report).axes[0]
+    shown = n if n <= MAX_CHARACTERS else WORST_CHARACTERS
+    note = "" if n == shown else f"the {shown} of {n:,} characters with the lowest F1"
+    assert len(metrics.get_yticklabels()) == len(confusion.get_yticklabels()) == shown
+    assert metrics.get_ylabel() == note
+    assert note in confusion.get_ylabel()
+    scores = report.table.f1.to_numpy()
+    bars = [bar.get_width() for bar in plot_metrics(report).axes[3].patches]
+    assert np.allclose(sorted(bars), np.sort(scores)[:shown])
+    shares = confusion.images[0].get_array()
+    assert shares.shape == (shown, shown + (n > shown))
+    assert np.allclose(shares.sum(1), 1)  # also where most answers were left out
+    for path in save_figures(None, report, tmp_path):
+        assert max(Image.open(path).size) < 2000
+
+
+def test_figures_of_ten_thousand_classes_need_little_memory(tmp_path):
+    code = """
+        import resource, sys
+        import numpy as np
+        from simpsons_cnn.scoring.metrics import Report
+        from simpsons_cnn.scoring.plotting import save_figures
+        counts = np.eye(10_000, dtype=np.uint8)
+        report = Report(counts, [f"character {i}" for i in range(10_000)])
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        save_figures(None, report, sys.argv[1])
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path)]
+    grown = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert grown < 300 * 1024  # KiB; the counts alone are 100 MB
+
+
+def test_characters_without_images_come_last_among_many():
+    counts = np.diag([0] * 50 + [2] * 50)
+    counts[50, 51] = 1
+    labels = plot_confusion(Report(counts, names(100))).axes[0].get_yticklabels()
+    assert labels[0].get_text() == "character 50 · 1"
+
+
+def test_pyplot_is_not_used(tmp_path):
+    code = """
+        import sys
+        import numpy as np, pandas as pd
+        from simpsons_cnn.scoring.metrics import Report
+        from simpsons_cnn.scoring.plotting import *
+        table = pd.DataFrame(dict(epoch=[1, 2], train_loss=[2, 1], valid_loss=[2, 1]))
+        save_figures(table, Report(np.eye(3, dtype=int), list("abc")), sys.argv[1])
+        plot_reliability({"a": (np.eye(3), np.arange(3))})
+        plot_pictures(np.zeros((2, 3, 8, 8), np.uint8))
+        assert "matplotlib.pyplot" not in sys.modules
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code), str(tmp_path)], check=True)
+
+
+def test_figures_drawn_in_threads(tmp_path):
+    errors = []
+
+    def draw(folder):
+        try:
+            save_figures(HISTORY, two_classes(), folder, parts=2)
+        except BaseException as e:
+            errors.append(e)
+
+    threads = [threading.Thread(target=draw, args=(tmp_path / str(i),)) for i in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert len(list(tmp_path.rglob("*.png"))) == 12
+
+
+SETUP = """
+import pandas as pd
+from simpsons_cnn.scoring.plotting import plot_losses
+table = pd.DataFrame(dict(epoch=[1, 2], train_loss=[2, 1], valid_loss=[2, 1]))
+"""
+
+
+@pytest.mark.parametrize("first", ["", "%matplotlib inline\nimport matplotlib.pyplot as plt\n"])
+def test_notebook_shows_the_figure_once(first, monkeypatch):
+    monkeypatch.delenv("MPLBACKEND", raising=False)
+    sources = [first + SETUP, "plot_losses(table)", "figure = plot_losses(table)"]
+    if first:
+        sources.append("_, ax = plt.subplots()\nplot_losses(table, axs=ax)")
+    cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    images = [sum("image/png" in o.get("data", {}) for o in c["outputs"]) for c in notebook.cells]
+    assert images == ([0, 1, 0, 1] if first else [0, 1, 0])
+    assert len(json.dumps(notebook.cells[1]["outputs"])) < 100_000
+
+
+@pytest.mark.parametrize(
+    "draw, panels",
+    [
+        (lambda axs: plot_losses(HISTORY, 2, axs), 2),
+        (lambda axs: plot_metrics(two_classes(), axs), 4),
+        (lambda axs: plot_confusion(two_classes(), axs), 1),
+        (lambda axs: plot_reliability({"a": (np.eye(2), [0, 1])}, ax=axs), 1),
+    ],
+)
+def test_axes_of_the_caller(draw, panels):
+    axs = Figure().subplots(1, panels)
+    assert draw(axs) is None
+    assert all(ax.has_data() for ax in np.ravel(axs))
+
+
+def test_one_epoch_has_markers():
+    lines = plot_losses(HISTORY.head(1)).axes[0].lines
+    assert [line.get_marker() for line in lines] == ["o", "s"]
+
+
+@pytest.mark.parametrize("rows, parts, lengths", [(30, 4, [8, 8, 7, 7]), (2, 5, [1, 1])])
+def test_split_history(rows, parts, lengths):
+    table = pd.DataFrame(dict(epoch=range(rows)))
+    assert [len(part) for part in split_history(table, parts)] == lengths
+
+
+def test_pictures_without_texts_or_without_any():
+    assert len(plot_pictures(np.zeros((5, 3, 8, 8), np.uint8), cols=3).axes) == 6
+    assert len(plot_pictures(np.zeros((0, 3, 8, 8), np.uint8)).axes) == 1
+
+
+def test_names_of_the_files_of_a_run(tmp_path):
+    paths = save_figures(HISTORY, two_classes(), tmp_path / "graphics", parts=2)
+    assert [path.name for path in paths] == [
+        "0th part of learning and testing.png",
+        "1th part of learning and testing.png",
+        "metrics.png",
+        "confusion.png",
+    ]
