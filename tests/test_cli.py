@@ -293,6 +293,22 @@ def test_evaluate_refuses_to_replace(folder):
     assert flipped[0] == 0
 
 
+NEXT = {
+    f"simpsons_predict {MODEL} {FACE}": f"simpsons_evaluate {MODEL} FOLDER",
+    f"simpsons_evaluate {MODEL} demo/test": f"simpsons_export {MODEL} ",
+    "simpsons_data more --demo --train 1 --test 1": "simpsons_audit more/train --test more/test",
+    "simpsons_audit demo/train --test demo/test": "simpsons_train --traindir demo/train --testdir",
+    f"simpsons_export {MODEL} --card next.md": "read 'next.md'",
+}
+
+
+@pytest.mark.parametrize("line", NEXT)
+def test_a_command_says_what_to_do_next(folder, line):
+    code, out, err = run(folder, line)
+    assert code == 0 and "next: " not in out
+    assert err.splitlines()[-1].startswith(f"next: {NEXT[line]}")
+
+
 def test_audit_finds_leaks(folder):
     code, _, err = run(folder, "simpsons_audit demo/train --test demo/train --out found")
     assert code == 3 and "30 test pictures leak" in err
@@ -309,6 +325,7 @@ def test_a_run_with_a_leaky_test_folder(tmp_path):
     line = f"simpsons_train {settings} --traindir demo/train --testdir demo/test {outputs}"
     code, out, err = run(tmp_path, line)
     assert code == 0 and "1 of 21 pictures under 'demo/test' are copies" in err
+    assert err.splitlines()[-1].startswith("next: simpsons_evaluate out/model.safetensors FOLDER")
     code, _, err = run(tmp_path, line)
     assert code == 1 and "already holds a run" in err
     accuracy = json.loads((tmp_path / "out/report.json").read_text())["test"]["accuracy"]

@@ -7,55 +7,77 @@ __all__ = ['simpsons_data', 'simpsons_audit']
 
 # %% ../../nbs/cli/04_data.ipynb #86df23bb
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
-from .common import CommandParser, tidy_errors
+from .common import CommandParser, add_store_directory, print_next, tidy_errors
 
 # %% ../../nbs/cli/04_data.ipynb #e203696a
 def _add_sources(parser: CommandParser):
     "Add the three ways to get images, of which one must be chosen"
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--demo", action="store_true", help="draw ten invented characters")
-    source.add_argument(
-        "--from",
-        dest="source",
-        metavar="SOURCE",
-        help="unpack an archive (zip or tar), or copy from a folder, with the public data set "
-        "or one like it",
+    text = (
+        "unpack an archive (zip or tar), or copy from a folder, with the public data set "
+        "or one like it"
     )
-    source.add_argument(
-        "--fetch",
-        action="store_true",
-        help="download the public data set from Kaggle; needs: "
-        "pip install 'simpsons_cnn[fetch]'. CC BY-NC-SA 4.0: neither the pictures nor weights "
-        "trained on them may be used commercially",
+    source.add_argument("--from", dest="source", metavar="SOURCE", help=text)
+    text = (
+        "download the public data set from Kaggle; needs: pip install 'simpsons_cnn[fetch]'. "
+        "CC BY-NC-SA 4.0: neither the pictures nor weights trained on them may be used commercially"
     )
+    source.add_argument("--fetch", action="store_true", help=text)
 
 # %% ../../nbs/cli/04_data.ipynb #161cc04e
+_WAY_OPTIONS = dict(  # option -> way, type, help
+    train=("--demo", int, "training pictures of each character; default 200"),
+    test=("--demo", int, "test pictures of each character; default 50"),
+    seed=("--demo", int, "the same seed draws the same pictures; default 0"),
+    max_gib=("--from", float, "refuse an archive that unpacks to more GiB than this; default 20"),
+)
+
+
+def _add_way_options(parser: CommandParser):
+    for name, (way, kind, text) in _WAY_OPTIONS.items():
+        text = f"with {way}: {text}"
+        parser.add_argument(f"--{name}", type=kind, help=text, default=argparse.SUPPRESS)
+
+# %% ../../nbs/cli/04_data.ipynb #f5d095f0
 def _data_parser() -> CommandParser:
     parser = CommandParser("simpsons_data", "Make folders of pictures that can be trained on")
     parser.add_argument("folder", help="where the pictures go: train/ and test/ are made in it")
     _add_sources(parser)
-    optional = dict(default=argparse.SUPPRESS)
-    text = "with --demo: training pictures of each character; default 200"
-    parser.add_argument("--train", type=int, help=text, **optional)
-    text = "with --demo: test pictures of each character; default 50"
-    parser.add_argument("--test", type=int, help=text, **optional)
-    text = "with --demo: the same seed draws the same pictures; default 0"
-    parser.add_argument("--seed", type=int, help=text, **optional)
-    text = "with --from: refuse an archive that unpacks to more GiB than this; default 20"
-    parser.add_argument("--max_gib", type=float, help=text, **optional)
+    _add_way_options(parser)
     return parser
 
 # %% ../../nbs/cli/04_data.ipynb #88e68bfe
 def _check_ways(parser: CommandParser, args):
     "End with an error if an option belongs to another way to get images"
-    if "max_gib" in args and not args.source:
-        parser.error("--max_gib goes with --from")
-    for name in ("train", "test", "seed"):
-        if name in args and not args.demo:
-            parser.error(f"--{name} goes with --demo")
+    chosen = {"--demo": args.demo, "--from": args.source}
+    for name, (way, _, _) in _WAY_OPTIONS.items():
+        if name in args and not chosen[way]:
+            parser.error(f"--{name} goes with {way}")
+
+# %% ../../nbs/cli/04_data.ipynb #39791315
+def _next_after_data(folder: str) -> str:
+    train, test = Path(folder) / "train", Path(folder) / "test"
+    command = f"simpsons_audit {shlex.quote(str(train))}"
+    return f"{command} --test {shlex.quote(str(test))}" if test.is_dir() else command
+
+# %% ../../nbs/cli/04_data.ipynb #1c4ead5d
+def _get_images(args):  # What to print
+    "Draw, download or unpack images, as the options say"
+    from simpsons_cnn.data.archives import LICENCE, fetch, unpack
+    from simpsons_cnn.demo.characters import demo_characters
+
+    chosen = {name: value for name, value in vars(args).items() if name in _WAY_OPTIONS}
+    if args.demo:
+        return demo_characters(args.folder, **chosen)
+    if args.source:
+        return unpack(args.source, args.folder, **chosen)
+    print(LICENCE, file=sys.stderr)
+    return fetch(args.folder)
 
 # %% ../../nbs/cli/04_data.ipynb #d57017fb
 @tidy_errors
@@ -66,53 +88,32 @@ def simpsons_data(
     parser = _data_parser()
     args = parser.parse_args(argv)
     _check_ways(parser, args)
-    options = vars(args)
-    chosen = {k: options[k] for k in ("train", "test", "seed", "max_gib") if k in options}
-    from simpsons_cnn.data.archives import LICENCE, fetch, unpack
-    from simpsons_cnn.demo.characters import demo_characters
-
-    if args.demo:
-        print(demo_characters(args.folder, **chosen))
-    elif args.fetch:
-        print(LICENCE, file=sys.stderr)
-        print(fetch(args.folder))
-    else:
-        print(unpack(args.source, args.folder, **chosen))
+    print(_get_images(args))
+    print_next(_next_after_data(args.folder))
 
 # %% ../../nbs/cli/04_data.ipynb #cf33cfaf
 def _audit_parser() -> CommandParser:
     text = (
-        "Find broken, odd, doubled, contradictory and leaking pictures; "
+        "Find broken, anomalous, duplicate, contradictory and leaking pictures; "
         "exits 3 where test pictures have a copy in training"
     )
     parser = CommandParser("simpsons_audit", text)
-    parser.add_argument(
-        "folder", help="training pictures: a folder with one subfolder per character"
-    )
+    text = "training pictures: a folder with one subfolder per character"
+    parser.add_argument("folder", help=text)
     parser.add_argument("--test", type=Path, help="test pictures, to compare with them")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("audit"),
-        help="folder for a CSV per finding and groups.csv; default audit. "
-        "Those of an earlier audit are replaced",
+    text = (
+        "folder for a CSV per finding and groups.csv; default audit. "
+        "Those of an earlier audit are replaced"
     )
-    parser.add_argument(
-        "--fixes", type=Path, help="CSV file of corrected labels and dropped pictures"
-    )
-    parser.add_argument(
-        "--store_directory",
-        help="where decoded pictures are kept; default .pixels beside the folder",
-    )
+    parser.add_argument("--out", type=Path, default=Path("audit"), help=text)
+    text = "CSV file of corrected labels and dropped pictures"
+    parser.add_argument("--fixes", type=Path, help=text)
+    add_store_directory(parser)
     return parser
 
-# %% ../../nbs/cli/04_data.ipynb #b06c4f62
-@tidy_errors
-def simpsons_audit(
-    argv: list = None,  # Arguments; `None` takes those of the program
-):
-    "Find broken, doubled, contradictory and leaking pictures; exits 3 if test pictures leak"
-    args = _audit_parser().parse_args(argv)
+# %% ../../nbs/cli/04_data.ipynb #c3a6aa51
+def _audit_folders(args):  # -> `AuditReport`
+    "Audit the images; the tables go to `args.out`"
     from simpsons_cnn.data.fixes import apply_fixes
     from simpsons_cnn.data.folders import ImageFiles
     from simpsons_cnn.quality.audit import audit
@@ -124,8 +125,34 @@ def simpsons_audit(
     test = ImageFiles.scan(args.test, classes=files.classes) if args.test else None
     report = audit(files, test, store_directory=args.store_directory)
     report.to_csv(args.out)
-    print(f"{report!r}\ntables: {args.out}")
-    if len(report.leaks):
-        table = args.out / "leaks.csv"
-        print(f"{len(report.leaks):,} test pictures leak: see {table}", file=sys.stderr)
+    return report
+
+# %% ../../nbs/cli/04_data.ipynb #eb4d8691
+_FIX_LEAKS = "list the pictures to drop in a CSV file (file,action,character), pass it as --fixes"
+
+
+def _next_after_audit(args) -> str:
+    "The command that trains on the audited folders"
+    chosen = dict(traindir=args.folder, testdir=args.test, fixes=args.fixes)
+    given = [f"--{name} {shlex.quote(str(path))}" for name, path in chosen.items() if path]
+    return f"simpsons_train {' '.join(given)}"
+
+# %% ../../nbs/cli/04_data.ipynb #6ed030e1
+def _exit_if_leaks(leaks, out: Path):
+    "End with exit code 3 if test images leak"
+    if len(leaks):
+        print(f"{len(leaks):,} test pictures leak: see {out / 'leaks.csv'}", file=sys.stderr)
+        print_next(_FIX_LEAKS)
         sys.exit(3)
+
+# %% ../../nbs/cli/04_data.ipynb #b06c4f62
+@tidy_errors
+def simpsons_audit(
+    argv: list = None,  # Arguments; `None` takes those of the program
+):
+    "Find broken, duplicate, contradictory and leaking pictures; exits 3 if test pictures leak"
+    args = _audit_parser().parse_args(argv)
+    report = _audit_folders(args)
+    print(f"{report!r}\ntables: {args.out}")
+    _exit_if_leaks(report.leaks, args.out)
+    print_next(_next_after_audit(args))

@@ -8,7 +8,13 @@ __all__ = ['simpsons_export']
 # %% ../../nbs/cli/05_export.ipynb #7e6d4e9f
 from pathlib import Path
 
-from .common import CommandParser, add_overwrite, check_target, tidy_errors
+from simpsons_cnn.cli.common import (
+    CommandParser,
+    add_overwrite,
+    check_target,
+    print_next,
+    tidy_errors,
+)
 from ..core.files import atomic_write
 
 # %% ../../nbs/cli/05_export.ipynb #037d3cbd
@@ -21,6 +27,16 @@ def _add_kind(parser: CommandParser, kind: str, text: str):
     options = dict(type=Path, nargs="?", const="", metavar="FILE")
     parser.add_argument(f"--{kind}", help=text, **options)
 
+# %% ../../nbs/cli/05_export.ipynb #34586959
+def _add_kinds(parser: CommandParser):
+    "Add the options for the files and for the upload"
+    onnx = "the whole classifier as ONNX; needs: pip install 'simpsons_cnn[onnx]'"
+    _add_kind(parser, "onnx", onnx)
+    _add_kind(parser, "torch", "the whole classifier for torch.export.load")
+    _add_kind(parser, "card", "a model card in Markdown")
+    push = "upload model and card to the Hugging Face hub; needs: pip install 'simpsons_cnn[hub]'"
+    parser.add_argument("--push", metavar="USER/NAME", help=push)
+
 # %% ../../nbs/cli/05_export.ipynb #94bb9bee
 def _export_parser() -> CommandParser:
     text = (
@@ -29,37 +45,36 @@ def _export_parser() -> CommandParser:
     )
     parser = CommandParser("simpsons_export", text)
     parser.add_argument("model", type=Path, help="model file, as written by simpsons_train")
-    onnx = "the whole classifier as ONNX; needs: pip install 'simpsons_cnn[onnx]'"
-    _add_kind(parser, "onnx", onnx)
-    _add_kind(parser, "torch", "the whole classifier for torch.export.load")
-    _add_kind(parser, "card", "a model card in Markdown")
-    parser.add_argument(
-        "--push",
-        metavar="USER/NAME",
-        help="upload model and card to the Hugging Face hub; "
-        "needs: pip install 'simpsons_cnn[hub]'",
-    )
-    parser.add_argument(
-        "--pictures",
-        type=Path,
-        help="folder of pictures to compare on, at most 500 of them; without it 500 are drawn",
-    )
+    _add_kinds(parser)
+    text = "folder of pictures to compare on, at most 500 of them; without it 500 are drawn"
+    parser.add_argument("--pictures", type=Path, help=text)
     add_overwrite(parser, "files")
     return parser
+
+# %% ../../nbs/cli/05_export.ipynb #5143c12b
+def _asked_for(args) -> dict:  # kind -> path; empty for a file beside the model
+    "The kinds of file to write"
+    kinds = {kind: getattr(args, kind) for kind in _SUFFIXES}
+    asked = {kind: path for kind, path in kinds.items() if path is not None}
+    return asked if asked or args.push else dict(onnx=Path(""))
 
 # %% ../../nbs/cli/05_export.ipynb #3e3317b8
 def _targets(args) -> dict:  # kind -> path
     "The files to write; raises `FileExistsError` or `FileNotFoundError`"
-    asked = {kind: getattr(args, kind) for kind in _SUFFIXES}
-    if not args.push and all(path is None for path in asked.values()):
-        asked["onnx"] = Path("")
     targets = {}
-    for kind, path in asked.items():
-        if path is not None:
-            targets[kind] = path if path.name else args.model.with_suffix(_SUFFIXES[kind])
-    for path in targets.values():
-        check_target(path, args.overwrite, "name another file")
+    for kind, path in _asked_for(args).items():
+        targets[kind] = path if path.name else args.model.with_suffix(_SUFFIXES[kind])
+        check_target(targets[kind], args.overwrite, "name another file")
     return targets
+
+# %% ../../nbs/cli/05_export.ipynb #73ac548c
+def _parity_line(
+    path: Path,
+    found: dict,  # From `check_parity`
+) -> str:
+    largest = max(found["largest_difference"], 1e-6)
+    compared = f"as the library on {found['pictures']:,} pictures"
+    return f"{path}: {compared}, probabilities within {largest:.0e}"
 
 # %% ../../nbs/cli/05_export.ipynb #016d3771
 def _write(clf, kind: str, path: Path, pictures: list) -> str:  # What to print
@@ -71,10 +86,22 @@ def _write(clf, kind: str, path: Path, pictures: list) -> str:  # What to print
         atomic_write(path, model_card(clf))
         return str(path)
     export = export_onnx if kind == "onnx" else export_torch
-    found = export(clf, path, pictures)
-    largest = max(found["largest_difference"], 1e-6)
-    compared = f"as the library on {found['pictures']:,} pictures"
-    return f"{path}: {compared}, probabilities within {largest:.0e}"
+    return _parity_line(path, export(clf, path, pictures))
+
+# %% ../../nbs/cli/05_export.ipynb #8d4b2f38
+_OPENED_BY = dict(
+    onnx="onnxruntime.InferenceSession({!r}) opens it without PyTorch",
+    torch="torch.export.load({!r}).module() opens it without this library",
+    card="read {!r}; --push USER/NAME shares the model with its card",
+)
+
+
+def _next_after_export(targets: dict, push: str) -> str:
+    "What opens the upload, or else the first file"
+    if push:
+        return f"sc.from_hub({push!r}), in Python, opens the uploaded model"
+    kind, path = next(iter(targets.items()))
+    return _OPENED_BY[kind].format(str(path))
 
 # %% ../../nbs/cli/05_export.ipynb #7a7a1eb8
 @tidy_errors
@@ -94,3 +121,4 @@ def simpsons_export(
         print(_write(clf, kind, path, pictures))
     if args.push:
         print(push_to_hub(clf, args.push))
+    print_next(_next_after_export(targets, args.push))

@@ -7,6 +7,7 @@ __all__ = ['simpsons_predict', 'simpsons_evaluate']
 
 # %% ../../nbs/cli/03_predict.ipynb #7a823e7f
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -14,18 +15,20 @@ from simpsons_cnn.cli.common import (
     CommandParser,
     add_device,
     add_overwrite,
+    add_store_directory,
     check_target,
+    print_next,
     score_line,
     tidy_errors,
 )
 from ..core.files import atomic_write
 
-# %% ../../nbs/cli/03_predict.ipynb #acbfdfd1
+# %% ../../nbs/cli/03_predict.ipynb #3dae9367
 def _add_tta(parser: CommandParser):
     text = "show each picture mirrored as well, and take the mean"
     parser.add_argument("--flip", action="store_true", help=text)
 
-
+# %% ../../nbs/cli/03_predict.ipynb #acbfdfd1
 def _predict_parser() -> CommandParser:
     text = "Name the character in pictures, with probabilities"
     parser = CommandParser("simpsons_predict", text)
@@ -52,7 +55,7 @@ def _csv_target(args) -> Path:  # `None` if none is wanted
         check_target(target, args.overwrite, "name another --csv")
     return target
 
-
+# %% ../../nbs/cli/03_predict.ipynb #0b7f3f8c
 def _predict_each(clf, pictures: list, tta: bool):  # -> `Predictions`
     "Predict images and folders; what cannot be read is noted"
     from simpsons_cnn.inference.classifier import Predictions
@@ -68,13 +71,25 @@ def _predict_each(clf, pictures: list, tta: bool):  # -> `Predictions`
         found.unreadable |= getattr(answer, "unreadable", {})
     return found
 
-
+# %% ../../nbs/cli/03_predict.ipynb #98a6f219
 def _unreadable_lines(unreadable: dict) -> str:
     "A line for each image that cannot be read, with its path once"
     lines = []
     for path, reason in unreadable.items():
         lines.append(f"error: {reason}" if path in reason else f"error: {path}: {reason}")
     return "\n".join(lines)
+
+# %% ../../nbs/cli/03_predict.ipynb #135f0fae
+def _print_predictions(found, k: int, target: Path, model: str):
+    "Print the answers and what to do next; write them to `target`, if any"
+    if target and found:
+        found.to_csv(target, k)
+    for p in found:
+        print(p.line(k))
+    if target and found:
+        print(f"{len(found):,} predictions: {target}", file=sys.stderr)
+    if not found.unreadable:
+        print_next(f"simpsons_evaluate {shlex.quote(model)} FOLDER scores answers to known names")
 
 # %% ../../nbs/cli/03_predict.ipynb #a71144cd
 @tidy_errors
@@ -91,12 +106,7 @@ def simpsons_predict(
 
     clf = Classifier.load(args.model, args.device)
     found = _predict_each(clf, args.pictures, args.flip)
-    if target and found:
-        found.to_csv(target, args.k)
-    for p in found:
-        print(p.line(args.k))
-    if target and found:
-        print(f"{len(found):,} predictions: {target}", file=sys.stderr)
+    _print_predictions(found, args.k, target, args.model)
     if found.unreadable:
         sys.exit(safe_str(_unreadable_lines(found.unreadable)))
 
@@ -112,7 +122,7 @@ def _large_jpegs(store) -> list:  # Rows
                 rows.append(row)
     return rows
 
-
+# %% ../../nbs/cli/03_predict.ipynb #aa88fa44
 def _as_predicted(
     store,  # `PixelStore` of the images
     preprocess,  # `Preprocess` of the model
@@ -130,6 +140,16 @@ def _as_predicted(
                 pixels[row] = image
     return PixelStore(store.files, pixels, preprocess)
 
+# %% ../../nbs/cli/03_predict.ipynb #d4eaccb1
+def _known_message(
+    known: dict,  # How many images are in 'train' and in 'valid'
+    total: int,  # How many were scored
+) -> str:
+    return (
+        f"of these {total:,} pictures the model was trained on {known['train']:,} and "
+        f"validated on {known['valid']:,}: the scores say little about new ones"
+    )
+
 # %% ../../nbs/cli/03_predict.ipynb #b3d58496
 def _print_trained_on(clf, paths: list, split: Path):
     "Say how many of the images the model knows from training, if any"
@@ -142,10 +162,7 @@ def _print_trained_on(clf, paths: list, split: Path):
         print(f"note: {note}: {e}", file=sys.stderr)
         return
     if any(known.values()):
-        print(
-            f"of these {len(paths):,} pictures the model was trained on {known['train']:,} and "
-            f"validated on {known['valid']:,}: the scores say little about new ones"
-        )
+        print(_known_message(known, len(paths)))
 
 # %% ../../nbs/cli/03_predict.ipynb #82761a22
 def _evaluate_parser() -> CommandParser:
@@ -153,26 +170,17 @@ def _evaluate_parser() -> CommandParser:
     parser = CommandParser("simpsons_evaluate", text)
     parser.add_argument("model", help="model file, as written by simpsons_train")
     parser.add_argument("folder", help="folder with one subfolder of pictures per character")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        help="folder for report.json and the figures; without it nothing is written",
-    )
-    parser.add_argument(
-        "--store_directory",
-        help="where decoded pictures are kept; default .pixels beside the folder",
-    )
-    parser.add_argument(
-        "--skip_unreadable",
-        action="store_true",
-        help="continue without pictures that cannot be decoded",
-    )
+    text = "folder for report.json and the figures; without it nothing is written"
+    parser.add_argument("--out", type=Path, help=text)
+    add_store_directory(parser)
+    text = "continue without pictures that cannot be decoded"
+    parser.add_argument("--skip_unreadable", action="store_true", help=text)
     _add_tta(parser)
     add_device(parser)
     add_overwrite(parser, "an earlier report")
     return parser
 
-
+# %% ../../nbs/cli/03_predict.ipynb #8192592b
 def _make_out_folder(out: Path, overwrite: bool):
     "The folder of the report; raises `FileExistsError` if it holds another one"
     if (out / "report.json").exists() and not overwrite:
@@ -182,26 +190,27 @@ def _make_out_folder(out: Path, overwrite: bool):
     out.mkdir(parents=True, exist_ok=True)
 
 # %% ../../nbs/cli/03_predict.ipynb #0c7a4f2a
+def _build_store(clf, args):  # -> `PixelStore`
+    "The images of a folder as the model sees them"
+    from simpsons_cnn.data.folders import ImageFiles
+    from simpsons_cnn.data.store import PixelStore
+
+    prep = clf.preprocess
+    files = ImageFiles.scan(args.folder, classes=clf.classes)
+    where = (args.store_directory, args.skip_unreadable)
+    store = PixelStore.build(files, prep.size, prep.resize_rule, *where, crop=prep.crop)
+    return _as_predicted(store, prep)
+
+# %% ../../nbs/cli/03_predict.ipynb #e561fe61
 def _evaluate_folder(clf, args):  # -> `Report`
     "The scores of a classifier on the images of a folder"
     from simpsons_cnn.data.batches import Batches
-    from simpsons_cnn.data.folders import ImageFiles
-    from simpsons_cnn.data.store import PixelStore
     from simpsons_cnn.scoring.metrics import evaluate
 
-    prep = clf.preprocess
-    store = PixelStore.build(
-        ImageFiles.scan(args.folder, classes=clf.classes),
-        prep.size,
-        prep.resize_rule,
-        args.store_directory,
-        args.skip_unreadable,
-        crop=prep.crop,
-    )
-    dl = Batches(_as_predicted(store, prep), batch_size=128, device=clf.device)
+    dl = Batches(_build_store(clf, args), batch_size=128, device=clf.device)
     return evaluate(clf.model, dl, tta=args.flip)
 
-
+# %% ../../nbs/cli/03_predict.ipynb #457356dd
 def _print_report(report):
     "Print the scores of each character, then those of all"
     left_out = {"jaccard", "recall_low", "recall_high"}
@@ -210,7 +219,21 @@ def _print_report(report):
     print(table.to_string(index=False, float_format=lambda v: f"{v:.3f}", na_rep="-"))
     print(score_line(report))
 
+# %% ../../nbs/cli/03_predict.ipynb #8ab09f7c
+def _save_report(report, out: Path):
+    "Write the figures and `report.json`"
+    from simpsons_cnn.scoring.plotting import save_figures
+
+    save_figures(None, report, out)
+    atomic_write(out / "report.json", json.dumps(report.to_dict(), indent=1))
+
 # %% ../../nbs/cli/03_predict.ipynb #999032a7
+_AFTER_EVALUATE = (
+    "simpsons_export {} takes the model to other programs; "
+    "Classifier.explain, in Python, shows why an answer is wrong"
+)
+
+
 @tidy_errors
 def simpsons_evaluate(
     argv: list = None,  # Arguments; `None` takes those of the program
@@ -220,12 +243,11 @@ def simpsons_evaluate(
     if args.out:
         _make_out_folder(args.out, args.overwrite)
     from simpsons_cnn.inference.classifier import Classifier
-    from simpsons_cnn.scoring.plotting import save_figures
 
     clf = Classifier.load(args.model, args.device)
     report = _evaluate_folder(clf, args)
     _print_report(report)
     _print_trained_on(clf, report.store.files.paths, Path(args.model).with_name("split.csv"))
     if args.out:
-        save_figures(None, report, args.out)
-        atomic_write(args.out / "report.json", json.dumps(report.to_dict(), indent=1))
+        _save_report(report, args.out)
+    print_next(_AFTER_EVALUATE.format(shlex.quote(args.model)))

@@ -17,65 +17,19 @@ from ..core.text import escape_html
 from ..data.images import read_rgb
 
 # %% ../../nbs/lab/01_html.ipynb #ee864da6
-_STYLE_OF_FIGURES = """
+_rules = []  # of the stylesheet
+_rules.append("""
 .sc {font:13px/1.4 var(--jp-ui-font-family,system-ui,sans-serif);
   color:var(--jp-ui-font-color1,inherit)}
 .sc, .sc-card {--sc-accent:var(--jp-brand-color1,#1976d2)}
-.sc-grid {display:grid; grid-template-columns:repeat(auto-fit,minmax(340px,1fr));
-  gap:12px 24px; max-width:1000px; margin:8px 0}
 .sc-title {font-weight:600; height:20px}
 .sc-title, .sc-name, .sc-line {overflow:hidden; white-space:nowrap; text-overflow:ellipsis}
-.sc svg {display:block; width:100%; max-width:440px; height:auto; aspect-ratio:440/240;
-  font-size:11.5px; fill:currentColor}
-.sc-bars {height:240px; overflow:auto; column-width:200px; column-gap:20px; column-fill:auto}
-.sc-bar {display:flex; align-items:center; gap:8px; height:24px; max-width:440px;
-  break-inside:avoid}
-.sc-bar > .sc-name {flex:0 0 120px}
-.sc-bar > :last-child {flex:0 0 34px; text-align:right; font-variant-numeric:tabular-nums}
-.sc-track {flex:1; height:10px; background:color-mix(in srgb,currentColor 14%,transparent)}
-.sc-fill {height:100%; background:var(--sc-accent)}
-.sc-pictures {height:240px; overflow:hidden; display:grid; gap:8px;
-  grid-template-columns:repeat(auto-fill,84px); grid-auto-rows:116px}
-.sc-pictures figure {margin:0; width:84px; font-size:11px; line-height:15px}
-.sc-pictures img {display:block; width:84px; height:84px; margin:0}
-.sc-pictures figcaption {white-space:pre; overflow:hidden; text-overflow:ellipsis; margin:0;
-  text-align:left}
-.sc table {border-collapse:collapse; margin:8px 0; font-variant-numeric:tabular-nums}
-.sc th, .sc td {padding:2px 14px 2px 0; text-align:left;
-  border-bottom:1px solid color-mix(in srgb,currentColor 25%,transparent)}
-.sc pre, .sc-message {white-space:pre-wrap; user-select:text}
-.sc-message {min-height:40px}
-.sc-progress {font-variant-numeric:tabular-nums; height:20px; overflow:hidden; margin-top:4px}
-"""
+""")
 
-# %% ../../nbs/lab/01_html.ipynb #66f1a002
-_STYLE_OF_CARDS = """
-.sc-square {display:flex; align-items:center; justify-content:center; opacity:.999;
-  font-size:.85em}
-.sc-square img {width:100%; height:100%; object-fit:contain}
-.sc-cards {display:grid !important; gap:8px; padding:4px 0; overflow:visible;
-  grid-template-columns:repeat(auto-fill, minmax(176px, 1fr))}
-.sc-card {border:1px solid var(--jp-border-color1, #8888); border-radius:6px; padding:8px; gap:4px;
-  overflow:hidden; color:var(--jp-ui-font-color1, currentColor)}
-.sc-card .widget-html, .sc-card .widget-html-content {margin:0; line-height:1.4; width:auto;
-  min-width:0; overflow-wrap:anywhere}
-.sc-answer {display:block; font-size:.92em}
-.sc-line {font-size:.85em}
-.sc-card .sc-bar {display:grid; grid-template-columns:minmax(0,1fr) 3.6em; height:auto;
-  gap:0 6px; font-size:.85em}
-.sc-card .sc-bar > .sc-name {font-size:inherit}
-.sc-card .sc-track {grid-row:2; grid-column:1/3; height:4px; border-radius:2px}
-.sc-pair {display:flex; gap:4px}
-.sc-pair > * {flex:1 1 0; min-width:0}
-.sc-row {gap:4px; align-items:center}
-.sc-head {gap:4px 8px; align-items:center; overflow:visible}
-.sc-head .widget-html-content {line-height:inherit}
-.sc-verdict {font-weight:600}
-.sc-decided .sc-square {opacity:.35}
-.sc-current {outline:2px solid var(--jp-brand-color1, #1976d2); outline-offset:-1px}
-.sc-error {color:var(--jp-error-color1, #d32f2f)}
-"""
-STYLE = f"<style>{_STYLE_OF_FIGURES}{_STYLE_OF_CARDS}</style>"
+
+def _stylesheet() -> str:
+    "The rules so far as an element"
+    return f"<style>{''.join(_rules)}</style>"
 
 # %% ../../nbs/lab/01_html.ipynb #66f1a004
 class Html(str):
@@ -85,7 +39,7 @@ class Html(str):
         return f"<{len(self):,} characters of HTML>"
 
     def _repr_html_(self):
-        return f"{STYLE}<div class='sc'>{self}</div>"
+        return f"{_stylesheet()}<div class='sc'>{self}</div>"
 
 
 def join_html(
@@ -96,9 +50,9 @@ def join_html(
 
 # %% ../../nbs/lab/01_html.ipynb #66f1a006
 def element(
-    tag: str,  # Name of the element
+    tag: str,  # Its name
     *children,  # What it contains, see `join_html`
-    **attributes,  # Underscores become hyphens; `class_` is `class`; `None` leaves one out
+    **attributes,  # `class_` is `class`, `a_b` is `a-b`, and `None` leaves one out
 ) -> Html:
     "An HTML or SVG element"
     named = {k.rstrip("_").replace("_", "-"): v for k, v in attributes.items() if v is not None}
@@ -118,6 +72,10 @@ def round_ticks(
     return [i * step for i in range(math.ceil(highest / step - 1e-9) + 1)]
 
 # %% ../../nbs/lab/01_html.ipynb #66f1a008
+_rules.append("""
+.sc svg {display:block; width:100%; max-width:440px; height:auto; aspect-ratio:440/240;
+  font-size:11.5px; fill:currentColor}
+""")
 _LEFT, _RIGHT, _TOP, _BOTTOM = 38, 430, 34, 216  # edges of the plot
 
 
@@ -128,47 +86,73 @@ def _x(epoch: int, num_epochs: int) -> float:  # `epoch` counts from 0
 def _y(value: float, y_max: float) -> float:
     return _BOTTOM - (_BOTTOM - _TOP) * min(value / y_max, 1)
 
-
-def _axes(num_epochs: int, ticks: list) -> Html:
-    "Horizontal lines with their values, and the numbers of epochs"
+# %% ../../nbs/lab/01_html.ipynb #384c1731
+def _y_axis(ticks: list) -> Html:
+    "Horizontal lines with their values"
     parts = []
     for tick in ticks:
         y = _y(tick, ticks[-1])
         line = f"M{_LEFT} {y:.1f}H{_RIGHT}"
         parts.append(element("path", d=line, stroke="currentColor", opacity=".18"))
-        place = dict(x=_LEFT - 5, y=f"{y + 4:.1f}", text_anchor="end")
-        parts.append(element("text", f"{tick:.4g}", **place))
-    whole = {int(t) for t in round_ticks(num_epochs) if t == int(t) and 1 <= t <= num_epochs}
-    for epoch in sorted({1, *whole}):
-        place = dict(x=f"{_x(epoch - 1, num_epochs):.1f}", y=_BOTTOM + 17, text_anchor="middle")
-        parts.append(element("text", epoch, **place))
+        position = dict(x=_LEFT - 5, y=f"{y + 4:.1f}", text_anchor="end")
+        parts.append(element("text", f"{tick:.4g}", **position))
     return join_html(*parts)
+
+# %% ../../nbs/lab/01_html.ipynb #58b77f5e
+def _x_axis(num_epochs: int) -> Html:
+    "The numbers of some epochs"
+    whole = {int(t) for t in round_ticks(num_epochs) if t == int(t) and 1 <= t <= num_epochs}
+    parts = []
+    for epoch in sorted({1, *whole}):
+        x = f"{_x(epoch - 1, num_epochs):.1f}"
+        parts.append(element("text", epoch, x=x, y=_BOTTOM + 17, text_anchor="middle"))
+    return join_html(*parts)
+
+# %% ../../nbs/lab/01_html.ipynb #04b55001
+def _points(values, num_epochs: int, y_max: float) -> list:  # 'x,y' each
+    "Where the finite values are in the drawing"
+    return [
+        f"{_x(i, num_epochs):.1f},{_y(v, y_max):.1f}"
+        for i, v in enumerate(values)
+        if math.isfinite(v)
+    ]
 
 # %% ../../nbs/lab/01_html.ipynb #66f1a011
 def _line(values, num_epochs: int, y_max: float, **stroke) -> Html:
     "A polyline through the finite values, with a dot at its end"
-    points = [
-        (f"{_x(i, num_epochs):.1f}", f"{_y(v, y_max):.1f}")
-        for i, v in enumerate(values)
-        if math.isfinite(v)
-    ]
-    line = element("polyline", fill="none", points=" ".join(map(",".join, points)), **stroke)
+    points = _points(values, num_epochs, y_max)
+    line = element("polyline", fill="none", points=" ".join(points), **stroke)
     if not points:
         return line
-    x, y = points[-1]
+    x, _, y = points[-1].partition(",")
     return join_html(line, element("circle", cx=x, cy=y, r=3, fill=stroke["stroke"]))
 
 # %% ../../nbs/lab/01_html.ipynb #f4819f3e
-def _label(name: str, values) -> str:
-    return f"{name} {values[-1]:.3f}" if len(values) else str(name)
-
-
-_STROKES = (  # colours and dashes, so that two curves differ in grey print too
+_STROKES = (
     dict(stroke="var(--sc-accent)", stroke_width=1.8, stroke_dasharray=""),
     dict(stroke="currentColor", stroke_width=1.8, stroke_dasharray="4 3"),
 )
 
 
+def _label(name: str, values) -> str:
+    return f"{name} {values[-1]:.3f}" if len(values) else str(name)
+
+# %% ../../nbs/lab/01_html.ipynb #cea7a30e
+def _curve(i: int, name: str, values, num_epochs: int, y_max: float) -> Html:
+    "The first or second curve, with its legend"
+    stroke = _STROKES[i]
+    line = _line(values, num_epochs, y_max, **stroke)
+    sample = element("path", d=f"M{130 + 155 * i} 10h22", **stroke)
+    return join_html(line, sample, element("text", _label(name, values), x=158 + 155 * i, y=14))
+
+# %% ../../nbs/lab/01_html.ipynb #1867b327
+def _spoken(title: str, curves: dict, num_epochs: int) -> str:
+    "What a screen reader says of the figure"
+    labels = ", ".join(_label(name, values) for name, values in curves.items())
+    last = max(map(len, curves.values()), default=0)
+    return f"{title}, epoch {last} of {num_epochs}: {labels}"
+
+# %% ../../nbs/lab/01_html.ipynb #bc747671
 def svg_curves(
     title: str,  # Shown above the figure
     curves: dict,  # name -> values, one per epoch from the first; one or two curves
@@ -179,18 +163,19 @@ def svg_curves(
     finite = [v for values in curves.values() for v in values if math.isfinite(v)]
     ticks = round_ticks(y_max or max(finite, default=1.0))
     parts = [element("text", title, x=0, y=14, font_weight=600, font_size=13)]
-    parts.append(_axes(num_epochs, ticks))
+    parts += [_y_axis(ticks), _x_axis(num_epochs)]
     for i, (name, values) in enumerate(curves.items()):
-        stroke = _STROKES[i]
-        parts.append(_line(values, num_epochs, ticks[-1], **stroke))
-        parts.append(element("path", d=f"M{130 + 155 * i} 10h22", **stroke))
-        parts.append(element("text", _label(name, values), x=158 + 155 * i, y=14))
-    labels = ", ".join(_label(name, values) for name, values in curves.items())
-    last = max(map(len, curves.values()), default=0)
-    spoken = f"{title}, epoch {last} of {num_epochs}: {labels}"
+        parts.append(_curve(i, name, values, num_epochs, ticks[-1]))
+    spoken = _spoken(title, curves, num_epochs)
     return element("svg", *parts, role="img", aria_label=spoken, viewBox="0 0 440 240")
 
 # %% ../../nbs/lab/01_html.ipynb #66f1a014
+_rules.append("""
+.sc-track {flex:1; height:10px; background:color-mix(in srgb,currentColor 14%,transparent)}
+.sc-fill {height:100%; background:var(--sc-accent)}
+""")
+
+
 def track_html(
     frac: float,  # From 0 to 1; NaN is empty
     **attributes,  # Of the element
@@ -199,6 +184,14 @@ def track_html(
     percent = 0 if math.isnan(frac) else 100 * frac
     fill = element("div", class_="sc-fill", style=f"width:{percent:.1f}%")
     return element("div", fill, class_="sc-track", **attributes)
+
+# %% ../../nbs/lab/01_html.ipynb #73db1e53
+_rules.append("""
+.sc-bar {display:flex; align-items:center; gap:8px; height:24px; max-width:440px;
+  break-inside:avoid}
+.sc-bar > .sc-name {flex:0 0 120px}
+.sc-bar > :last-child {flex:0 0 34px; text-align:right; font-variant-numeric:tabular-nums}
+""")
 
 
 def bar_html(
@@ -212,6 +205,11 @@ def bar_html(
     return element("div", label, track, element("span", number), class_="sc-bar", role="listitem")
 
 # %% ../../nbs/lab/01_html.ipynb #dc4efc1d
+_rules.append("""
+.sc-bars {height:240px; overflow:auto; column-width:200px; column-gap:20px; column-fill:auto}
+""")
+
+
 def html_bars(
     title: str,  # Shown above the list, and read by screen readers
     names: list,  # One per bar
@@ -226,6 +224,23 @@ def html_bars(
     return element("div", element("div", title, class_="sc-title"), block)
 
 # %% ../../nbs/lab/01_html.ipynb #16d840ee
+_rules.append("""
+.sc-square {display:flex; align-items:center; justify-content:center; opacity:.999;
+  font-size:.85em}
+.sc-square img {width:100%; height:100%; object-fit:contain}
+""")
+
+
+def _picture_uri(source, max_side: int) -> str | None:
+    "A picture as a `data:` address, or `None` if it cannot be read"
+    try:
+        decoded = isinstance(source, (np.ndarray, Image.Image))
+        image = source if decoded else read_rgb(source, max_side)
+        return jpeg_uri(image, max_side=max_side)
+    except Exception:  # decoders of damaged files raise nearly anything
+        return None
+
+# %% ../../nbs/lab/01_html.ipynb #964063bd
 def picture_html(
     source,  # Path, open file, PIL image, or uint8 array of shape `(3, height, width)`
     alt: str,  # Read by screen readers
@@ -233,21 +248,28 @@ def picture_html(
 ) -> Html:
     "A picture in a square, with twice as many pixels, for high-resolution screens"
     square = dict(class_="sc-square", style=f"height:{side}px")
-    try:
-        decoded = isinstance(source, (np.ndarray, Image.Image))
-        image = source if decoded else read_rgb(source, 2 * side)
-        uri = jpeg_uri(image, max_side=2 * side)
-    except Exception:  # decoders of damaged files raise nearly anything
+    uri = _picture_uri(source, 2 * side)
+    if uri is None:
         label = f"{alt}, cannot be shown"
         return element("div", "cannot be shown", role="img", aria_label=label, **square)
     return element("div", element("img", alt=alt, src=uri), **square)
 
 # %% ../../nbs/lab/01_html.ipynb #5a8b398d
+_rules.append("""
+.sc-pictures {height:240px; overflow:hidden; display:grid; gap:8px;
+  grid-template-columns:repeat(auto-fill,84px); grid-auto-rows:116px}
+.sc-pictures figure {margin:0; width:84px; font-size:11px; line-height:15px}
+.sc-pictures img {display:block; width:84px; height:84px; margin:0}
+.sc-pictures figcaption {white-space:pre; overflow:hidden; text-overflow:ellipsis; margin:0;
+  text-align:left}
+""")
+
+
 def _figure(pixels, name: str, caption: str) -> Html:
     image = element("img", src=jpeg_uri(pixels), alt=name, title=name)
     return element("figure", image, element("figcaption", caption))
 
-
+# %% ../../nbs/lab/01_html.ipynb #a794c33e
 def html_pictures(
     title: str,  # Shown above
     pictures: list,  # (pixels, name, caption) each; a caption may have two lines
@@ -259,6 +281,13 @@ def html_pictures(
     return element("div", element("div", title, class_="sc-title"), block)
 
 # %% ../../nbs/lab/01_html.ipynb #66f1a019
+_rules.append("""
+.sc table {border-collapse:collapse; margin:8px 0; font-variant-numeric:tabular-nums}
+.sc th, .sc td {padding:2px 14px 2px 0; text-align:left;
+  border-bottom:1px solid color-mix(in srgb,currentColor 25%,transparent)}
+""")
+
+
 def table_html(
     header: list,  # Names of the columns
     rows: list,  # Lists of cells; the first cell of a row is its name
@@ -270,3 +299,42 @@ def table_html(
         row = [element("th", name, scope="row"), *[element("td", cell) for cell in cells]]
         lines.append(element("tr", *row))
     return element("table", element("thead", head), element("tbody", *lines))
+
+# %% ../../nbs/lab/01_html.ipynb #85722f5f
+_rules.append("""
+.sc-grid {display:grid; grid-template-columns:repeat(auto-fit,minmax(340px,1fr));
+  gap:12px 24px; max-width:1000px; margin:8px 0}
+.sc pre, .sc-message {white-space:pre-wrap; user-select:text}
+.sc-message {min-height:40px}
+.sc-line {font-size:.85em}
+.sc-error {color:var(--jp-error-color1, #d32f2f)}
+.sc-progress {font-variant-numeric:tabular-nums; height:20px; overflow:hidden; margin-top:4px}
+""")
+
+# %% ../../nbs/lab/01_html.ipynb #66f1a002
+_rules.append("""
+.sc-cards {display:grid !important; gap:8px; padding:4px 0; overflow:visible;
+  grid-template-columns:repeat(auto-fill, minmax(176px, 1fr))}
+.sc-card {border:1px solid var(--jp-border-color1, #8888); border-radius:6px; padding:8px; gap:4px;
+  overflow:hidden; color:var(--jp-ui-font-color1, currentColor)}
+.sc-card .widget-html, .sc-card .widget-html-content {margin:0; line-height:1.4; width:auto;
+  min-width:0; overflow-wrap:anywhere}
+.sc-answer {display:block; font-size:.92em}
+.sc-card .sc-bar {display:grid; grid-template-columns:minmax(0,1fr) 3.6em; height:auto;
+  gap:0 6px; font-size:.85em}
+.sc-card .sc-bar > .sc-name {font-size:inherit}
+.sc-card .sc-track {grid-row:2; grid-column:1/3; height:4px; border-radius:2px}
+""")
+
+# %% ../../nbs/lab/01_html.ipynb #f6060f7a
+_rules.append("""
+.sc-pair {display:flex; gap:4px}
+.sc-pair > * {flex:1 1 0; min-width:0}
+.sc-row {gap:4px; align-items:center}
+.sc-head {gap:4px 8px; align-items:center; overflow:visible}
+.sc-head .widget-html-content {line-height:inherit}
+.sc-verdict {font-weight:600}
+.sc-decided .sc-square {opacity:.35}
+.sc-current {outline:2px solid var(--jp-brand-color1, #1976d2); outline-offset:-1px}
+""")
+STYLE = _stylesheet()  # for pages that are no `Html`

@@ -34,7 +34,7 @@ def figure_png(
         image.save(file, "png", optimize=True)
     return file.getvalue()
 
-# %% ../../nbs/scoring/03_plotting.ipynb #cd294ef1
+# %% ../../nbs/scoring/03_plotting.ipynb #08fee0da
 class NotebookFigure(Figure):
     "A figure that Jupyter shows as the value of a cell, without pyplot"
 
@@ -46,7 +46,7 @@ def _axes(given, cols: int, size: tuple, **kwargs) -> tuple:
     "(new figure, its axes), or (`None`, the given axes)"
     if given is not None:
         return None, np.ravel(given)
-    figure = NotebookFigure(figsize=size, dpi=100, layout="constrained")
+    figure = NotebookFigure(figsize=size, dpi=90, layout="constrained")
     return figure, figure.subplots(1, cols, squeeze=False, **kwargs).ravel()
 
 # %% ../../nbs/scoring/03_plotting.ipynb #566bee72
@@ -206,7 +206,7 @@ def plot_reliability(
     ax.legend(loc="upper left", fontsize=8, title="calibration error", title_fontsize=8)
     return figure
 
-# %% ../../nbs/scoring/03_plotting.ipynb #f9b6879d
+# %% ../../nbs/scoring/03_plotting.ipynb #711cdd0d
 def plot_pictures(
     pictures,  # uint8, shape `(n, 3, height, width)`
     texts: list | None = None,  # A line or more for each
@@ -218,7 +218,7 @@ def plot_pictures(
     lines = max((text.count("\n") + 1 for text in texts or ()), default=0)
     side = min(1.2, 6 / cols)  # inches
     size = (side * cols, rows * (side + 0.14 * lines))
-    figure = NotebookFigure(figsize=size, dpi=100, layout="constrained")
+    figure = NotebookFigure(figsize=size, dpi=90, layout="constrained")
     axs = figure.subplots(rows, cols, squeeze=False).ravel()
     for ax in axs:
         ax.axis("off")

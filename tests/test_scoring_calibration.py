@@ -1,0 +1,93 @@
+"Calibration: what cannot be used, thresholds at the edge, model files of before"
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from simpsons_cnn.scoring.calibration import (
+    Calibration,
+    choose_threshold,
+    expected_calibration_error,
+    fit_temperature,
+    reliability,
+)
+
+
+@pytest.mark.parametrize(
+    "kwargs, message",
+    [
+        (dict(measure="logits"), "Unknown measure 'logits'; did you mean 'logit'"),
+        (dict(temperature=0), "temperature must be from .001 to 1,000, got 0"),
+        (dict(temperature=math.nan), "temperature must be from .001 to 1,000, got nan"),
+        (dict(threshold=math.inf), "threshold must be a finite number, got inf"),
+        (dict(threshold=math.nan), "threshold must be a finite number, got nan"),
+    ],
+)
+def test_values_that_cannot_be_used(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        Calibration(**kwargs)
+
+
+def test_key_of_model_files():
+    found = Calibration(2.0, 0.5, "energy", 0.9, 60, 0.1, 0.02)
+    saved = found.to_dict()
+    assert [*saved] == [
+        "temperature",
+        "threshold",
+        "measure",
+        "kept",
+        "pictures",
+        "ece_before",
+        "ece_after",
+    ]
+    assert saved["kept"] == 0.9
+    assert Calibration.from_dict(saved) == found
+    assert Calibration.from_dict({}) == Calibration()
+
+
+@pytest.mark.parametrize("saved", [{"heat": 1}, [1], 3, {"temperature": "hot"}, {1: 2}])
+def test_what_is_no_calibration(saved):
+    with pytest.raises((TypeError, ValueError)):
+        Calibration.from_dict(saved)
+
+
+def test_thresholds_at_the_edge():
+    right = np.array([True] * 100 + [False] * 50)
+    scores = np.r_[np.arange(100), np.arange(50) - 25]
+    assert (scores[:7] >= choose_threshold(scores[:7], right[:7])).all()  # of seven none may go
+    assert choose_threshold(scores, ~right, 1) == -25
+    assert choose_threshold([1.0], [False]) is None
+
+
+@pytest.mark.parametrize("coverage", [0, -1, 1.01, 95, math.nan])
+def test_coverage_out_of_range(coverage):
+    with pytest.raises(ValueError, match="coverage must be above 0 and at most 1"):
+        choose_threshold([1.0], [True], coverage)
+
+
+@pytest.mark.parametrize("bins", [1, 2, 15])
+def test_each_answer_is_in_one_bin(bins):
+    rng = np.random.default_rng(0)
+    p = np.r_[rng.dirichlet([0.3] * 4, 500), np.eye(4), np.full((1, 4), 0.25)]
+    table = reliability(p, np.zeros(len(p), int), bins)
+    assert table.pictures.sum() == len(p)
+    assert ((table.low <= table.confidence) & (table.confidence <= table.high + 1e-12)).all()
+    assert 0 <= expected_calibration_error(p, np.zeros(len(p), int), bins) <= 1
+
+
+@pytest.mark.parametrize("factor", [0.5, 1, 5])
+def test_temperature_undoes_a_factor(factor):
+    rng = torch.Generator().manual_seed(1)
+    honest = 2 * torch.randn(4000, 6, generator=rng)
+    labels = torch.multinomial(honest.softmax(1), 1, generator=rng)[:, 0]
+    assert fit_temperature(factor * honest, labels) == pytest.approx(factor, rel=0.06)
+
+
+def test_all_right_stays_in_doubt():
+    labels = torch.arange(300) % 8
+    z = 5 * F.one_hot(labels, 8)
+    loss = F.cross_entropy(z / fit_temperature(z, labels), labels)
+    assert loss.exp().item() - 1 == pytest.approx(1 / 302, abs=1e-3)
