@@ -105,10 +105,10 @@ def test_the_model_is_saved_once_and_judged_once(settings, monkeypatch):
     monkeypatch.setattr(training, "save_model", save)
     monkeypatch.setattr(metrics, "collect_logits", collect)
     monkeypatch.setattr(training, "collect_logits", collect, raising=False)
-    run = train(settings(num_epochs=2), callbacks=[])
+    run = train(settings(num_epochs=2, testdir=None), callbacks=[])
     n = len(run.report)
     assert len(saved) == 1
-    assert sorted(judged) == [n] * 3 + [20] if n < 20 else judged.count(n) == 3  # 2 epochs, the end
+    assert judged.count(n) == 3  # after each epoch, and at the end
 
 
 @pytest.mark.parametrize("names", [["0", "1", "2"], ["007", "NA", "1e5"], ["true", "None", "-1"]])

@@ -47,7 +47,7 @@ def _files_held(config: Config) -> list:
     paths = [folders[key] / name for key, names in RUN_FILES.items() for name in names]
     return [path for path in paths if path.exists()]
 
-# %% ../../nbs/training/06_prepare.ipynb #3c61be92
+# %% ../../nbs/training/06_prepare.ipynb #1433a92a
 def _check_held(config: Config, resume: bool):
     "Raise `FileExistsError` for files of an earlier run that nobody asked to replace or resume"
     held = _files_held(config)
@@ -60,7 +60,7 @@ def _check_held(config: Config, resume: bool):
         f" set overwrite{', or resume it' if stopped else ''}"
     )
 
-# %% ../../nbs/training/06_prepare.ipynb #21430ee9
+# %% ../../nbs/training/06_prepare.ipynb #81efd71f
 def _make_writable(folder: Path):
     "Make a folder and write to it; raises `OSError` that says what to do"
     try:
@@ -83,7 +83,7 @@ def make_output_folders(
     for key in RUN_FILES:
         _make_writable(getattr(config, key))
 
-# %% ../../nbs/training/06_prepare.ipynb #de00fb5b
+# %% ../../nbs/training/06_prepare.ipynb #d201000d
 def remove_run(config: Config):
     "Remove the files of an earlier run from the output folders"
     for path in config.out_graphics_directory.glob(_CURVES):
@@ -91,7 +91,7 @@ def remove_run(config: Config):
     for path in _files_held(config):
         path.unlink(missing_ok=True)
 
-# %% ../../nbs/training/06_prepare.ipynb #58d4919d
+# %% ../../nbs/training/06_prepare.ipynb #9281c524
 def check_room(
     config: Config,
     num_classes: int,  # Number of characters
@@ -118,7 +118,7 @@ def scan_folders(config: Config) -> tuple:  # `ImageFiles` for training, and for
     check_batch_size(config.batch_size, round(len(files) * (1 - config.valid)))
     return files, ImageFiles.scan(config.testdir, classes=files.classes) if config.testdir else None
 
-# %% ../../nbs/training/06_prepare.ipynb #ce2ab29c
+# %% ../../nbs/training/06_prepare.ipynb #2a966674
 def _remarks(store: PixelStore, valid_rows: list, missing_in_test: list) -> list:
     "What a reader of the scores should know, a line each"
     lines = []
@@ -162,7 +162,7 @@ class TrainingData:
             stacklevel=3,
         )
 
-# %% ../../nbs/training/06_prepare.ipynb #fa3632c9
+# %% ../../nbs/training/06_prepare.ipynb #d2adc98e
 def _open_store(config: Config, files: ImageFiles) -> PixelStore:
     "The decoded images of some files"
     return PixelStore.build(
@@ -176,7 +176,7 @@ def _open_store(config: Config, files: ImageFiles) -> PixelStore:
 
 
 def _split(config: Config, store: PixelStore) -> tuple:  # As from `make_split`
-    "The split that the settings ask for; raises `ValueError` if a character has nothing to train on"
+    "The split that the settings ask for; `ValueError` if a character has nothing to train on"
     if store.files.missing:
         names = ", ".join(store.files.missing)
         raise ValueError(f"No readable pictures of {names} under '{config.traindir}'")
@@ -184,10 +184,12 @@ def _split(config: Config, store: PixelStore) -> tuple:  # As from `make_split`
     untaught = store.files.select(train_idx).missing
     if untaught:
         names = ", ".join(untaught)
-        raise ValueError(f"The split leaves no picture of {names} to train on; choose another")
+        raise ValueError(
+            f"The split leaves no picture of {names} to train on; choose another split"
+        )
     return train_idx, valid_idx, groups
 
-# %% ../../nbs/training/06_prepare.ipynb #8f16a6b4
+# %% ../../nbs/training/06_prepare.ipynb #a6671753
 def prepare(
     config: Config,  # Settings
     files: ImageFiles,  # Images to train and validate on
