@@ -3,6 +3,7 @@
 from html.parser import HTMLParser
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from simpsons_cnn.lab.html import (
@@ -14,7 +15,8 @@ from simpsons_cnn.lab.html import (
     table_html,
     track_html,
 )
-from simpsons_cnn.lab.run_view import progress_html
+from simpsons_cnn.lab.run_view import dashboard_html, progress_html
+from simpsons_cnn.scoring.metrics import Report, confusion_matrix
 
 EVIL = "'\"><img src=x onerror=alert(1)>"
 PIXELS = np.zeros((3, 8, 8), dtype=np.uint8)
@@ -63,3 +65,23 @@ def test_no_epochs_yet():
     page = svg_curves("Loss", dict(training=[], validation=[]), 3)
     assert "points=''" in page and "circle" not in page
     assert "polyline" not in svg_curves("Loss", {}, 3)
+
+
+class Store:
+    pixels = np.zeros((6, 3, 8, 8), dtype=np.uint8)
+
+    class files:
+        names = [f"{EVIL}/{i}.jpg" for i in range(6)]
+
+
+def test_characters_of_a_dashboard_are_text():
+    truth, answers = np.array([0, 0, 0, 1, 1, 1]), np.array([0, 1, 1, 1, 1, 1])
+    per_image = pd.DataFrame(dict(row=range(6), truth=truth, prediction=answers, probability=0.9))
+    per_image["loss"] = 1.0
+    confusion = confusion_matrix(truth, answers, 2)
+    page = dashboard_html(report=Report(confusion, [EVIL, "<b>"], per_image, Store), num_epochs=3)
+    found = Elements(page).found
+    assert not [tag for tag, _ in found if tag == "b"]
+    assert not [name for _, attrs in found for name in attrs if name.startswith("on")]
+    assert sum(tag == "img" for tag, _ in found) == 2
+    assert ">0.33<" in page  # one in three is found

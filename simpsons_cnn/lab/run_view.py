@@ -22,21 +22,23 @@ from simpsons_cnn.lab.html import (
     track_html,
 )
 
-# %% ../../nbs/lab/02_run_view.ipynb #67f1a005
+# %% ../../nbs/lab/02_run_view.ipynb #30c6101b
 def _spaced(name: str) -> str:
     return str(name).replace("_", " ")
 
 
-def _worst_mistakes(report, n: int = 10) -> list:  # (pixels, name, caption) each
+def _describe(mistake) -> tuple:  # Description, caption
+    "What is said of a row of `Report.top_losses`"
+    confused = f"{mistake.truth}, taken for {mistake.prediction} ({mistake.probability:.0%})"
+    caption = f"{_spaced(mistake.truth)}\n→ {_spaced(mistake.prediction)}"
+    return f"{mistake.picture}: {confused}", caption
+
+# %% ../../nbs/lab/02_run_view.ipynb #67f1a005
+def _worst_mistakes(report, n: int = 10) -> list:  # (pixels, description, caption) each
     "The wrong answers with the highest loss, for `html_pictures`"
     worst = report.top_losses(len(report.per_image))
     worst = worst[worst.truth != worst.prediction].head(n)
-    mistakes = []
-    for mistake in worst.itertuples():
-        name = f"{mistake.picture}: {mistake.truth}, taken for {mistake.prediction} ({mistake.probability:.0%})"
-        caption = f"{_spaced(mistake.truth)}\n→ {_spaced(mistake.prediction)}"
-        mistakes.append((report.store.pixels[mistake.row], name, caption))
-    return mistakes
+    return [(report.store.pixels[m.row], *_describe(m)) for m in worst.itertuples()]
 
 # %% ../../nbs/lab/02_run_view.ipynb #67f1a008
 _SCORES = dict(
@@ -62,13 +64,13 @@ def _curves(history, title: str, columns: dict, num_epochs: int, y_max: float = 
     curves = {name: [row[key] for row in rows] for name, key in columns.items()}
     return svg_curves(title, curves, num_epochs, y_max)
 
-
+# %% ../../nbs/lab/02_run_view.ipynb #899df1ad
 def _recall_bars(report) -> Html:
     table = report.table.sort_values("recall", kind="stable") if report is not None else None
     names, values = (table.character, table.recall) if table is not None else ([], [])
     return html_bars("Recall per character", names, values)
 
-
+# %% ../../nbs/lab/02_run_view.ipynb #4aaea3c7
 def _mistake_pictures(report) -> Html:
     if report is None or report.per_image is None:
         return html_pictures("Worst mistakes", [], "Shown after the first epoch")
@@ -101,14 +103,14 @@ def format_duration(seconds: float) -> str:
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
-# %% ../../nbs/lab/02_run_view.ipynb #67f1a015
+# %% ../../nbs/lab/02_run_view.ipynb #9ed4b871
 def _process_bytes() -> int:  # 0 if the system does not tell
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, AttributeError, IndexError):
         return 0
 
-
+# %% ../../nbs/lab/02_run_view.ipynb #67f1a015
 def memory_in_use() -> str:
     "Memory of this process and of its GPUs; empty if the system does not tell"
     on_gpu = sum(map(torch.cuda.memory_allocated, range(torch.cuda.device_count())))
@@ -118,6 +120,15 @@ def memory_in_use() -> str:
     if on_gpu:
         texts.append(f"{on_gpu / 2**30:.1f} GiB on the GPU")
     return " + ".join(texts)
+
+# %% ../../nbs/lab/02_run_view.ipynb #a7c6207c
+def _speed(steps_per_second: float, batch_size: int | None) -> str:
+    "Pictures or steps per second; empty if not known yet"
+    if not steps_per_second:
+        return ""
+    if batch_size:
+        return f"{steps_per_second * batch_size:,.0f} pictures/s"
+    return f"{steps_per_second:,.1f} steps/s"
 
 # %% ../../nbs/lab/02_run_view.ipynb #67f1a017
 def progress_text(
@@ -134,12 +145,10 @@ def progress_text(
         f"epoch {epoch + 1} of {num_epochs}",
         f"step {step + 1} of {steps_per_epoch}",
         f"{format_duration(seconds_left)} left",
+        _speed(steps_per_second, batch_size),
+        memory_in_use(),
     ]
-    if steps_per_second and batch_size:
-        texts.append(f"{steps_per_second * batch_size:,.0f} pictures/s")
-    elif steps_per_second:
-        texts.append(f"{steps_per_second:,.1f} steps/s")
-    return " · ".join(text for text in [*texts, memory_in_use()] if text)
+    return " · ".join(filter(None, texts))
 
 # %% ../../nbs/lab/02_run_view.ipynb #67f1a018
 def progress_html(
