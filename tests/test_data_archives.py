@@ -1,10 +1,11 @@
-"Archives: sets of equal sizes, names of sets, old encodings"
+"Archives: layouts, names and encodings, packings; those made to do harm, and damaged ones"
 
 import gzip
 import io
 import os
 import re
 import stat
+import sys
 import tarfile
 import types
 import zipfile
@@ -17,7 +18,15 @@ from fastcore.test import expect_fail, test_eq
 from PIL import Image
 
 from simpsons_cnn.data import archives
-from simpsons_cnn.data.archives import _Zip, unpack
+from simpsons_cnn.data.archives import (
+    KAGGLE_DATASET,
+    _plan,
+    _safe_name,
+    _Zip,
+    fetch,
+    unpack,
+)
+from simpsons_cnn.data.folders import ImageFiles
 from simpsons_cnn.demo.characters import draw_character
 
 test_eq.__test__ = False  # a helper, not a test
@@ -70,6 +79,130 @@ def test_unmarked_names(tmp_path, encoding):
     else:
         with pytest.raises(ValueError, match="encoding is not marked as UTF-8"):
             unpack(tmp_path / "z.zip", tmp_path / "out")
+
+
+# What goes where, by names and sizes alone
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../x.jpg",
+        "a/../../x.jpg",
+        "/etc/x.jpg",
+        "C:\\x.jpg",
+        "a/C:x.jpg",
+        "a\\..\\..\\x.jpg",
+        "\\\\server\\x.jpg",
+    ],
+)
+def test_paths_that_lead_out(name):
+    with pytest.raises(ValueError, match="leads out of the target folder"):
+        _safe_name(name)
+
+
+def plan(*names):
+    return _plan({n: 100 + len(n.split("/")[-1]) for n in names})
+
+
+TRAIN = ["train/apu/1.jpg", "train/moe/1.jpg"]
+LAYOUTS = {  # files, targets, reason -> names left out
+    "test images without names": (
+        [f"train/simpsons_dataset/{c}/1.jpg" for c in ("apu", "moe")]
+        + ["testset/testset/img0.jpg", "testset/testset/img1.jpg"],
+        TRAIN,
+        {
+            "not named after a character of the training pictures": [
+                "testset/testset/img0.jpg",
+                "testset/testset/img1.jpg",
+            ]
+        },
+    ),
+    "train and test": (
+        [*TRAIN, "test/apu/22.jpg", "test/moe/33.jpg", "test/carl/44.jpg"],
+        ["test/apu/22.jpg", "test/moe/33.jpg", *TRAIN],
+        {"of a character without training pictures": ["test/carl/44.jpg"]},
+    ),
+    "test images among the characters": (
+        ["apu/1.jpg", "moe/1.jpg", "the_test/apu_1.jpg", "the_test/moe_1.jpg"]
+        + ["other/deep/apu_1.jpg"],
+        ["test/apu/apu_1.jpg", "test/moe/moe_1.jpg", *TRAIN],
+        {"a second copy of 'the_test'": ["other/deep/apu_1.jpg"]},
+    ),
+    "an earlier attempt inside": (
+        ["apu/1.jpg", "moe/1.jpg"]
+        + ["my_latest/apu/1.jpg", "my_latest/moe/1.jpg", "my_latest/moe/222.jpg"],
+        TRAIN,
+        {
+            "a second copy of '.'": ["my_latest/apu/1.jpg", "my_latest/moe/1.jpg"],
+            "only in a second copy of '.'": ["my_latest/moe/222.jpg"],
+        },
+    ),
+    "no word test in it": (["my_latest/apu/1.jpg", "my_latest/moe/1.jpg"], TRAIN, {}),
+    "test above both": (
+        ["my_test/train/apu/0.jpg", "my_test/train/moe/1.jpg"]
+        + ["my_test/test/apu/2.jpg", "my_test/test/moe/3.jpg"],
+        ["test/apu/2.jpg", "test/moe/3.jpg", "train/apu/0.jpg", "train/moe/1.jpg"],
+        {},
+    ),
+    "a single set is for training": (["test/apu/1.jpg", "test/moe/1.jpg"], TRAIN, {}),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts(layout):
+    files, targets, expected = LAYOUTS[layout]
+    goes, left = plan(*files)
+    assert (sorted(goes.values()), left) == (targets, expected)
+
+
+def test_layout_of_kaggle():
+    names = ("apu/pic_0000.jpg", "apu/pic_0001.jpg", "abraham_grampa_simpson/pic_0000.jpg")
+    inner = [f"simpsons_dataset/{name}" for name in (*names, "moe/pic_0000.jpg")]
+    tests = [
+        f"{folder}/{name}_0.jpg"
+        for folder in ("testset", "testset/testset")
+        for name in ("abraham_grampa_simpson", "nobody")
+    ]
+    others = ["annotation.txt", ".DS_Store", "__MACOSX/testset/apu_1.jpg"]
+    inside = ["simpsons_dataset/apu/old/apu_7.jpg"]
+    more = ["characters_illustration.png", "illustrations/all.png"]
+    layout = inner + [f"simpsons_dataset/{name}" for name in inner] + tests + others + inside + more
+    goes, left = _plan(dict.fromkeys(layout, 100))
+    assert goes == {name: name.replace("simpsons_dataset", "train") for name in inner} | {
+        tests[0]: "test/abraham_grampa_simpson/abraham_grampa_simpson_0.jpg"
+    }
+    assert {*layout} == {*goes, *(name for names in left.values() for name in names)}
+    assert left["hidden, or no picture"] == others
+    assert left["in a folder inside a character's folder"] == inside
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (
+            [
+                f"{s}/{c}/{i}.jpg"
+                for i, (s, c) in enumerate(
+                    (s, c) for s in ("train", "test_a", "test_b") for c in ("apu", "moe")
+                )
+            ],
+            "it has 2 test sets ('test_a', 'test_b')",
+        ),
+        (
+            ["apu/1.jpg", "moe/1.jpg", "b/apu/22.jpg", "b/moe/1.jpg", "b/moe/333.jpg"],
+            "it has 2 sets of pictures ('.', 'b')",
+        ),
+        (
+            ["a/apu/1.jpg", "a/moe/1.jpg", "b/apu/22.jpg", "b/moe/22.jpg"],
+            "it has 2 sets of pictures ('a', 'b')",
+        ),
+        ([], "it holds no pictures"),
+    ],
+)
+def test_layouts_that_are_not_clear(names, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        plan(*names)
 
 
 # Archives that were made to do harm, or that were harmed; none of them leaves anything behind
@@ -208,7 +341,7 @@ def test_bombs(folder):
     Path("lying.zip").write_bytes(data.replace(size, (1000).to_bytes(4, "little")))
     refused("lying.zip", "cannot be unpacked: Bad CRC-32", max_gib=0.01)
     with replaced.object(_Zip, "open", lambda self, name: io.BytesIO(bytes(2**24))):
-        refused("archive.zip", "more than 0.01 GiB, whatever it claims", max_gib=0.01)
+        refused("archive.zip", "bytes and has more", max_gib=0.01)
     with replaced.object(_Zip, "open", lambda self, name: io.BytesIO(bytes(7))):
         refused("archive.zip", "bytes and has 7")
     i = tarfile.TarInfo("././@LongLink")
@@ -252,7 +385,8 @@ def test_harmed_archives(folder):
         "it holds 'a/b.txt', 'inner.tar.gz'",
     )
     with replaced("shutil.disk_usage", lambda p: types.SimpleNamespace(free=1000)):
-        refused("archive.zip", "'out/new' needs 0.00 GiB, and 0.00 GiB are free there", OSError)
+        words = "The unpacked data set needs 0.0 MiB, and 0.0 MiB are free in '"
+        refused("archive.zip", words, OSError)
     refused("nowhere.zip", "No archive or folder at 'nowhere.zip'", FileNotFoundError)
     refused("archive.zip", "max_gib must be above 0, got 0", max_gib=0)
     with expect_fail(FileExistsError, contains="'data/simpsons' already holds something else"):
@@ -268,3 +402,73 @@ def interrupted(self, name):
 def test_interrupted(folder):
     with replaced.object(_Zip, "open", interrupted):
         refused("archive.zip", "", KeyboardInterrupt)
+
+
+# Packings
+
+
+def tree(root):
+    paths = [p for p in Path(root).rglob("*") if p.is_file()]
+    return {p.relative_to(root).as_posix(): p.read_bytes() for p in paths}
+
+
+def expected_tree():
+    trained = {f"train/{name[17:]}": data for name, data in content.items() if name.count("/") == 2}
+    trained = {k: v for k, v in trained.items() if "/pic_" in k and not k.startswith("train/simps")}
+    tested = {
+        f"test/{Path(name).name.rsplit('_', 1)[0]}/{Path(name).name}": data
+        for name, data in tests.items()
+    }
+    return trained | tested
+
+
+def test_what_is_unpacked_can_be_scanned(folder):
+    found = unpack("archive.zip", "data/simpsons")
+    assert tree("data/simpsons") == expected_tree() and os.listdir("data") == ["simpsons"]
+    files = ImageFiles.scan("data/simpsons/train")
+    test_files = ImageFiles.scan("data/simpsons/test", classes=files.classes)
+    assert files.classes == sorted(who.values())
+    assert (list(files.counts), list(test_files.counts)) == ([4] * 3, [2] * 3)
+    assert found.train == dict(zip(files.classes, files.counts, strict=True))
+    assert found.test == dict(zip(files.classes, test_files.counts, strict=True))
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
+def test_tar_in_each_compression(folder, mode):
+    unpack(make_tar("archive.tar", content, mode), "again")
+    assert tree("again") == expected_tree()
+
+
+def test_tar_with_an_entry_for_its_root(folder):
+    found = unpack(make_tar("archive.tar", content | {".": b"x"}), "again")
+    assert found.left_out["hidden, or no picture"].count("") == 1
+
+
+def test_folder_is_copied(folder):
+    unpack(folder, "again")
+    assert (tree("again"), tree(folder)) == (expected_tree(), content)
+    assert os.stat("again/train/moe_szyslak/pic_0000.jpg").st_nlink == 1  # a copy, not a link
+
+
+def test_folder_one_level_further_down(folder):
+    unpack(folder / "simpsons_dataset", "again")  # the nested copy is beside the characters
+    expected = {k: v for k, v in expected_tree().items() if k.startswith("train/")}
+    assert tree("again") == expected
+
+
+def test_fetch(folder):
+    asked = []
+    stand_in = types.SimpleNamespace(dataset_download=lambda name: asked.append(name) or folder)
+    with replaced.dict(sys.modules, kagglehub=stand_in):
+        fetch("fetched")
+        with pytest.raises(FileExistsError, match="'fetched' already holds"):
+            fetch("fetched")  # noticed before the download
+    assert (asked, tree("fetched")) == ([KAGGLE_DATASET], expected_tree())
+
+
+def test_fetch_without_kagglehub(folder):
+    with (
+        replaced.dict(sys.modules, kagglehub=None),
+        pytest.raises(ModuleNotFoundError, match=re.escape("pip install 'simpsons_cnn[fetch]'")),
+    ):
+        fetch("other")

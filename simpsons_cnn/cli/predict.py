@@ -9,6 +9,7 @@ __all__ = ['simpsons_predict', 'simpsons_evaluate']
 import json
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from simpsons_cnn.cli.common import (
@@ -110,35 +111,19 @@ def simpsons_predict(
     if found.unreadable:
         sys.exit(safe_str(_unreadable_lines(found.unreadable)))
 
-# %% ../../nbs/cli/03_predict.ipynb #e7452ecf
-def _large_jpegs(store) -> list:  # Rows
-    "The images that a store decodes at a reduced size"
-    from simpsons_cnn.data.images import open_picture
-
-    rows = []
-    for row, path in enumerate(store.files.paths):
-        with open_picture(path) as image:
-            if image.format == "JPEG" and min(image.size) >= 2 * store.preprocess.size:
-                rows.append(row)
-    return rows
-
 # %% ../../nbs/cli/03_predict.ipynb #aa88fa44
-def _as_predicted(
-    store,  # `PixelStore` of the images
+def _exact_store(
+    files,  # `ImageFiles`
     preprocess,  # `Preprocess` of the model
+    store_directory=None,  # See `PixelStore.build`
+    skip_unreadable: bool = False,
 ):  # -> `PixelStore`
-    "The store with the pixels and the normalisation that `Classifier.predict` uses"
-    from simpsons_cnn.core.device import worker_pool
+    "The images with the pixels and the normalisation that `Classifier.predict` uses"
     from simpsons_cnn.data.store import PixelStore
 
-    rows, pixels = _large_jpegs(store), store.pixels
-    if rows:
-        pixels = pixels.clone()
-        with worker_pool() as pool:
-            decoded = pool.map(preprocess, [store.files.paths[row] for row in rows])
-            for row, image in zip(rows, decoded, strict=True):
-                pixels[row] = image
-    return PixelStore(store.files, pixels, preprocess)
+    how = (preprocess.size, preprocess.resize_rule, store_directory, skip_unreadable)
+    store = PixelStore.build(files, *how, crop=preprocess.crop, exact=True)
+    return replace(store, preprocess=preprocess)
 
 # %% ../../nbs/cli/03_predict.ipynb #d4eaccb1
 def _known_message(
@@ -193,13 +178,9 @@ def _make_out_folder(out: Path, overwrite: bool):
 def _build_store(clf, args):  # -> `PixelStore`
     "The images of a folder as the model sees them"
     from simpsons_cnn.data.folders import ImageFiles
-    from simpsons_cnn.data.store import PixelStore
 
-    prep = clf.preprocess
     files = ImageFiles.scan(args.folder, classes=clf.classes)
-    where = (args.store_directory, args.skip_unreadable)
-    store = PixelStore.build(files, prep.size, prep.resize_rule, *where, crop=prep.crop)
-    return _as_predicted(store, prep)
+    return _exact_store(files, clf.preprocess, args.store_directory, args.skip_unreadable)
 
 # %% ../../nbs/cli/03_predict.ipynb #e561fe61
 def _evaluate_folder(clf, args):  # -> `Report`

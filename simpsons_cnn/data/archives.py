@@ -11,155 +11,161 @@ import gzip
 import lzma
 import os
 import re
-import shutil
 import stat
 import tarfile
 import zipfile
 import zlib
 from collections import defaultdict
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.display import progress_bar
+from ..core.files import replace_folder, require_empty_folder, require_free_space
 from ..core.text import first_few
 from .folders import is_hidden, is_picture, pictures_under
 
 # %% ../../nbs/data/04_archives.ipynb #316969a8
-MAX_ENTRIES = 500_000  # more files than any set of pictures here has
-
-
 def _safe_name(name: str) -> str:
-    "An archive's path with forward slashes; a `ValueError` where it leads out of the folder it is unpacked to"
+    "A path with forward slashes; `ValueError` if it leads out of the folder it is unpacked to"
     parts = name.replace("\\", "/").split("/")
     if not parts[0] or ".." in parts or any(re.match("[A-Za-z]:", p) for p in parts):
         raise ValueError(f"it holds the path {name!r}, which leads out of the target folder")
     return "/".join(p for p in parts if p not in ("", "."))
 
 # %% ../../nbs/data/04_archives.ipynb #65985e9e
-def _check_entry(name, number, total, limit, plain: bool):
-    "What holds for each entry of an archive, before anything is unpacked"
-    if number > MAX_ENTRIES:
-        raise ValueError(f"it holds more than {MAX_ENTRIES:,} entries")
-    if total > limit:
-        raise ValueError(
-            f"it unpacks to more than {limit / 2**30:g} GiB; if that is right, allow more with max_gib"
-        )
-    if not plain:
-        raise ValueError(
-            f"it holds a link or a device, {name!r}, and only files and folders are unpacked"
-        )
-    return _safe_name(name)
+MAX_ENTRIES = 500_000  # no set of images has as many files
 
 
+class _EntryCheck:
+    "Checks the entries of an archive one by one, before anything is unpacked"
+
+    def __init__(self, limit: float):
+        self.limit = limit  # Bytes
+        self.count = self.total = 0
+
+    def __call__(self, name: str, size: int, is_plain: bool) -> str:
+        "The safe name of an entry; raises `ValueError`"
+        self.count += 1
+        self.total += size
+        if self.count > MAX_ENTRIES:
+            raise ValueError(f"it holds more than {MAX_ENTRIES:,} entries")
+        if self.total > self.limit:
+            raise ValueError(
+                f"it unpacks to more than {self.limit / 2**30:g} GiB; "
+                "if that is right, allow more with max_gib"
+            )
+        if not is_plain:
+            raise ValueError(
+                f"it holds a link or a device, {name!r}, and only files and folders are unpacked"
+            )
+        return _safe_name(name)
+
+# %% ../../nbs/data/04_archives.ipynb #708365f4
 class _Folder:
-    "A folder that already lies there, to read pictures from"
+    "A folder to read images from"
 
-    def __init__(self, root):
-        self.root, self.sizes = (
-            root,
-            {p.relative_to(root).as_posix(): p.stat().st_size for p in pictures_under(root)},
-        )
+    def __init__(self, root: Path):
+        self.root = root
+        self.sizes = {
+            p.relative_to(root).as_posix(): p.stat().st_size for p in pictures_under(root)
+        }
 
-    def open(self, name):
+    def open(self, name: str):
         return open(self.root / name, "rb")
 
     def close(self):
         pass
 
-
+# %% ../../nbs/data/04_archives.ipynb #b98068b8
 def _decoded_name(info: zipfile.ZipInfo) -> str:
-    "The name of a zip's entry; one that is neither ASCII nor UTF-8 is a `ValueError`"
+    "The name of a zip's entry; raises `ValueError` if its encoding is unknown"
     if info.flag_bits & 0x800 or info.filename.isascii():
         return info.filename
     try:
-        return info.filename.encode("cp437").decode()  # some programs forget to mark UTF-8
+        return info.filename.encode("cp437").decode()  # UTF-8 without the flag
     except UnicodeError:
         raise ValueError(
             f"it holds the name {info.filename!r}, whose encoding is not marked as UTF-8; "
             "unpack it with the program that packed it and pass the folder"
         ) from None
 
-
+# %% ../../nbs/data/04_archives.ipynb #22a1bc9a
 class _Zip:
-    "A zip archive, to read from"
+    "A zip archive to read from"
 
-    def __init__(self, path, limit):
-        self.zip, self.infos, total = zipfile.ZipFile(path), {}, 0
-        for number, i in enumerate(self.zip.infolist(), 1):
-            total += i.file_size
-            name = _check_entry(
-                _decoded_name(i),
-                number,
-                total,
-                limit,
-                stat.S_IFMT(i.external_attr >> 16) in (0, stat.S_IFREG, stat.S_IFDIR),
-            )
-            if i.flag_bits & 1:
+    def __init__(self, path: Path, limit: float):
+        self.zip, self.infos = zipfile.ZipFile(path), {}
+        check = _EntryCheck(limit)
+        for info in self.zip.infolist():
+            kind = stat.S_IFMT(info.external_attr >> 16)
+            is_plain = kind in (0, stat.S_IFREG, stat.S_IFDIR)
+            name = check(_decoded_name(info), info.file_size, is_plain)
+            if info.flag_bits & 1:
                 raise ValueError("it is encrypted; unpack it with its password and pass the folder")
-            if not i.is_dir():
-                self.infos[name] = i
-        self.sizes = {name: i.file_size for name, i in self.infos.items()}
+            if not info.is_dir():
+                self.infos[name] = info
+        self.sizes = {name: info.file_size for name, info in self.infos.items()}
 
-    def open(self, name):
+    def open(self, name: str):
         return self.zip.open(self.infos[name])
 
     def close(self):
         self.zip.close()
 
 # %% ../../nbs/data/04_archives.ipynb #71e682e2
-class _Sips:
-    "A file that is only read in sips"
+class _SmallReads:
+    "A file from which at most 16 MiB are read at once"
 
     def __init__(self, f):
         self.f, self.seek, self.tell, self.close = f, f.seek, f.tell, f.close
 
-    def read(self, n=-1):
+    def read(self, n: int = -1) -> bytes:
         if not 0 <= n <= 2**24:
             raise ValueError("one of its headers is longer than 16 MiB")
         try:
             return self.f.read(n)
-        except OSError as e:
-            raise tarfile.ReadError(str(e)) from None  # what is said of damaged bzip2 data
+        except OSError as e:  # damaged bzip2 data
+            raise tarfile.ReadError(str(e)) from None
 
+# %% ../../nbs/data/04_archives.ipynb #6230a5bc
+def _open_compressed(path: Path):
+    "A file, decompressed if its first bytes say how"
+    with open(path, "rb") as f:
+        start = f.read(6)
+    for signature, module in ((b"\x1f\x8b", gzip), (b"BZh", bz2), (b"\xfd7zXZ\0", lzma)):
+        if start.startswith(signature):
+            return module.open(path, "rb")
+    return open(path, "rb")
 
+# %% ../../nbs/data/04_archives.ipynb #963def39
 class _Tar:
-    "A tar archive, compressed or not, to read from"
+    "A tar archive to read from, compressed or not"
 
-    def __init__(self, path, limit):
-        with open(path, "rb") as f:
-            start = f.read(6)
-        opener = next(
-            (
-                m.open
-                for mark, m in ((b"\x1f\x8b", gzip), (b"BZh", bz2), (b"\xfd7zXZ\0", lzma))
-                if start.startswith(mark)
-            ),
-            open,
-        )
-        self.file = _Sips(opener(path, "rb"))
+    def __init__(self, path: Path, limit: float):
+        self.file, self.infos = _SmallReads(_open_compressed(path)), {}
         self.tar = tarfile.open(fileobj=self.file, mode="r:")
-        self.infos, total = {}, 0
-        for number, i in enumerate(self.tar, 1):
-            total += i.size
-            name = _check_entry(i.name, number, total, limit, i.isreg() or i.isdir())
-            if not i.isdir():
-                self.infos[name] = i
+        check = _EntryCheck(limit)
+        for info in self.tar:
+            name = check(info.name, info.size, info.isreg() or info.isdir())
+            if not info.isdir():
+                self.infos[name] = info
         self.file.seek(self.tar.offset)
         if self.file.read(512) != bytes(512):
             raise tarfile.ReadError(f"neither a header nor the end at byte {self.tar.offset:,}")
-        self.sizes = {name: i.size for name, i in self.infos.items()}
+        self.sizes = {name: info.size for name, info in self.infos.items()}
 
-    def open(self, name):
+    def open(self, name: str):
         return self.tar.extractfile(self.infos[name])
 
     def close(self):
         self.tar.close()
         self.file.close()
 
-
+# %% ../../nbs/data/04_archives.ipynb #e18146a1
 def _open_source(path: Path, limit: float):
-    "Whatever lies at `path`, as something with `sizes` and `open`"
+    "An archive or folder, as something with `sizes` and `open`"
     if path.is_dir():
         return _Folder(path)
     if not path.exists():
@@ -171,39 +177,43 @@ def _open_source(path: Path, limit: float):
 # %% ../../nbs/data/04_archives.ipynb #284b8c20
 def _named_after(name: str) -> str:
     "The character in a file name such as `moe_szyslak_12.jpg`, or an empty text"
-    m = re.fullmatch(r"(.+)_\d+\.\w+", name)
-    return m[1] if m else ""
+    match = re.fullmatch(r"(.+)_\d+\.\w+", name)
+    return match[1] if match else ""
 
-
-def _character_folders(folders: dict) -> dict:  # set -> names of its character folders
-    "Folders of which two or more subfolders hold pictures; a subfolder with the names of two others in its files is no character"
-    sets = defaultdict(list)
-    for f in folders:
-        if f != ".":
-            sets[os.path.dirname(f) or "."].append(os.path.basename(f))
-    mixed = {
-        s: {
-            c
-            for c in inside
-            if len(({*map(_named_after, folders[_join(s, c)])} & {*inside}) - {c}) > 1
-        }
-        for s, inside in sets.items()
-    }
-    return {
-        s: sorted({*inside} - mixed[s])
-        for s, inside in sets.items()
-        if len({*inside} - mixed[s]) > 1
-    }
-
-
-def _join(folder, name):
+# %% ../../nbs/data/04_archives.ipynb #7941f2d4
+def _join(folder: str, name: str) -> str:
     return name if folder == "." else f"{folder}/{name}"
 
 
-def _within(name, folder):
+def _within(name: str, folder: str) -> bool:
     return folder == "." or name.startswith(folder + "/")
 
-# %% ../../nbs/data/04_archives.ipynb #9dd65792
+# %% ../../nbs/data/04_archives.ipynb #6a231290
+def _is_mixed(folder: str, neighbours: set, files) -> bool:
+    "Whether the files of a folder are named after two or more of its neighbours"
+    return len(({*map(_named_after, files)} & neighbours) - {folder}) > 1
+
+# %% ../../nbs/data/04_archives.ipynb #b4be9337
+def _character_folders(folders: dict) -> dict:  # set -> names of its character folders
+    "Folders of which two or more subfolders hold images of one character"
+    sets = defaultdict(set)
+    for folder in folders:
+        if folder != ".":
+            sets[os.path.dirname(folder) or "."].add(os.path.basename(folder))
+    found = {}
+    for parent, inside in sets.items():
+        found[parent] = sorted(
+            c for c in inside if not _is_mixed(c, inside, folders[_join(parent, c)])
+        )
+    return {parent: characters for parent, characters in found.items() if len(characters) > 1}
+
+# %% ../../nbs/data/04_archives.ipynb #878a8a5b
+def _have_same_start(source, name: str, other: str) -> bool:
+    "Whether two files of equal size also begin with the same bytes"
+    with source.open(name) as f, source.open(other) as g:
+        return f.read(2**16) == g.read(2**16)
+
+
 def _is_copy(shared: set, one: str, other: str, source) -> bool:
     "Whether images that two sets share by name and size are the same, tried on a few"
     for character, name, _ in sorted(shared)[:5]:
@@ -212,106 +222,68 @@ def _is_copy(shared: set, one: str, other: str, source) -> bool:
             return False
     return True
 
+# %% ../../nbs/data/04_archives.ipynb #71c8e0c1
+def _find_original(one: str, sets: dict, content: dict, source) -> str | None:
+    "The set of which this one is a second copy, if it is one"
+    for other in sets:
+        shared = content[one] & content[other]
+        if 2 * len(shared) >= len(content[one]) and _is_copy(shared, one, other, source):
+            return other
+    return None
 
+# %% ../../nbs/data/04_archives.ipynb #3dcf9b53
+def _overlaps(one: str, sets: dict) -> bool:
+    "Whether a folder is around one of the sets, or in a character's folder"
+    around = any(_within(other, one) for other in sets)
+    characters = [_join(other, c) for other in sets for c in sets[other]]
+    return around or any(f"{one}/".startswith(f"{c}/") for c in characters)
+
+# %% ../../nbs/data/04_archives.ipynb #e4954bf7
 def _distinct_sets(
-    folders: dict,
-    source=None,  # See `_plan`
-) -> tuple:  # (set -> names of its character folders, folder of a copy -> folder it is a copy of)
-    "Sets of pictures, told from second copies of them"
+    folders: dict,  # folder -> {name: size} of the images in it
+    source=None,  # To compare bytes; `None`: names and sizes alone
+) -> tuple:  # (set -> its characters, folder of a copy -> folder it is a copy of)
+    "Sets of images, told from second copies of them"
     found = _character_folders(folders)
-    sets, copies = {}, {}
     content = {
-        s: {(c, name, size) for c in inside for name, size in folders[_join(s, c)].items()}
-        for s, inside in found.items()
+        s: {(c, name, size) for c in found[s] for name, size in folders[_join(s, c)].items()}
+        for s in found
     }
+    sets, copies = {}, {}
     for s in sorted(found, key=lambda s: (-len(found[s]), s != ".", s.count("/"), s)):
-        twin = None
-        for k in sets:
-            shared = content[s] & content[k]
-            if 2 * len(shared) >= len(content[s]) and _is_copy(shared, s, k, source):
-                twin = k
-                break
-        around, inside = (
-            any(_within(k, s) for k in sets),
-            any(f"{s}/".startswith(f"{_join(k, c)}/") for k in sets for c in sets[k]),
-        )
-        if twin:
-            copies |= {_join(s, c): _join(twin, c) for c in found[s]}
-        elif not around and not inside:
+        original = _find_original(s, sets, content, source)
+        if original is not None:
+            copies |= {_join(s, c): _join(original, c) for c in found[s]}
+        elif not _overlaps(s, sets):
             sets[s] = found[s]
     return sets, copies
 
-# %% ../../nbs/data/04_archives.ipynb #136f5b00
-def _have_same_start(source, name: str, other: str) -> bool:
-    "Whether two files of equal size also begin with the same bytes"
-    with source.open(name) as f, source.open(other) as g:
-        return f.read(2**16) == g.read(2**16)
+# %% ../../nbs/data/04_archives.ipynb #8f8663c6
+def _test_sets(sets: dict) -> list:
+    "Sets with 'test' in the part of their path below what all of them share"
+    above = os.path.commonpath(sets) or "."
+    below = {s: os.path.relpath(s, above).lower() for s in sets}
+    return [s for s in sets if re.search("(^|[^a-z])test", below[s])]
 
-
-def _plan(
-    sizes: dict,
-    source=None,  # Where the files are, to compare bytes; `None` compares sizes alone
-) -> tuple:  # (name -> 'train/character/picture' or 'test/…', reason -> names left out)
-    "Where each file goes, or why it is left out"
-    folders, goes, taken, left = defaultdict(dict), {}, {}, defaultdict(list)
-    for name, size in sizes.items():
-        if any(map(is_hidden, name.split("/"))) or not is_picture(name):
-            left["hidden, or no picture"].append(name)
-        else:
-            folders[os.path.dirname(name) or "."][os.path.basename(name)] = size
-    sets, copies = _distinct_sets(folders, source)
-    train = _training_set(sets, sizes)
-    home = {_join(s, c): ("train" if s == train else "test", c) for s in sets for c in sets[s]}
-    for f, name in sorted(
-        ((path, name) for path in folders for name in folders[path]),
-        key=lambda p: (p[0] not in home, p[0].count("/"), p),
-    ):
-        source = _join(f, name)
-        split, character = home.get(f, ("test", _named_after(name)))
-        target = f"{split}/{character}/{name}"
-        twin = _join(copies[f], name) if f in copies else taken.get(target)
-        same = f"a second copy of '{os.path.dirname(copies.get(f) or twin or '') or '.'}'"
-        if twin and sizes.get(twin) == sizes[source]:
-            why = same
-        elif twin:
-            why = f"only in {same}" if f in copies else "another test picture has this name"
-        elif f not in home and any(f.startswith(c + "/") for c in home):
-            why = "in a folder inside a character's folder"
-        elif character not in sets[train]:
-            why = (
-                "of a character without training pictures"
-                if f in home
-                else "not named after a character of the training pictures"
-            )
-        else:
-            goes[source] = target
-            taken[target] = source
-            continue
-        left[why].append(source)
-    return goes, dict(left)
-
-
-def _training_set(sets: dict, sizes: dict) -> str:
-    "The one set that is not for testing"
-    above = (
-        os.path.commonpath(sets) if len(sets) > 1 else ""
-    )  # what all of them lie in says nothing
+# %% ../../nbs/data/04_archives.ipynb #930a713e
+def _training_set(
+    sets: dict,  # From `_distinct_sets`
+    names,  # Of all files, for the message
+) -> str:
+    "The one set that is not for testing; raises `ValueError` if that is not clear"
     if len(sets) == 1:
         return next(iter(sets))  # whatever its name is
-    tests = [
-        s for s in sets if re.search("(^|[^a-z])test", os.path.relpath(s, above or ".").lower())
-    ]
+    tests = _test_sets(sets) if sets else []
     trains = [s for s in sets if s not in tests]
     if not trains:
         raise ValueError(
             "it has no folder with a subfolder of pictures per character to train on; it holds "
-            + (first_few(map(repr, sizes)) or "no pictures")
+            + (first_few(map(repr, names)) or "no pictures")
         )
     if len(trains) > 1:
         raise ValueError(
             f"it has {len(trains)} sets of pictures ({first_few(map(repr, trains))}), "
-            "and nothing says which to train on; "
-            "unpack it and pass the one you want"
+            "and nothing says which to train on; unpack it and pass the one you want"
         )
     if len(tests) > 1:
         raise ValueError(
@@ -320,114 +292,180 @@ def _training_set(sets: dict, sizes: dict) -> str:
         )
     return trains[0]
 
+# %% ../../nbs/data/04_archives.ipynb #245ba483
+@dataclass(frozen=True)
+class _Layout:
+    "What the folders of a source are"
+
+    folders: dict  # folder -> {name: size} of the images in it
+    copies: dict  # folder of a second copy -> folder it is a copy of
+    home: dict  # folder of a character -> (split, character)
+    characters: list  # Of the training set
+
+    def split_and_character(self, folder: str, name: str) -> tuple:
+        return self.home.get(folder, ("test", _named_after(name)))
+
+    def size(self, path: str) -> int | None:
+        images = self.folders.get(os.path.dirname(path) or ".", {})
+        return images.get(os.path.basename(path))
+
+# %% ../../nbs/data/04_archives.ipynb #2bac1c6c
+def _layout(folders: dict, source, names) -> _Layout:
+    sets, copies = _distinct_sets(folders, source)
+    train = _training_set(sets, names)
+    home = {_join(s, c): ("train" if s == train else "test", c) for s in sets for c in sets[s]}
+    return _Layout(folders, copies, home, sets[train])
+
+# %% ../../nbs/data/04_archives.ipynb #b0cbe414
+def _reason_left_out(layout: _Layout, folder: str, name: str, taken: dict) -> str:
+    "Why an image is not taken; empty if it is"
+    split, character = layout.split_and_character(folder, name)
+    is_home, is_copy = folder in layout.home, folder in layout.copies
+    twin = taken.get(f"{split}/{character}/{name}")
+    if is_copy:
+        twin = _join(layout.copies[folder], name)
+    if twin:
+        same = f"a second copy of '{os.path.dirname(layout.copies.get(folder, twin)) or '.'}'"
+        if layout.size(twin) == layout.folders[folder][name]:
+            return same
+        return f"only in {same}" if is_copy else "another test picture has this name"
+    if not is_home and any(_within(folder, home) for home in layout.home):
+        return "in a folder inside a character's folder"
+    if character in layout.characters:
+        return ""
+    if is_home:
+        return "of a character without training pictures"
+    return "not named after a character of the training pictures"
+
+# %% ../../nbs/data/04_archives.ipynb #0db3c638
+def _images_by_folder(sizes: dict) -> tuple:  # (folder -> {name: size}, names of other files)
+    "The images among files"
+    folders, others = defaultdict(dict), []
+    for name, size in sizes.items():
+        if any(map(is_hidden, name.split("/"))) or not is_picture(name):
+            others.append(name)
+        else:
+            folders[os.path.dirname(name) or "."][os.path.basename(name)] = size
+    return folders, others
+
+# %% ../../nbs/data/04_archives.ipynb #6044ba39
+def _plan(
+    sizes: dict,  # name -> bytes
+    source=None,  # Where the files are, to compare bytes; `None`: names and sizes alone
+) -> tuple:  # (name -> 'train/character/picture' or 'test/…', reason -> names left out)
+    "Where each file goes, or why it is left out"
+    folders, others = _images_by_folder(sizes)
+    left = defaultdict(list, {"hidden, or no picture": others} if others else {})
+    layout = _layout(folders, source, sizes)
+    taken = {}  # target -> name
+    images = [(folder, name) for folder in folders for name in folders[folder]]
+    for folder, name in sorted(images, key=lambda p: (p[0] not in layout.home, p[0].count("/"), p)):
+        reason = _reason_left_out(layout, folder, name, taken)
+        if reason:
+            left[reason].append(_join(folder, name))
+        else:
+            split, character = layout.split_and_character(folder, name)
+            taken[f"{split}/{character}/{name}"] = _join(folder, name)
+    return {name: target for target, name in taken.items()}, dict(left)
+
 # %% ../../nbs/data/04_archives.ipynb #c27c4f3e
 @dataclass(frozen=True)
 class Unpacked:
     "What `unpack` made, and what it left out"
 
-    folder: Path  # Holds `train/`, and `test/` if there are test pictures with names
-    train: dict  # Character -> number of pictures
+    folder: Path  # Holds `train/`, and `test/` if there are test images with names
+    train: dict  # Character -> number of images
     test: dict  # The same for testing; empty if there are none
     left_out: dict  # Reason -> files left out
 
     def __repr__(self):
-        lines = [
-            f"{split}: {sum(n.values()):,} pictures of {len(n)} characters in '{self.folder / split}'"
-            if n
-            else f"{split}: no pictures with a known character"
-            for split, n in (("train", self.train), ("test", self.test))
-        ]
-        return "\n".join(
-            lines
-            + [
-                f"left out, {why}: {len(names):,} ({first_few(map(repr, names), 1)})"
-                for why, names in self.left_out.items()
-            ]
-        )
+        lines = [self._line("train", self.train), self._line("test", self.test)]
+        for reason, names in self.left_out.items():
+            example = first_few(map(repr, names), 1)
+            lines.append(f"left out, {reason}: {len(names):,} ({example})")
+        return "\n".join(lines)
+
+    def _line(self, split: str, counts: dict) -> str:
+        if not counts:
+            return f"{split}: no pictures with a known character"
+        n = sum(counts.values())
+        return f"{split}: {n:,} pictures of {len(counts)} characters in '{self.folder / split}'"
 
 # %% ../../nbs/data/04_archives.ipynb #12ec9176
-def _check_target(folder: Path):
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(
-            f"'{folder}' already holds something else; choose another folder or remove it"
-        )
+def _write_file(source, name: str, target: Path):
+    "Copy a file of the source, and no more bytes of it than the source claims"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    claimed, written = source.sizes[name], 0
+    with source.open(name) as f, open(target, "xb") as out:
+        while data := f.read(2**20):
+            written += out.write(data)
+            if written > claimed:
+                raise ValueError(f"{name!r} should have {claimed:,} bytes and has more")
+    if written < claimed:
+        raise ValueError(f"{name!r} should have {claimed:,} bytes and has {written:,}")
+
+# %% ../../nbs/data/04_archives.ipynb #74913dd3
+def _write_all(source, goes: dict, folder: Path):
+    "Write what `goes` somewhere under a folder, in the order of the archive"
+    needed = sum(source.sizes[name] for name in goes)
+    require_free_space(folder.parent, needed, "The unpacked data set")
+    names = [name for name in source.sizes if name in goes]
+    for name in progress_bar(names, desc="unpacking"):
+        _write_file(source, name, folder / goes[name])
+
+# %% ../../nbs/data/04_archives.ipynb #11e577e3
+_DAMAGED = (
+    NotImplementedError,  # a compression that `zipfile` does not know
+    EOFError,
+    zlib.error,
+    lzma.LZMAError,
+    gzip.BadGzipFile,
+    zipfile.BadZipFile,
+    tarfile.TarError,
+)
 
 
-def _write_all(source, goes: dict, part: Path, limit: float):
-    "Write what `goes` somewhere under `part`, in the order of the archive"
-    written = 0
-    for name in progress_bar([name for name in source.sizes if name in goes], desc="unpacking"):
-        target = part / goes[name]
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with source.open(name) as f, open(target, "xb") as out:
-            while data := f.read(2**20):
-                written += out.write(data)
-                if written > limit:
-                    raise ValueError(
-                        f"it unpacks to more than {limit / 2**30:g} GiB, whatever it claims"
-                    )
-            if out.tell() != source.sizes[name]:
-                raise ValueError(
-                    f"{name!r} should have {source.sizes[name]:,} bytes and has {out.tell():,}"
-                )
+@contextmanager
+def _errors_of(source: Path) -> Iterator[None]:
+    "Turn errors of damaged or refused archives into a `ValueError` that names the archive"
+    try:
+        yield
+    except _DAMAGED as e:
+        hint = "(is it a zip or tar archive, and whole?)"
+        raise ValueError(f"'{source}' cannot be unpacked: {e} {hint}") from None
+    except ValueError as e:
+        raise ValueError(f"'{source}' cannot be unpacked: {e}") from None
 
-# %% ../../nbs/data/04_archives.ipynb #799db660
+# %% ../../nbs/data/04_archives.ipynb #f85bcef3
+def _count(targets) -> dict:  # split -> {character: number of images}
+    counts = {"train": defaultdict(int), "test": defaultdict(int)}
+    for target in targets:
+        split, character, _ = target.split("/")
+        counts[split][character] += 1
+    return {split: dict(of_split) for split, of_split in counts.items()}
+
+# %% ../../nbs/data/04_archives.ipynb #ee601d1e
 def unpack(
     source,  # Archive (zip, or tar with or without compression), or a folder
     folder,  # Gets `train/` and `test/`, each with a folder per character; must be empty or absent
     max_gib: float = 20.0,  # An archive that unpacks to more than this is refused
 ) -> Unpacked:  # What was found, and what was left out
-    "Make folders that can be trained on; raises `FileNotFoundError`, `FileExistsError` or `ValueError`, and leaves nothing behind"
+    "Make folders to train on, or nothing; raises `OSError` or `ValueError`"
     source, folder = Path(source), Path(folder)
-    _check_target(folder)
-    place = folder.resolve()
-    part = place.with_name(f".{place.name}.part")
+    require_empty_folder(folder)
     if not max_gib > 0:
         raise ValueError(f"max_gib must be above 0, got {max_gib}")
-    if source.is_dir() and place.is_relative_to(source.resolve()):
+    if source.is_dir() and folder.resolve().is_relative_to(source.resolve()):
         raise ValueError(
             f"'{folder}' lies in '{source}', which is only read; choose a folder outside it"
         )
     limit = float("inf") if source.is_dir() else max_gib * 2**30
-    try:
-        with closing(_open_source(source, limit)) as opened:
-            goes, left = _plan(opened.sizes, opened)
-            needed = sum(opened.sizes[name] for name in goes)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            free = shutil.disk_usage(place.parent).free
-            if needed > free:
-                raise OSError(
-                    f"'{folder}' needs {needed / 2**30:.2f} GiB, "
-                    f"and {free / 2**30:.2f} GiB are free there"
-                )
-            shutil.rmtree(part, ignore_errors=True)
-            _write_all(opened, goes, part, limit)
-    except (
-        ValueError,
-        NotImplementedError,
-        EOFError,
-        zlib.error,
-        lzma.LZMAError,
-        gzip.BadGzipFile,
-        zipfile.BadZipFile,
-        tarfile.TarError,
-    ) as e:
-        shutil.rmtree(part, ignore_errors=True)
-        raise ValueError(
-            f"'{source}' cannot be unpacked: {e}"
-            + (" (is it a zip or tar archive, and whole?)" if type(e) is not ValueError else "")
-        ) from None
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
-    if place.exists():
-        place.rmdir()
-    part.rename(place)
-    counts = dict(train=defaultdict(int), test=defaultdict(int))
-    for target in goes.values():
-        split, character, _ = target.split("/")
-        counts[split][character] += 1
-    return Unpacked(folder, dict(counts["train"]), dict(counts["test"]), left)
+    with _errors_of(source), closing(_open_source(source, limit)) as opened:
+        goes, left = _plan(opened.sizes, opened)
+        with replace_folder(folder) as temp:
+            _write_all(opened, goes, temp)
+    counts = _count(goes.values())
+    return Unpacked(folder, counts["train"], counts["test"], left)
 
 # %% ../../nbs/data/04_archives.ipynb #eda52d0b
 KAGGLE_DATASET = "alexattia/the-simpsons-characters-dataset"
@@ -441,8 +479,8 @@ LICENCE = (
 def fetch(
     folder,  # Gets `train/` and `test/`; must be empty or absent
 ) -> Unpacked:  # What was found, and what was left out
-    "Download the public data set from Kaggle and make folders of it that can be trained on; mind the `LICENCE`"
-    _check_target(Path(folder))
+    "Download the public data set from Kaggle and unpack it; mind the `LICENCE`"
+    require_empty_folder(folder)
     try:
         import kagglehub
     except ImportError:

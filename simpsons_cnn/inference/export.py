@@ -35,21 +35,29 @@ def _whole_weights(weights) -> tuple:  # Whole numbers, and the number that stan
     one = (fits * _POWERS).amax()
     return (weights * one + 0.5).floor(), one
 
+# %% ../../nbs/inference/03_export.ipynb #ce2a4b6e
+def _bilinear_weights(
+    centres,  # Of the old pixels: 0.5, 1.5, …
+    positions,  # Of the new pixels, in new pixels
+    scale,  # Old pixels to a new one
+):
+    "How much each old pixel counts in each new one, before the weights are made to sum to 1"
+    distance = (centres - scale * positions) / scale.clamp(min=1)
+    return (1 - distance.abs()).clamp(min=0)
+
 # %% ../../nbs/inference/03_export.ipynb #82c1fa66
 def _resize_matrix(
-    centres,  # Of the old pixels: .5, 1.5, …, float64, shape `(old,)`
+    centres,  # Of the old pixels, float64, shape `(old,)`
     new,  # Number of new pixels
     before,  # Number of grey pixels before them
     size: int,  # Pixels in all
     dim: int,  # Direction of the old pixels in the matrix: 0 for `(old, size)`, 1 for `(size, old)`
 ) -> tuple:  # Whole weights, the number that stands for 1, and 1 for each new pixel, 0 for grey
     "PyTorch's bilinear resizing of a row of bytes, as a matrix"
-    steps = (torch.arange(size, dtype=torch.float64) + 0.5).unsqueeze(dim)
+    positions = (torch.arange(size, dtype=torch.float64) + 0.5).unsqueeze(dim) - before
     centres = centres.unsqueeze(1 - dim)
-    scale = (centres.amax() + 0.5) / new
-    distance = (centres - scale * (steps - before)) / scale.clamp(min=1)
-    weights = (1 - distance.abs()).clamp(min=0)
-    inside = ((steps - before) * (before + new - steps) > 0).double()
+    weights = _bilinear_weights(centres, positions, (centres.amax() + 0.5) / new)
+    inside = (positions * (new - positions) > 0).double()
     weights = weights / weights.sum(dim, keepdim=True).clamp(min=1e-9) * inside
     return *_whole_weights(weights), inside
 
@@ -62,8 +70,8 @@ def _fit_side(preprocess: Preprocess, side, other) -> tuple:  # New length, grey
     new = ((side / other).clamp(max=1) * size).round().clamp(min=1)
     return new, ((size - new) * 0.5).round()
 
-
-def _pixel_centres(x, dim: int):  # float64, `.5, 1.5, …`
+# %% ../../nbs/inference/03_export.ipynb #301870ee
+def _pixel_centres(x, dim: int):  # float64, 0.5, 1.5, …
     if isinstance(x, Tensor):
         return torch.arange(x.shape[dim], dtype=torch.float64) + 0.5
     return x.positions(dim) + 0.5
@@ -73,7 +81,7 @@ def _round_levels(sums, one):
     "Whole grey levels from 0 to 255"
     return (sums / one + 0.5).floor().clamp(0, 255)
 
-
+# %% ../../nbs/inference/03_export.ipynb #5f859ed7
 def _resize(
     x,  # Bytes, shape `(n, 3, height, width)`
     preprocess: Preprocess,
@@ -81,10 +89,10 @@ def _resize(
     "Resize as `Preprocess` does, to the last bit"
     rows, columns = _pixel_centres(x, 2), _pixel_centres(x, 3)
     height, width = rows.amax() + 0.5, columns.amax() + 0.5
-    size = preprocess.size
     fitted_width = _fit_side(preprocess, width, height)
-    across, one_across, inside_across = _resize_matrix(columns, *fitted_width, size, dim=0)
     fitted_height = _fit_side(preprocess, height, width)
+    size = preprocess.size
+    across, one_across, inside_across = _resize_matrix(columns, *fitted_width, size, dim=0)
     down, one_down, inside_down = _resize_matrix(rows, *fitted_height, size, dim=1)
     x = _round_levels(x.double() @ across, one_across)
     x = _round_levels(down @ x, one_down)
@@ -99,20 +107,20 @@ def _prepare(x, preprocess: Preprocess):  # float32, shape `(n, 3, crop, crop)`
     mean, std = [torch.tensor(v)[:, None, None] for v in (preprocess.mean, preprocess.std)]
     return x[..., centre, centre].float() * (1 / (255 * std)) + (-mean / std)
 
-
+# %% ../../nbs/inference/03_export.ipynb #70958e27
 def _ood_score(z, probabilities, measure: str):
     "Higher for images like the training images; see `Calibration.ood_score`"
     if measure == "energy":
         return z.logsumexp(1)
     return (probabilities if measure == "probability" else z).amax(1)
 
-
+# %% ../../nbs/inference/03_export.ipynb #d65b229a
 def _answer(
     x,  # Bytes, shape `(n, 3, height, width)`
     preprocess: Preprocess,
     network,  # From prepared images to logits
     calibration: Calibration,
-) -> tuple:  # Probabilities, shape `(n, classes)`, and out-of-distribution scores, shape `(n,)`
+) -> tuple:  # Probabilities, `(n, classes)`, and out-of-distribution scores, `(n,)`
     "The whole classifier"
     z = network(_prepare(x, preprocess))
     probabilities = (z / calibration.temperature).softmax(1)
@@ -271,28 +279,45 @@ class _Node(_Reductions):
         return zero._apply("Range", length, one).double()
 
 # %% ../../nbs/inference/03_export.ipynb #1bb3cecf
+def _write_conv(x: _Node, layer: nn.Conv2d) -> _Node:
+    pads, strides = [*layer.padding] * 2, [*layer.stride]
+    return x._apply("Conv", layer.weight, layer.bias, pads=pads, strides=strides)
+
+
+def _write_max_pool(x: _Node, layer: nn.MaxPool2d) -> _Node:
+    sides = dict(kernel_shape=[layer.kernel_size] * 2, strides=[layer.stride] * 2)
+    return x._apply("MaxPool", **sides)
+
+# %% ../../nbs/inference/03_export.ipynb #b2a488e3
+def _write_linear(x: _Node, layer: nn.Linear) -> _Node:
+    return x._apply("Gemm", layer.weight, layer.bias, transB=1)
+
+
+def _write_batch_norm(x: _Node, layer: nn.BatchNorm2d) -> _Node:
+    moments = [layer.running_mean, layer.running_var]
+    weights = [layer.weight, layer.bias, *moments]
+    return x._apply("BatchNormalization", *weights, epsilon=layer.eps)
+
+# %% ../../nbs/inference/03_export.ipynb #d18585b8
+_WRITERS = dict(
+    ReLU=lambda x, layer: x._apply("Relu"),
+    Linear=_write_linear,
+    Conv2d=_write_conv,
+    MaxPool2d=_write_max_pool,
+    BatchNorm2d=_write_batch_norm,
+)
+
+
 def _write_layer(x: _Node, layer: nn.Module) -> _Node:
     "One layer of the network; raises `ValueError` for a kind that has no operator here"
     kind = type(layer).__name__
     if kind in ("Dropout", "Flatten"):
         return x  # nothing in evaluation mode; the mean has flattened already
-    if kind == "ReLU":
-        return x._apply("Relu")
-    if kind == "Linear":
-        return x._apply("Gemm", layer.weight, layer.bias, transB=1)
-    if kind == "Conv2d":
-        pads, strides = [*layer.padding] * 2, [*layer.stride]
-        return x._apply("Conv", layer.weight, layer.bias, pads=pads, strides=strides)
-    if kind == "MaxPool2d":
-        sides = dict(kernel_shape=[layer.kernel_size] * 2, strides=[layer.stride] * 2)
-        return x._apply("MaxPool", **sides)
-    if kind == "BatchNorm2d":
-        moments = [layer.running_mean, layer.running_var]
-        weights = [layer.weight, layer.bias, *moments]
-        return x._apply("BatchNormalization", *weights, epsilon=layer.eps)
-    raise ValueError(f"export_onnx cannot write a {kind} layer; write an operator for it")
+    if kind not in _WRITERS:
+        raise ValueError(f"export_onnx cannot write a {kind} layer; write an operator for it")
+    return _WRITERS[kind](x, layer)
 
-
+# %% ../../nbs/inference/03_export.ipynb #773ee88b
 def _write_network(x: _Node, model: nn.Module) -> _Node:
     "The layers of a `SimpsonsCNN`, as its `forward` calls them"
     for layer in model.conv_stack:
@@ -315,14 +340,15 @@ def _metadata(clf: Classifier) -> dict:
         simpsons_cnn=__version__,
     )
 
-
+# %% ../../nbs/inference/03_export.ipynb #6f8fbb77
 def _onnx_model(graph: _Graph, num_classes: int):
     "The graph with its inputs and outputs declared"
     helper, types = graph.onnx.helper, graph.onnx.TensorProto
-    inputs = [helper.make_tensor_value_info("pictures", types.UINT8, ["n", "height", "width", 3])]
+    declare = helper.make_tensor_value_info
+    inputs = [declare("pictures", types.UINT8, ["n", "height", "width", 3])]
     outputs = [
-        helper.make_tensor_value_info("probabilities", types.FLOAT, ["n", num_classes]),
-        helper.make_tensor_value_info("familiarity", types.FLOAT, ["n"]),
+        declare("probabilities", types.FLOAT, ["n", num_classes]),
+        declare("familiarity", types.FLOAT, ["n"]),
     ]
     return helper.make_model(
         helper.make_graph(graph.nodes, "simpsons_cnn", inputs, outputs, graph.constants),
@@ -349,21 +375,26 @@ def onnx_graph(
     graph.onnx.checker.check_model(model)
     return model.SerializeToString()
 
+# %% ../../nbs/inference/03_export.ipynb #eb902e6e
+def _draw_pictures(n: int) -> list:  # PIL images
+    "Characters in turn, 40 to 300 pixels wide, the same ones in each call"
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(40, 300, n).tolist()
+    names = [character_names[i % len(character_names)] for i in range(n)]
+    return [draw_character(name, rng, size=size) for name, size in zip(names, sizes, strict=True)]
+
 # %% ../../nbs/inference/03_export.ipynb #a8eac494
 def pictures_to_check(
     folder=None,  # Folder to take them from, with its subfolders; `None` draws them
     n: int = 500,  # At most this many
 ) -> list:  # Paths or PIL images
     "Images of many shapes, spread evenly over a folder or drawn; raises `FileNotFoundError`"
-    if folder:
-        paths = pictures_under(folder)
-        if not paths:
-            raise FileNotFoundError(f"No pictures under '{folder}'")
-        return [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, n).astype(int))]
-    rng = np.random.default_rng(0)
-    sizes = rng.integers(40, 300, n).tolist()
-    names = [character_names[i % len(character_names)] for i in range(n)]
-    return [draw_character(name, rng, size=size) for name, size in zip(names, sizes, strict=True)]
+    if not folder:
+        return _draw_pictures(n)
+    paths = pictures_under(folder)
+    if not paths:
+        raise FileNotFoundError(f"No pictures under '{folder}'")
+    return [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, n).astype(int))]
 
 # %% ../../nbs/inference/03_export.ipynb #e9cfd532
 def _readable(sources: list) -> list:  # PIL images
@@ -372,13 +403,13 @@ def _readable(sources: list) -> list:  # PIL images
     for source in sources:
         try:
             images.append(read_rgb(source) if isinstance(source, (str, Path)) else source)
-        except Exception as e:  # decoders of damaged files raise nearly anything
+        except Exception as e:  # damaged files raise nearly anything
             error = e
     if not images:
         raise ValueError(f"None of the pictures to compare on can be read; the last: {error}")
     return images
 
-
+# %% ../../nbs/inference/03_export.ipynb #711fd14c
 def _agrees(p, q: np.ndarray, ood_score: float, tolerance: float) -> bool:
     "Whether the library's prediction `p` and exported probabilities `q` mean the same"
     same_name = p.probability - p.probabilities[q.argmax()] <= tolerance
@@ -388,6 +419,14 @@ def _agrees(p, q: np.ndarray, ood_score: float, tolerance: float) -> bool:
     return bool(same_name and same_score and close)
 
 # %% ../../nbs/inference/03_export.ipynb #ec7631ec
+def _difference_message(i: int, p, q: np.ndarray) -> str:
+    return (
+        f"The exported graph differs from the library on picture {i} "
+        f"({p.name} {p.probability:.4f}, exported {p.classes[q.argmax()]} "
+        f"{q.max():.4f}); nothing was written"
+    )
+
+
 def check_parity(
     answer,  # Function of bytes `(height, width, 3)` that returns probabilities and the score
     clf: Classifier,  # The library's own
@@ -400,13 +439,16 @@ def check_parity(
         p = clf.predict(image)
         q, ood_score = answer(np.asarray(image))
         if not _agrees(p, q, ood_score, tolerance):
-            raise ValueError(
-                f"The exported graph differs from the library on picture {i} "
-                f"({p.name} {p.probability:.4f}, exported {clf.classes[q.argmax()]} "
-                f"{q.max():.4f}); nothing was written"
-            )
+            raise ValueError(_difference_message(i, p, q))
         largest = max(largest, float(np.abs(p.probabilities - q).max()))
     return dict(pictures=len(images), largest_difference=largest)
+
+# %% ../../nbs/inference/03_export.ipynb #b9d264c6
+def _write_if_same(path, data: bytes, answer, clf: Classifier, pictures) -> dict:
+    "Write `data` if `answer`, which runs it, agrees with the library; see `check_parity`"
+    found = check_parity(answer, clf, pictures or pictures_to_check())
+    atomic_write(path, data)
+    return found
 
 # %% ../../nbs/inference/03_export.ipynb #5b8a02f9
 def export_onnx(
@@ -423,9 +465,7 @@ def export_onnx(
         probabilities, ood_score = session.run(None, {"pictures": pixels[None]})
         return probabilities[0], ood_score[0]
 
-    found = check_parity(answer, clf, pictures or pictures_to_check())
-    atomic_write(path, graph)
-    return found
+    return _write_if_same(path, graph, answer, clf, pictures)
 
 # %% ../../nbs/inference/03_export.ipynb #ac93332c
 class _EndToEnd(nn.Module):
@@ -439,7 +479,7 @@ class _EndToEnd(nn.Module):
     def forward(self, pictures: Tensor) -> tuple:
         return _answer(pictures, self.preprocess, self.network, self.calibration)
 
-
+# %% ../../nbs/inference/03_export.ipynb #c24475ed
 def _torch_program(clf: Classifier):
     "The classifier as a program of `torch.export`, for images of any height and width"
     generator = torch.Generator().manual_seed(0)
@@ -462,12 +502,11 @@ def export_torch(
     run = program.module()
 
     def answer(pixels):
+        xb = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]
         with torch.no_grad():
-            probabilities, ood_score = run(torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None])
+            probabilities, ood_score = run(xb)
         return probabilities[0].numpy(), ood_score[0].item()
 
-    found = check_parity(answer, clf, pictures or pictures_to_check())
     file = io.BytesIO()
     torch.export.save(program, file, extra_files={"about.json": json.dumps(_metadata(clf))})
-    atomic_write(path, file.getvalue())
-    return found
+    return _write_if_same(path, file.getvalue(), answer, clf, pictures)
