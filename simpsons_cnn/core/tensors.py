@@ -25,7 +25,7 @@ def _split_at_digits(data: bytes) -> tuple[bytes, memoryview]:
     start = data.find(_MARK) + len(_MARK)
     return data[:start], memoryview(data)[start + 64 :]
 
-
+# %% ../../nbs/core/04_tensors.ipynb #40339ff3
 def _file_digest(data: bytes) -> str:
     "SHA-256 of a whole file, its own 64 digits read as zeros"
     before, behind = _split_at_digits(data)
@@ -69,7 +69,7 @@ def _read_header(f, path) -> bytes:
         raise _broken(path, f"{size:,} bytes cannot hold a header of {length:,}")
     return first + f.read(length)
 
-
+# %% ../../nbs/core/04_tensors.ipynb #480e1a6c
 def _end_of_tensors(entries: dict) -> int:
     "Number of bytes that the tensors of a header take"
     ends = [int(e["data_offsets"][1]) for name, e in entries.items() if name != "__metadata__"]
@@ -103,7 +103,7 @@ def _own_header(path, entries: dict, writer: str) -> dict:
         ) from None
     return header
 
-
+# %% ../../nbs/core/04_tensors.ipynb #7d5de50b
 def _check_header(path, header: dict, data: bytes, version, writer: str):
     "Raise `DamagedFile` for a wrong checksum, `ValueError` for another version"
     found = header.get("format_version")
