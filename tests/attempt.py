@@ -18,6 +18,8 @@ import traceback
 import warnings
 from pathlib import Path
 
+from simpsons_cnn.core.text import safe_str
+
 # The limits of each attempt: seconds of processor time, so that a busy machine does no harm, and
 # MiB above what the child held before.
 SECONDS, MEGABYTES = 5, 1280
@@ -131,7 +133,7 @@ def foul_of(e: BaseException, names) -> str:
         return "memory ran out"
     if len(str(e)) > 20_000:
         return f"its message has {len(str(e)):,} characters"
-    if not any(name in str(e) for name in names):
+    if not any(name in str(e) or safe_str(name) in str(e) for name in names):
         return f"its message names none of {names}"
     return ""
 
