@@ -127,7 +127,12 @@ def _check_images(folder: Path, table: pd.DataFrame):
         )
 
 # %% ../../nbs/training/07_train.ipynb #bfe1f272
-def _metadata(run: Run, data: TrainingData, table: pd.DataFrame) -> dict:
+def _scores(run: Run) -> dict:
+    "The reports as plain types"
+    return {name: report.to_dict() for name, report in run.reports.items()}
+
+
+def _metadata(run: Run, table: pd.DataFrame) -> dict:
     "What the model file says of its training; `table` is the split"
     images = dict(
         pictures=len(table),
@@ -141,11 +146,6 @@ def _metadata(run: Run, data: TrainingData, table: pd.DataFrame) -> dict:
         calibration=run.calibration.to_dict(),
         **_scores(run),
     )
-
-
-def _scores(run: Run) -> dict:
-    "The reports as plain types"
-    return {name: report.to_dict() for name, report in run.reports.items()}
 
 # %% ../../nbs/training/07_train.ipynb #2e85dc82
 def _report(run: Run, data: TrainingData) -> dict:
@@ -173,7 +173,7 @@ def _save_figures(run: Run) -> list:  # Paths
 def _save_run(run: Run, data: TrainingData, table: pd.DataFrame):
     "Write what a run leaves behind, the model first; `table` is the split"
     store, folder = data.train_dl.store, run.config.out_model_directory
-    metadata = _metadata(run, data, table)
+    metadata = _metadata(run, table)
     save_model(run.model_path, run.model, store.classes, store.preprocess, metadata)
     atomic_write(folder / "history.csv", run.history.table.to_csv(index=False))
     atomic_write(folder / "report.json", json.dumps(_report(run, data), indent=1))
