@@ -33,7 +33,7 @@ from ..data.folders import pictures_under
 from ..data.images import read_rgb
 from ..data.preprocess import Preprocess
 from .explain import Explanation, grad_cam
-from ..networks.model_file import dataset_hash, load_model, save_model
+from ..networks.model_file import dataset_hash, load_model, save_model, split_hash
 from ..scoring.calibration import Calibration
 
 # %% ../../nbs/inference/02_classifier.ipynb #fee3ab45
@@ -420,11 +420,17 @@ def _read_split(self: Classifier, split) -> dict:  # SHA-256 -> 'train' or 'vali
             f"'{split}' is not a split file: it must have the columns 'split' and 'sha256', "
             f"got {first_few(map(repr, table), 10)}"
         )
-    expected = (self.about.get("data") or {}).get("digest")
-    if expected and expected != dataset_hash(table["sha256"]):
+    trained_on = self.about.get("data") or {}
+    digest, sides = trained_on.get("digest"), trained_on.get("split")
+    if digest and digest != dataset_hash(table["sha256"]):
         raise ValueError(
             f"'{split}' lists other pictures than the model was trained on; "
             "put the right file there, or remove it"
+        )
+    if sides and sides != split_hash(table["sha256"], table["split"]):
+        raise ValueError(
+            f"'{split}' is not the split that the model was trained with, though of the same "
+            "images; put the right file there, or remove it"
         )
     return dict(zip(table["sha256"], table["split"], strict=True))
 

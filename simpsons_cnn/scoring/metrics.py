@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MAX_CHARACTERS', 'WORST_CHARACTERS', 'confusion_matrix', 'class_scores', 'macro_f1_score', 'wilson_interval',
-           'score_table', 'characters_to_show', 'Report', 'evaluating', 'collect_logits', 'evaluate']
+           'score_table', 'characters_to_show', 'Report', 'evaluating', 'collect_logits', 'score_logits', 'evaluate']
 
 # %% ../../nbs/scoring/01_metrics.ipynb #4026a23e
 import json
@@ -455,6 +455,20 @@ def _answers(dl, logits, targets, groups) -> pd.DataFrame:
         columns |= dict(group=np.asarray(groups)[rows])
     return pd.DataFrame(dict(row=rows) | columns)
 
+# %% ../../nbs/scoring/01_metrics.ipynb #0d86d2ba
+def score_logits(
+    logits,  # From `collect_logits`, shape `(n, classes)`
+    targets,  # True classes, shape `(n,)`
+    dl,  # The `Batches` that they are of
+    loss: nn.Module | None = None,  # For `report.loss`; `None`: cross entropy
+    groups=None,  # See `evaluate`
+) -> Report:
+    "Answers and scores from logits that have been collected"
+    per_image = _answers(dl, logits, targets, groups)
+    classes, total = dl.store.classes, (loss or F.cross_entropy)(logits, targets)
+    confusion = confusion_matrix(per_image.truth, per_image.prediction, len(classes))
+    return Report(confusion, classes, per_image, dl.store, float(total))
+
 # %% ../../nbs/scoring/01_metrics.ipynb #2a369d5b
 @torch.inference_mode()
 def evaluate(
@@ -472,7 +486,4 @@ def evaluate(
         size = f"{len(dl.store):,}"
         raise ValueError(f"groups must be one per image of the store ({size}), got {len(groups):,}")
     logits, targets = collect_logits(model, dl, dtype, tta)
-    per_image = _answers(dl, logits, targets, groups)
-    classes, total = dl.store.classes, (loss or F.cross_entropy)(logits, targets)
-    confusion = confusion_matrix(per_image.truth, per_image.prediction, len(classes))
-    return Report(confusion, classes, per_image, dl.store, float(total))
+    return score_logits(logits, targets, dl, loss, groups)
