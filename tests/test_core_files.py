@@ -82,11 +82,13 @@ def test_files_of_others_stay(tmp_path, stranger):
 
 
 def test_remove_temp_files_of_one_name(tmp_path):
-    ours, other = temp_path(tmp_path / "a[1].txt"), temp_path(tmp_path / "a1.txt")
-    for path in (ours, other):
+    ours, *others = [temp_path(tmp_path / n) for n in ("a[1]", "a1", "a[1].txt", "b.a[1]")]
+    for path in (ours, *others):
         path.touch()
-    remove_temp_files(tmp_path, "a[1].txt")  # not a pattern
-    assert list(tmp_path.iterdir()) == [other]
+    remove_temp_files(tmp_path, "a[1]")  # not a pattern, and not the beginning of a longer name
+    assert sorted(tmp_path.iterdir()) == sorted(others)
+    remove_temp_files(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 # Reading
@@ -258,7 +260,7 @@ def test_replace_folder_of_a_killed_process(tmp_path):
     first.kill()
     first.wait()
     [half] = tmp_path.glob(f".new.*{TEMP_SUFFIX}")
-    stranger = tmp_path / f".news.123{TEMP_SUFFIX}"
+    stranger = temp_path(tmp_path / "new.old")
     stranger.mkdir()
     with replace_folder(tmp_path / "new") as building:
         assert not half.exists() and os.listdir(building) == []

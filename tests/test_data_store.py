@@ -309,6 +309,17 @@ def test_path_is_the_file_of_the_array(root):
     assert build(root).digest == store.digest != build(root, exact=True).digest
 
 
+def test_memmap_of_another_kind(tmp_path):
+    np.save(tmp_path / "other.npy", np.zeros((2, 64, 64, 3)))
+    with pytest.raises(ValueError, match=r"got float64 of shape \(2, 64, 64, 3\)"):
+        store_page.open_memmap(tmp_path / "other.npy")
+
+
+def test_manifest_of_another_kind():
+    with pytest.raises(ValueError, match="pictures.0"):
+        store_page._Manifest(settings="64-stretch", pictures=[["a.jpg"]], unreadable={})
+
+
 # Exact decoding
 
 

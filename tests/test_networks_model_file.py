@@ -14,6 +14,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
+import simpsons_cnn.core.tensors as tensors
 from simpsons_cnn.data.preprocess import Preprocess
 from simpsons_cnn.networks.model_file import load_model, load_reference, load_weights, save_model
 from simpsons_cnn.networks.reference import SimpsonsCNN
@@ -116,11 +117,11 @@ def test_no_file_and_a_file_of_another_program(tmp_path):
 def crafted(small, path, tmp_path):
     "Write a file with other tensors, or other entries in the header, and a digest that is right"
 
-    def craft(tensors=None, **changes):
+    def craft(changed=None, **changes):
         header = json.loads(safe_open(str(path), "pt").metadata()["simpsons_cnn"])
         header |= changes | dict(sha256="0" * 64)
-        tensors = small.state_dict() | (tensors or {})
-        data = safetensors.torch.save(tensors, {"simpsons_cnn": json.dumps(header)})
+        weights = small.state_dict() | (changed or {})
+        data = safetensors.torch.save(weights, {"simpsons_cnn": json.dumps(header)})
         at = data.index(b"0" * 64)
         digest = hashlib.sha256(data).hexdigest().encode()
         (tmp_path / "crafted").write_bytes(data[:at] + digest + data[at + 64 :])
@@ -165,7 +166,7 @@ def test_headers_that_make_no_sense(crafted, changes, words):
 
 
 @pytest.mark.parametrize(
-    "tensors, words",
+    "changed, words",
     [
         ({"linear_stack.9.weight": torch.ones(2)}, "linear_stack.9.weight is unknown"),
         ({"conv_stack.0.bias": torch.ones(5)}, r"conv_stack.0.bias has shape \(5,\), not \(4,\)"),
@@ -178,9 +179,9 @@ def test_headers_that_make_no_sense(crafted, changes, words):
     ],
     ids=["unknown", "shape", "type", "nan", "inf"],
 )
-def test_tensors_that_do_not_fit(crafted, tensors, words):
+def test_tensors_that_do_not_fit(crafted, changed, words):
     with pytest.raises(ValueError, match=words):
-        load_model(crafted(tensors))
+        load_model(crafted(changed))
 
 
 def test_weights_of_another_network(small):
@@ -225,3 +226,23 @@ def test_opening_a_model_imports_no_compiler(path, what):
     code = f"import sys; {what}; print({compiler})"
     done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_a_model_of_1700_characters_can_be_read_again(tmp_path):
+    "With two confusion matrices in its header, as `train` writes them"
+    names = [f"character {i}" for i in range(1700)]
+    model = SimpsonsCNN(1700, channels=(4, 4, 8, 8, 16, 16), hidden=(8, 8))
+    scores = dict(accuracy=0.5, confusion=[[0] * 1700] * 1700)
+    save_model(
+        tmp_path / "many", model, names, Preprocess(64), dict(validation=scores, test=scores)
+    )
+    about = load_model(tmp_path / "many")[1]["about"]
+    assert [len(about[name]["confusion"]) for name in ("validation", "test")] == [1700, 1700]
+
+
+def test_a_header_that_could_not_be_read_is_not_written(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(tensors, "HEADER_LIMIT", 10_000)
+    words = "header must be at most 10,000 bytes of JSON, got .*; put what grows into tensors"
+    with pytest.raises(ValueError, match=words):
+        save_model(tmp_path / "x", small, list("abcd"), Preprocess(64), dict(note="x" * 10_000))
+    assert not list(tmp_path.iterdir())

@@ -22,7 +22,7 @@ def _setting(default, text: str, **rules) -> Any:
     finite = {"allow_inf_nan": False} if isinstance(default, float) else {}
     return Field(default, description=text, **finite, **rules)
 
-
+# %% ../../nbs/core/03_config.ipynb #28a09f10
 class _Section(BaseModel):
     "Settings that cannot change once made; unknown keys are refused"
 

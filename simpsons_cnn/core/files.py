@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 
 # %% ../../nbs/core/02_files.ipynb #9774dae0
 TEMP_SUFFIX = ".simpsons_part"  # no other program's
+_RANDOM_DIGITS = 12
 
 
 def temp_path(
@@ -29,7 +30,7 @@ def temp_path(
 ) -> Path:
     "A hidden name beside `path`, different in each call"
     path = Path(path)
-    return path.with_name(f".{path.name}.{uuid4().hex[:12]}{TEMP_SUFFIX}")
+    return path.with_name(f".{path.name}.{uuid4().hex[:_RANDOM_DIGITS]}{TEMP_SUFFIX}")
 
 # %% ../../nbs/core/02_files.ipynb #1c16f7b8
 def _free_bytes(folder) -> int | None:
@@ -40,7 +41,7 @@ def _free_bytes(folder) -> int | None:
         return None
     return None if usage.free == 0 and usage.total == 0 else usage.free
 
-
+# %% ../../nbs/core/02_files.ipynb #cfc2e262
 def _mib(n: int) -> str:
     return f"{n / 2**20:,.1f} MiB"
 
@@ -60,7 +61,7 @@ def _write_to_disk(path: Path, data: bytes):
         f.flush()
         os.fsync(f.fileno())
 
-
+# %% ../../nbs/core/02_files.ipynb #086fe18b
 def atomic_write(
     path,  # Final name of the file
     data: bytes | str,  # All of its content; text is written as UTF-8
@@ -86,9 +87,10 @@ def atomic_write(
 def _temp_paths(folder, name: str | None) -> list[Path]:
     "Temporary files and folders of ours in a folder, of one final name or of all"
     final = "*" if name is None else glob.escape(name)
-    return sorted(Path(folder).glob(f".{final}.*{TEMP_SUFFIX}"))
+    digits = "[0-9a-f]" * _RANDOM_DIGITS  # `*` would also match `.data.old.…` for the name `data`
+    return sorted(Path(folder).glob(f".{final}.{digits}{TEMP_SUFFIX}"))
 
-
+# %% ../../nbs/core/02_files.ipynb #87014799
 def remove_temp_files(
     folder,
     name: str | None = None,  # Only those of the file with this name; `None`: all
@@ -160,7 +162,7 @@ def _release(lock: FileLock):
             path.unlink()
     lock.release()
 
-
+# %% ../../nbs/core/02_files.ipynb #6d365009
 @contextmanager
 def file_lock(
     path,  # The lock file: made, and removed at the end
@@ -209,7 +211,7 @@ def _exclusive(folder, lock_file: Path) -> Iterator[None]:
             raise type(e)(text) from None
         yield
 
-
+# %% ../../nbs/core/02_files.ipynb #5668f08a
 def lock_folder(
     folder,  # Made if there is none
 ):

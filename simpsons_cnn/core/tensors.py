@@ -25,7 +25,7 @@ def _split_at_digits(data: bytes) -> tuple[bytes, memoryview]:
     start = data.find(_MARK) + len(_MARK)
     return data[:start], memoryview(data)[start + 64 :]
 
-
+# %% ../../nbs/core/04_tensors.ipynb #40339ff3
 def _file_digest(data: bytes) -> str:
     "SHA-256 of a whole file, its own 64 digits read as zeros"
     before, behind = _split_at_digits(data)
@@ -35,24 +35,30 @@ def _file_digest(data: bytes) -> str:
     return digest.hexdigest()
 
 # %% ../../nbs/core/04_tensors.ipynb #3abea81a
+HEADER_LIMIT = 2**25  # bytes; a model's take about 30,000, one of 1,700 characters 18 million
+
+
 def write_tensors(
     path,  # File to write
     tensors: dict,  # name -> tensor, on any device; no two may share their memory
     header: dict,  # What JSON can hold; `format_version` among it
     keep=None,  # See `atomic_write`
 ):
-    "Write tensors and a header, whole or not at all"
+    "Write tensors and a header in one atomic step; `ValueError` for a header beyond the limit"
     data = safetensors.torch.save(
         {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
         {"simpsons_cnn": json.dumps(dict(sha256="0" * 64) | header)},
     )
+    length = int.from_bytes(data[:8], "little")
+    if length > HEADER_LIMIT:
+        raise ValueError(
+            f"header must be at most {HEADER_LIMIT:,} bytes of JSON, got {length:,}; put what grows"
+            " into tensors"
+        )
     before, behind = _split_at_digits(data)
     atomic_write(path, b"".join([before, _file_digest(data).encode(), behind]), keep)
 
 # %% ../../nbs/core/04_tensors.ipynb #3d2a203a
-HEADER_LIMIT = 2**24  # bytes; a model's take about 30,000, a checkpoint's 300 for each epoch
-
-
 class DamagedFile(ValueError):
     "A file that does not hold what was once written into it"
 
@@ -69,7 +75,7 @@ def _read_header(f, path) -> bytes:
         raise _broken(path, f"{size:,} bytes cannot hold a header of {length:,}")
     return first + f.read(length)
 
-
+# %% ../../nbs/core/04_tensors.ipynb #480e1a6c
 def _end_of_tensors(entries: dict) -> int:
     "Number of bytes that the tensors of a header take"
     ends = [int(e["data_offsets"][1]) for name, e in entries.items() if name != "__metadata__"]
@@ -103,7 +109,7 @@ def _own_header(path, entries: dict, writer: str) -> dict:
         ) from None
     return header
 
-
+# %% ../../nbs/core/04_tensors.ipynb #7d5de50b
 def _check_header(path, header: dict, data: bytes, version, writer: str):
     "Raise `DamagedFile` for a wrong checksum, `ValueError` for another version"
     found = header.get("format_version")

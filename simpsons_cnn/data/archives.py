@@ -145,7 +145,7 @@ class _Tar:
 
     def __init__(self, path: Path, limit: float):
         self.file, self.infos = _SmallReads(_open_compressed(path)), {}
-        self.tar = tarfile.open(fileobj=self.file, mode="r:")
+        self.tar = tarfile.open(fileobj=self.file, mode="r:")  # noqa: SIM115  see `close`
         check = _EntryCheck(limit)
         for info in self.tar:
             name = check(info.name, info.size, info.isreg() or info.isdir())

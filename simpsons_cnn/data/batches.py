@@ -63,6 +63,36 @@ def _check_whole(name: str, value: int, lowest: int, highest: float = math.inf):
     rule = f"from {lowest} to {highest:,}" if highest < math.inf else f"of {lowest} or more"
     raise ValueError(f"{name} must be a whole number {rule}, got {value!r}")
 
+# %% ../../nbs/data/08_batches.ipynb #ddab7969
+class _Order:
+    "Which rows of a store come in which step"
+
+    def __init__(self, n: int, indices, batch_size: int, seed: int, shuffle: bool):
+        _check_whole("batch_size", batch_size, 1)
+        self.indices = _as_indices(indices, n)
+        self.batch_size, self.seed, self.shuffle = int(batch_size), seed, shuffle
+        if shuffle:
+            check_batch_size(batch_size, len(self.indices))
+
+    def __len__(self):
+        if self.shuffle:
+            return len(self.indices) // self.batch_size
+        return math.ceil(len(self.indices) / self.batch_size)
+
+    def epoch_order(self, epoch: int) -> Tensor:
+        "Rows of the store, in the order in which an epoch visits them"
+        if not self.shuffle:
+            return self.indices
+        rng = make_generator(self.seed, "order", epoch)
+        return self.indices[torch.randperm(len(self.indices), generator=rng)]
+
+    def steps(self, epoch: int, start: int) -> list:  # of `(step, rows)`
+        "The steps of an epoch that remain"
+        _check_whole("epoch", epoch, 0)
+        _check_whole("start", start, 0, len(self))
+        rows = self.epoch_order(epoch).split(self.batch_size)
+        return [(step, rows[step]) for step in range(start, len(self))]
+
 # %% ../../nbs/data/08_batches.ipynb #d76baf46
 def _gather(pixels: Tensor, rows: Tensor) -> Tensor:
     "Rows of a channels-last array, still channels last"
@@ -76,8 +106,8 @@ def _to_gpu_if_it_fits(pixels: Tensor, device: torch.device) -> Tensor:
         return pixels
     return pixels.to(device)
 
-# %% ../../nbs/data/08_batches.ipynb #9137b86b
-class Batches:
+# %% ../../nbs/data/08_batches.ipynb #a3b006e8
+class Batches(_Order):
     "Batches `(xb, yb)`: normalised images `(n, 3, side, side)` and labels `(n,)` on `device`"
 
     def __init__(
@@ -90,33 +120,17 @@ class Batches:
         device="auto",  # Where the batches are wanted, see `pick_device`
         shuffle: bool | None = None,  # New order each epoch, full batches; `None`: with `augment`
     ):
-        _check_whole("batch_size", batch_size, 1)
-        self.store, self.batch_size = store, int(batch_size)
-        self.augment, self.seed = augment, seed
-        self.indices = _as_indices(indices, len(store))
-        self.shuffle = augment is not None if shuffle is None else shuffle
-        if self.shuffle:
-            check_batch_size(batch_size, len(self.indices))
+        shuffle = augment is not None if shuffle is None else shuffle
+        super().__init__(len(store), indices, batch_size, seed, shuffle)
+        self.store, self.augment = store, augment
         self.device = pick_device(device)
         self.pixels = _to_gpu_if_it_fits(store.pixels, self.device)
         self.labels = store.labels
         self._passes = 0  # of `for xb, yb in dl`
 
-    def __len__(self):
-        if self.shuffle:
-            return len(self.indices) // self.batch_size
-        return math.ceil(len(self.indices) / self.batch_size)
-
     def __iter__(self):
         self._passes += 1
         return self.epoch(self._passes - 1)
-
-    def epoch_order(self, epoch: int) -> Tensor:
-        "Rows of the store, in the order in which an epoch visits them"
-        if not self.shuffle:
-            return self.indices
-        rng = make_generator(self.seed, "order", epoch)
-        return self.indices[torch.randperm(len(self.indices), generator=rng)]
 
     def batch(
         self,
@@ -141,7 +155,5 @@ class Batches:
         start: int = 0,  # Step to begin with; with `len(dl)` nothing is left
     ) -> Iterator[tuple]:
         "The batches of an epoch from a step on; always the same for the same arguments"
-        _check_whole("epoch", epoch, 0)
-        _check_whole("start", start, 0, len(self))
-        steps = zip(range(len(self)), self.epoch_order(epoch).split(self.batch_size), strict=False)
-        return (self.batch(rows, epoch, step, crop) for step, rows in steps if step >= start)
+        steps = self.steps(epoch, start)
+        return (self.batch(rows, epoch, step, crop) for step, rows in steps)

@@ -174,7 +174,7 @@ def _add_mixed(rgb: dict) -> dict:
         soft=rgb["leaf"] * 0.45 + rgb["light"] * 0.55,
     )
 
-
+# %% ../../nbs/demo/02_characters.ipynb #7a2f2c46
 def palette(rng: np.random.Generator) -> dict:  # Role -> `(r, g, b)`, each 0 to 255
     "Colours for one picture"
     light, deep = _pick(rng, "sky")[0].split("-")
@@ -232,7 +232,7 @@ class _Prop:
     low: float  # Lowest y
     scale: float = 1.0
 
-
+# %% ../../nbs/demo/02_characters.ipynb #c8d0580f
 def _scribble(x: int, n: int) -> str:
     "A word that cannot be read, of `n` strokes"
     points = [f"{x + 4 * k},{(-1) ** k * (4 + 5 * k % 8)}" for k in range(n)]
@@ -340,7 +340,7 @@ def _sky(colours: dict, w: int, h: int, rng: np.random.Generator) -> Image.Image
     sky = np.array(colours["light"]) * (1 - t) + np.array(colours["deep"]) * t
     return Image.fromarray(sky.astype(np.uint8)).resize((w, h), Image.Resampling.NEAREST)
 
-
+# %% ../../nbs/demo/02_characters.ipynb #fdfc23da
 def _in_light(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     "A picture in a light that differs from corner to corner"
     corners = rng.uniform(0.82, 1.08, (2, 2, 1)) * rng.uniform(0.94, 1.03, 3)
@@ -355,7 +355,7 @@ def _draw_background(scene: Pen, rng: np.random.Generator):
     wall = scene.at(*shift, stretch, turn=rng.uniform(-0.1, 0.1))
     sketch(wall, _BACKGROUNDS[rng.choice(list(_BACKGROUNDS))])
 
-
+# %% ../../nbs/demo/02_characters.ipynb #8b0378ca
 def _person_pen(scene: Pen, rng: np.random.Generator) -> Pen:
     "A pen for a person: near the middle, of some size, tilted, perhaps mirrored"
     side = 2 * min(scene.origin)
@@ -366,7 +366,7 @@ def _person_pen(scene: Pen, rng: np.random.Generator) -> Pen:
     sx, sy = rng.uniform(0.92, 1.08, 2) * [rng.choice([-1, 1]), 1]
     return pen.at(sx=sx, sy=sy, turn=rng.uniform(-0.44, 0.44))
 
-
+# %% ../../nbs/demo/02_characters.ipynb #e949e696
 def _draw_props(scene: Pen, rng: np.random.Generator):
     "None, one or two props"
     for _ in range(rng.choice(3, p=[0.4, 0.45, 0.15])):

@@ -58,7 +58,7 @@ def _stretch_and_turn(sx: float, sy: float, turn: float) -> np.ndarray:
     c, s = math.cos(turn), math.sin(turn)
     return np.array([[c * sx, -s * sy], [s * sx, c * sy]])
 
-
+# %% ../../nbs/demo/01_drawing.ipynb #98b82c01
 @dataclass(frozen=True)
 class Pen:
     "Draws in its own coordinates"
@@ -95,7 +95,7 @@ def draw_shape(pen: Pen, points: tuple, colour: str, width: float = 1.0, cuts: i
     pen.fill(p + offsets, "ink")
     pen.fill(p - offsets, colour)
 
-
+# %% ../../nbs/demo/01_drawing.ipynb #c96245f4
 def draw_line(pen: Pen, points: tuple, colour: str, width: float = 1.0):
     "An open line"
     p, offsets = chaikin(points, closed=False), pen.width * width * line_offsets(points)
@@ -112,7 +112,7 @@ def draw_oval(pen: Pen, centre: tuple, radii: tuple, colour: str, width: float =
         pen.fill(_UNIT_CIRCLE * [radii[0] + w, radii[1] + w] + centre, "ink")
     pen.fill(_UNIT_CIRCLE * [radii[0] - w, radii[1] - w] + centre, colour)
 
-
+# %% ../../nbs/demo/01_drawing.ipynb #bfe5a153
 def draw_eye(pen: Pen, centre: tuple, radii: tuple, colour: str, width: float = 1.0):
     "An eye that looks where the pen's `gaze` points"
     (x, y), (rx, ry) = centre, radii
@@ -136,7 +136,7 @@ class Stroke(NamedTuple):
     width: float  # As a factor of the pen's
     pair: bool  # Whether its mirror image is drawn as well
 
-
+# %% ../../nbs/demo/01_drawing.ipynb #1fd13b89
 def _stroke(text: str) -> Stroke:
     "Read one stroke; raises `ValueError` for an unknown kind"
     words = text.split()
@@ -155,7 +155,7 @@ def strokes(text: str) -> list[Stroke]:
     "Read a drawing"
     return [_stroke(part) for part in text.split(";")] if text else []
 
-
+# %% ../../nbs/demo/01_drawing.ipynb #18dcd59b
 def _draw_stroke(pen: Pen, stroke: Stroke):
     if stroke.kind == "line":
         draw_line(pen, stroke.points, stroke.colour, stroke.width)
@@ -167,7 +167,7 @@ def _draw_stroke(pen: Pen, stroke: Stroke):
         for centre in centres:
             draw(pen, centre, radii, stroke.colour, stroke.width)
 
-
+# %% ../../nbs/demo/01_drawing.ipynb #203d6cf5
 def sketch(pen: Pen, text: str):
     "Draw `text` with `pen`"
     for stroke in strokes(text):

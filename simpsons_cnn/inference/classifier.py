@@ -33,7 +33,7 @@ from ..data.folders import pictures_under
 from ..data.images import read_rgb
 from ..data.preprocess import Preprocess
 from .explain import Explanation, grad_cam
-from ..networks.model_file import dataset_hash, load_model, save_model
+from ..networks.model_file import dataset_hash, load_model, save_model, split_hash
 from ..scoring.calibration import Calibration
 
 # %% ../../nbs/inference/02_classifier.ipynb #e7aab59a
@@ -453,17 +453,27 @@ def _read_split_table(split) -> dict:  # Column -> values
         )
     return table
 
+# %% ../../nbs/inference/02_classifier.ipynb #d2ae70c1
+def _check_split(trained_on: dict, table: dict, split):
+    "Raise `ValueError` if a split file is not the one that a model was trained with"
+    digest, sides = trained_on.get("digest"), trained_on.get("split")
+    if digest and digest != dataset_hash(table["sha256"]):
+        raise ValueError(
+            f"'{split}' lists other pictures than the model was trained on; "
+            "put the right file there, or remove it"
+        )
+    if sides and sides != split_hash(table["sha256"], table["split"]):
+        raise ValueError(
+            f"'{split}' is not the split that the model was trained with, though of the same "
+            "images; put the right file there, or remove it"
+        )
+
 # %% ../../nbs/inference/02_classifier.ipynb #5fbe4f7b
 @patch
 def _read_split(self: Classifier, split) -> dict:  # SHA-256 -> 'train' or 'valid'
     "Read the split file of this model; raises `ValueError` if it is another one"
     table = _read_split_table(split)
-    expected = (self.about.get("data") or {}).get("digest")
-    if expected and expected != dataset_hash(table["sha256"]):
-        raise ValueError(
-            f"'{split}' lists other pictures than the model was trained on; "
-            "put the right file there, or remove it"
-        )
+    _check_split(self.about.get("data") or {}, table, split)
     return dict(zip(table["sha256"], table["split"], strict=True))
 
 # %% ../../nbs/inference/02_classifier.ipynb #6a1d648a

@@ -10,7 +10,6 @@ import io
 from pathlib import Path
 
 import ipywidgets as widgets
-from fastcore.basics import patch
 
 from ..data.folders import pictures_under
 from ..inference.classifier import Classifier, Prediction
@@ -43,61 +42,94 @@ def close_all(
         close_all(child)
     widget.close()
 
+# %% ../../nbs/lab/05_classify.ipynb #ae24e277
+def _opened(source):
+    "What `Classifier.predict` reads: a path, or bytes as an open file"
+    return source if isinstance(source, Path) else io.BytesIO(source)
+
+
+def _error_html(error: Exception, source, name: str) -> Html:
+    "An error about a source, by the name that is shown"
+    given = str(source) if isinstance(source, Path) else "The picture"
+    return error_html(str(error).replace(given, name, 1))
+
+# %% ../../nbs/lab/05_classify.ipynb #e896acd1
+def _named_picture(image, name: str, alt: str) -> Html:
+    "A picture above the last part of its name"
+    file = element("div", Path(name).name, class_="sc-line", title=name)
+    return join_html(picture_html(image, alt), file)
+
+
+def _make_why(name: str) -> widgets.Button:
+    tooltip = f"Show where the evidence is in {name}"
+    return widgets.Button(description="Why?", tooltip=tooltip, layout=dict(width="auto"))
+
 # %% ../../nbs/lab/05_classify.ipynb #65f1a010
 class _AnswerCard(widgets.VBox):
     "A picture with its answer, or with the reason why there is none"
 
     def __init__(self, clf: Classifier, source, name: str, k: int):
         self.clf, self.source, self.name = clf, source, name
-        self.picture, self.answer = widgets.HTML(), widgets.HTML()
-        tooltip = f"Show where the evidence is in {name}"
-        self.why = widgets.Button(description="Why?", tooltip=tooltip, layout=dict(width="auto"))
+        self.picture, self.answer, self.why = widgets.HTML(), widgets.HTML(), _make_why(name)
         self.why.on_click(lambda _: self._on_why())
         super().__init__([self.picture, self.answer])
         self.add_class("sc-card")
-        self._show(self._open(), name)
+        self._show(_opened(source), name)
         self._answer(k)
 
-    def _open(self):
-        return self.source if isinstance(self.source, Path) else io.BytesIO(self.source)
-
     def _show(self, image, alt: str):
-        file = element("div", Path(self.name).name, class_="sc-line", title=self.name)
-        self.picture.value = join_html(picture_html(image, alt), file)
+        self.picture.value = _named_picture(image, self.name, alt)
 
+    def _answer(self, k: int):
+        try:
+            self.answer.value = prediction_html(self.clf.predict(_opened(self.source)), k)
+        except Exception as error:  # damaged files raise nearly anything
+            self.answer.value = _error_html(error, self.source, self.name)
+        else:
+            self.children = [*self.children, self.why]
 
-@patch
-def _fail(self: _AnswerCard, error: Exception):
-    source = str(self.source) if isinstance(self.source, Path) else "The picture"
-    self.answer.value = error_html(str(error).replace(source, self.name, 1))
-
-
-@patch
-def _answer(self: _AnswerCard, k: int):
-    try:
-        self.answer.value = prediction_html(self.clf.predict(self._open()), k)
-    except Exception as error:  # decoders of damaged files raise nearly anything
-        self._fail(error)
-    else:
-        self.children = [*self.children, self.why]
+    def _on_why(self):
+        source = _opened(self.source)
+        if self.why.description == "Picture":
+            self._show(source, self.name)
+            self.why.description = "Why?"
+            return
+        try:
+            self._show(self.clf.explain(source).overlay(), f"evidence in {self.name}")
+            self.why.description = "Picture"
+        except Exception as error:  # the file may have gone since
+            self.answer.value = _error_html(error, self.source, self.name)
 
 # %% ../../nbs/lab/05_classify.ipynb #65f1a012
-@patch
-def _on_why(self: _AnswerCard):
-    "Show the evidence, or the picture again"
-    if self.why.description == "Picture":
-        self._show(self._open(), self.name)
-        self.why.description = "Why?"
-        return
-    try:
-        overlay = self.clf.explain(self._open()).overlay()
-    except Exception as error:  # the file may have gone since
-        self._fail(error)
-        return
-    self._show(overlay, f"evidence in {self.name}")
-    self.why.description = "Picture"
+class _CardGrid(widgets.Box):
+    "The newest cards, at most `max_cards`; those that leave are closed"
 
-# %% ../../nbs/lab/05_classify.ipynb #65f1a015
+    def __init__(self, max_cards: int):
+        self.max_cards = max_cards
+        super().__init__()
+        self.add_class("sc-cards")
+
+    def add(self, new: list):
+        "Put cards above those that are shown"
+        self._keep([*new, *self.children], self.max_cards)
+
+    def clear(self):
+        self._keep(self.children, 0)
+
+    def _keep(self, cards, n: int):
+        self.children = cards[:n]
+        for card in cards[n:]:
+            close_all(card)
+
+# %% ../../nbs/lab/05_classify.ipynb #07a80537
+def _count_message(shown: int, total: int) -> str:
+    "How many pictures got a card"
+    if shown == total:
+        return f"{shown:,} pictures"
+    more = f"{total - shown:,} more are not shown"
+    return f"{shown:,} pictures; {more}; clf.predict makes a table of them all"
+
+# %% ../../nbs/lab/05_classify.ipynb #65f1a016
 _UPLOAD_LIMIT = (
     "Upload at most 10 MiB at a time: JupyterLab drops larger uploads without a message. "
     "For more, enter a folder."
@@ -109,7 +141,7 @@ def _make_upload() -> widgets.FileUpload:
         accept="image/*", multiple=True, description="Pictures", tooltip=_UPLOAD_LIMIT
     )
 
-
+# %% ../../nbs/lab/05_classify.ipynb #431b869d
 def _make_folder() -> widgets.Text:
     return widgets.Text(
         placeholder="or a folder, or a file",
@@ -118,70 +150,11 @@ def _make_folder() -> widgets.Text:
         tooltip="A folder on the machine where this notebook runs",
     )
 
-# %% ../../nbs/lab/05_classify.ipynb #d264f24a
-class ClassifyPictures(widgets.VBox):
-    "Upload pictures or enter a folder, and see which characters are in them"
 
-    def __init__(
-        self,
-        clf: Classifier,
-        k: int = 3,  # Candidates per picture
-        max_cards: int = 24,  # Pictures shown at a time
-    ):
-        self.clf, self.k, self.max_cards = clf, k, max_cards
-        self.upload, self.folder = _make_upload(), _make_folder()
-        self.clear = widgets.Button(
-            description="Clear", tooltip="Remove all answers", layout=dict(width="auto")
-        )
-        self.status, self.answers = widgets.HTML(), widgets.Box().add_class("sc-cards")
-        self.upload.observe(lambda change: self._on_upload(change.new), "value")
-        self.folder.observe(lambda change: self._on_folder(change.new.strip()), "value")
-        self.clear.on_click(lambda _: self._on_clear())
-        head = widgets.HBox([self.upload, self.folder, self.clear]).add_class("sc-head")
-        limit = widgets.HTML(element("small", _UPLOAD_LIMIT))
-        super().__init__([widgets.HTML(STYLE), head, limit, self.status, self.answers])
-        self._say(f"{len(clf.classes)} characters")
-
-    def __repr__(self):
-        return f"ClassifyPictures({self.clf!r}, {len(self.answers.children)} pictures)"
-
-    def _say(self, message: str):
-        self.status.value = element("div", message, role="status")
-
-# %% ../../nbs/lab/05_classify.ipynb #7801bdab
-@patch
-def show(
-    self: ClassifyPictures,
-    pictures: list,  # (path or bytes, name) each
-):
-    "Add cards for pictures, above those that are shown; the oldest ones leave the page"
-    new = [
-        _AnswerCard(self.clf, source, name, self.k) for source, name in pictures[: self.max_cards]
-    ]
-    cards = [*new, *self.answers.children]
-    self.answers.children = cards[: self.max_cards]
-    for card in cards[self.max_cards :]:
-        close_all(card)
-    message = f"{len(new):,} pictures"
-    if len(pictures) > len(new):
-        more = f"{len(pictures) - len(new):,} more are not shown"
-        message += f"; {more}; clf.predict makes a table of them all"
-    self._say(message)
-
-# %% ../../nbs/lab/05_classify.ipynb #65f1a020
-@patch
-def _on_upload(self: ClassifyPictures, files: tuple):
-    if files:
-        self.show([(file["content"].tobytes(), file["name"]) for file in files])
-        self.upload.value = ()
-
-
-@patch
-def _on_clear(self: ClassifyPictures):
-    for card in self.answers.children:
-        close_all(card)
-    self.answers.children = ()
-    self._say("No pictures")
+def _make_clear() -> widgets.Button:
+    return widgets.Button(
+        description="Clear", tooltip="Remove all answers", layout=dict(width="auto")
+    )
 
 # %% ../../nbs/lab/05_classify.ipynb #65f1a022
 def _pictures_at(path: Path) -> list:  # (path, name) each
@@ -196,17 +169,69 @@ def _pictures_at(path: Path) -> list:  # (path, name) each
         raise FileNotFoundError(f"No folder or picture at '{path}'")
     return [(path, path.name)]
 
+# %% ../../nbs/lab/05_classify.ipynb #c86e8233
+def _folder_error_html(text: str, error: Exception) -> Html:
+    "Why there are no pictures at what was entered"
+    if isinstance(error, FileNotFoundError):
+        return error_html(str(error))
+    reason = getattr(error, "strerror", None) or error
+    return error_html(f"'{text}' cannot be read ({reason})")
 
-@patch
-def _on_folder(self: ClassifyPictures, text: str):
-    if not text:
-        return
-    try:
-        pictures = _pictures_at(Path(text))
-    except FileNotFoundError as error:
-        self.status.value = error_html(str(error))
-    except (OSError, RuntimeError) as error:  # RuntimeError: no home folder for '~name'
-        reason = getattr(error, "strerror", None) or error
-        self.status.value = error_html(f"'{text}' cannot be read ({reason})")
-    else:
-        self.show(pictures)
+# %% ../../nbs/lab/05_classify.ipynb #e8e1e0b5
+class _ClassifyForm(widgets.VBox):
+    "The parts of a `ClassifyPictures`, from top to bottom"
+
+    def __init__(self, max_cards: int):
+        self.upload, self.folder, self.clear = _make_upload(), _make_folder(), _make_clear()
+        self.status, self.answers = widgets.HTML(), _CardGrid(max_cards)
+        self.clear.on_click(lambda _: self._on_clear())
+        fields = widgets.HBox([self.upload, self.folder, self.clear]).add_class("sc-head")
+        limit = widgets.HTML(element("small", _UPLOAD_LIMIT))
+        super().__init__([widgets.HTML(STYLE), fields, limit, self.status, self.answers])
+
+    def _say(self, message: str):
+        self.status.value = element("div", message, role="status")
+
+    def _on_clear(self):
+        self.answers.clear()
+        self._say("No pictures")
+
+# %% ../../nbs/lab/05_classify.ipynb #d264f24a
+class ClassifyPictures(_ClassifyForm):
+    "Upload pictures or enter a folder, see which characters they show"
+
+    def __init__(
+        self,
+        clf: Classifier,
+        k: int = 3,  # Candidates per picture
+        max_cards: int = 24,  # Cards shown at a time
+    ):
+        super().__init__(max_cards)
+        self.clf, self.k, self.max_cards = clf, k, max_cards
+        self.upload.observe(lambda change: self._on_upload(change.new), "value")
+        self.folder.observe(lambda change: self._on_folder(change.new.strip()), "value")
+        self._say(f"{len(clf.classes)} characters")
+
+    def show(self, pictures: list):
+        "Add cards for pictures: (path or bytes, name) each"
+        new = pictures[: self.max_cards]
+        self.answers.add([_AnswerCard(self.clf, *picture, self.k) for picture in new])
+        self._say(_count_message(len(new), len(pictures)))
+
+    def _on_upload(self, files):
+        if files:
+            self.show([(f["content"].tobytes(), f["name"]) for f in files])
+            self.upload.value = ()
+
+    def _on_folder(self, text: str):
+        if not text:
+            return
+        try:
+            pictures = _pictures_at(Path(text))
+        except (OSError, RuntimeError) as error:  # RuntimeError: no home of '~name'
+            self.status.value = _folder_error_html(text, error)
+        else:
+            self.show(pictures)
+
+    def __repr__(self):
+        return f"ClassifyPictures({self.clf!r}, {len(self.answers.children)} pictures)"

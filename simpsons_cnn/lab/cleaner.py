@@ -9,7 +9,6 @@ __all__ = ['Decisions', 'LabelCleaner']
 from pathlib import Path
 
 import ipywidgets as widgets
-from fastcore.basics import patch
 
 from ..core.text import unknown_name_message
 from ..data.fixes import Fix, apply_fixes, read_fixes, record_fix
@@ -18,15 +17,11 @@ from .html import STYLE, Html, element, join_html, picture_html
 from ..scoring.metrics import Report
 from ..training.suspects import find_suspects, rank_suspects
 
-# %% ../../nbs/lab/06_cleaner.ipynb #d96f10e3
-class Decisions:
-    "Decisions about pictures, in step with a file of fixes"
+# %% ../../nbs/lab/06_cleaner.ipynb #75c9c188
+class _FixesOnDisk:
+    "Fixes of pictures in memory, in step with their file"
 
-    def __init__(
-        self,
-        files: ImageFiles,  # The pictures as scanned, without fixes applied
-        path="fixes.csv",  # The file; created with the first decision
-    ):
+    def __init__(self, files: ImageFiles, path):
         self.files, self.path = files, Path(path)
         folder = self.path.parent
         if not folder.is_dir():
@@ -36,6 +31,26 @@ class Decisions:
         self.fixes = read_fixes(path) if self.path.exists() else {}
         labels = [files.classes[label] for label in files.labels]
         self.labels = dict(zip(files.names, labels, strict=True))
+
+    def _of_these_files(self) -> dict:
+        return {name: fix for name, fix in self.fixes.items() if name in self.labels}
+
+    def _write(self, name: str, fix: Fix | None):
+        record_fix(self.path, name, *(fix or ("undo",)))
+        self.fixes.pop(name, None)
+        if fix:
+            self.fixes[name] = fix
+
+# %% ../../nbs/lab/06_cleaner.ipynb #d96f10e3
+class Decisions(_FixesOnDisk):
+    "Decisions about pictures, in step with a file of fixes"
+
+    def __init__(
+        self,
+        files: ImageFiles,  # The pictures as scanned, without fixes applied
+        path="fixes.csv",  # The file; created with the first decision
+    ):
+        super().__init__(files, path)
         self.undo_stack = [(name, None) for name in self.fixes]  # (picture, fix before)
 
     def __len__(self):
@@ -45,43 +60,28 @@ class Decisions:
         "The pictures with corrected labels, without the dropped ones"
         return apply_fixes(self.files, self._of_these_files())
 
-    def _of_these_files(self) -> dict:
-        return {name: fix for name, fix in self.fixes.items() if name in self.labels}
+    def decide(
+        self,
+        name: str,  # The picture, 'character/picture.jpg'
+        action: str,  # 'keep', 'move' or 'drop'
+        character: str = "",  # The right character, for a 'move'
+    ):
+        "Record a decision; raises `ValueError` if it is not possible, `OSError` from writing"
+        if name not in self.labels:
+            raise ValueError(unknown_name_message("picture", name, self.labels))
+        fix, before = Fix(action, character), self.fixes.get(name)
+        apply_fixes(self.files, self._of_these_files() | {name: fix})  # raises what is wrong
+        self._write(name, fix)
+        self.undo_stack.append((name, before))
 
-# %% ../../nbs/lab/06_cleaner.ipynb #64f1a004
-@patch
-def _write(self: Decisions, name: str, fix: Fix | None):
-    record_fix(self.path, name, *(fix or ("undo",)))
-    self.fixes.pop(name, None)
-    if fix:
-        self.fixes[name] = fix
-
-
-@patch
-def decide(
-    self: Decisions,
-    name: str,  # The picture, 'character/picture.jpg'
-    action: str,  # 'keep', 'move' or 'drop'
-    character: str = "",  # The right character, for a 'move'
-):
-    "Record a decision; raises `ValueError` if it is not possible, `OSError` from writing"
-    if name not in self.labels:
-        raise ValueError(unknown_name_message("picture", name, self.labels))
-    fix, before = Fix(action, character), self.fixes.get(name)
-    apply_fixes(self.files, self._of_these_files() | {name: fix})  # raises what is wrong with it
-    self._write(name, fix)
-    self.undo_stack.append((name, before))
-
-# %% ../../nbs/lab/06_cleaner.ipynb #64f1a005
-@patch
-def undo(self: Decisions) -> str:  # The picture; empty if there is nothing to undo
-    "Undo the last decision; raises `OSError` from writing"
-    if not self.undo_stack:
-        return ""
-    name, before = self.undo_stack[-1]
-    self._write(name, before)
-    self.undo_stack.pop()
-    return name
+    def undo(self) -> str:  # The picture; empty if there is nothing to undo
+        "Undo the last decision; raises `OSError` from writing"
+        if not self.undo_stack:
+            return ""
+        name, before = self.undo_stack[-1]
+        self._write(name, before)
+        self.undo_stack.pop()
+        return name
 
 # %% ../../nbs/lab/06_cleaner.ipynb #64f1a006
 def _line(*parts, **attributes) -> Html:
@@ -105,7 +105,7 @@ _VERDICTS = dict(keep="✓ kept", drop="✗ dropped", move="→ ")
 def _verdict_html(
     fix,  # `Fix`, or `None` if nothing is decided
 ) -> Html:
-    "What was decided, as a line that is there from the start"
+    "What was decided"
     text = _VERDICTS[fix.action] + fix.character if fix else Html("&nbsp;")
     return _line(text, class_="sc-line sc-verdict")
 
@@ -115,92 +115,99 @@ def _card_button(text: str, flex: str = "1 1 0") -> widgets.Button:
     return widgets.Button(description=text, layout=layout)
 
 
-class _Card(widgets.VBox):
-    "A picture, and the controls to decide about it"
+def _character_field(classes: list) -> widgets.Combobox:
+    layout = dict(width="auto", min_width="0", margin="0")
+    placeholder = "or another …"
+    return widgets.Combobox(
+        options=classes, placeholder=placeholder, continuous_update=False, layout=layout
+    )
+
+# %% ../../nbs/lab/06_cleaner.ipynb #c2f7ed77
+class _CardControls(widgets.VBox):
+    "A picture, a verdict, and the controls to decide"
 
     def __init__(
         self,
-        root: Path,  # Folder of the pictures
         classes: list,  # Characters to choose from
-        side: int,  # Of the picture, in pixels
         on_decide,  # Called with the card, the action and the character
     ):
-        self.root, self.side, self.name, self.suggestion = root, side, "", ""
+        self.suggestion = ""
         self.picture, self.verdict = widgets.HTML(), widgets.HTML()
         self.keep, self.drop = _card_button("Keep"), _card_button("Drop")
-        self.move = _card_button("It is …", flex="0 0 auto")
-        self.character = widgets.Combobox(
-            options=classes,
-            placeholder="or another …",
-            continuous_update=False,
-            layout=dict(width="auto", min_width="0", margin="0"),
-        )
-        self._connect(on_decide)
-        row = widgets.HBox([self.keep, self.drop], layout=dict(overflow="visible"))
-        row.add_class("sc-row")
-        super().__init__([self.picture, self.verdict, row, self.move, self.character])
-        self.add_class("sc-card")
-
-    def _connect(self, on_decide):
+        self.move, self.character = _card_button("It is …", "0 0 auto"), _character_field(classes)
         self.keep.on_click(lambda _: on_decide(self, "keep", ""))
         self.drop.on_click(lambda _: on_decide(self, "drop", ""))
         self.move.on_click(lambda _: on_decide(self, "move", self.suggestion))
 
         def on_character(change):
-            if change.new:
+            if change.new:  # the field is also emptied
                 on_decide(self, "move", change.new)
 
         self.character.observe(on_character, "value")
+        row = widgets.HBox([self.keep, self.drop], layout=dict(overflow="visible"))
+        row.add_class("sc-row")
+        super().__init__([self.picture, self.verdict, row, self.move, self.character])
+        self.add_class("sc-card")
+
+# %% ../../nbs/lab/06_cleaner.ipynb #e2c23225
+def _card_html(root: Path, side: int, name: str, label: str, reasons: tuple) -> Html:
+    "Pictures and description; `reasons` are the suggestion and the copy, both may be empty"
+    suggestion, other = reasons
+    pictures = [picture_html(root / name, name, side)]
+    if other:
+        pictures.append(picture_html(root / other, f"its copy {other}", side))
+    title = _line(name.split("/")[-1], title=name)
+    description = _description_html(label, suggestion, other)
+    return join_html(element("div", *pictures, class_="sc-pair"), title, description)
 
 # %% ../../nbs/lab/06_cleaner.ipynb #64f1a013
-@patch
-def fill(
-    self: _Card,
-    name: str,  # The picture, 'character/picture.jpg'
-    label: str,
-    suggestion: str,  # What the network takes it for, or empty
-    other: str,  # A copy under another character, or empty
-):
-    "Show another picture"
-    self.name, self.suggestion = name, suggestion if suggestion != label else ""
-    pictures = [picture_html(self.root / name, name, self.side)]
-    if other:
-        pictures.append(picture_html(self.root / other, f"its copy {other}", self.side))
-    self.picture.value = join_html(
-        element("div", *pictures, class_="sc-pair"),
-        _line(name.split("/")[-1], title=name),
-        _description_html(label, self.suggestion, other),
-    )
-    guess = self.suggestion or "…"
-    self.move.description, self.move.disabled = f"It is {guess}", not self.suggestion
-    self.character.value = ""
-    self.keep.tooltip, self.drop.tooltip = f"Keep {name} as {label}", f"Drop {name}"
-    self.move.tooltip, self.character.tooltip = f"{name} is {guess}", f"Who is in {name}?"
+class _FilledCard(_CardControls):
+    "A card that can show one picture after the other"
+
+    def __init__(self, root: Path, classes: list, side: int, on_decide):
+        self.root, self.side, self.name = root, side, ""  # of the picture in pixels; its name
+        super().__init__(classes, on_decide)
+
+    def fill(
+        self,
+        name: str,  # The picture, 'character/picture.jpg'
+        label: str,
+        suggestion: str,  # What the network takes it for, or empty
+        other: str,  # A copy under another character, or empty
+    ):
+        "Show another picture"
+        self.name, self.suggestion = name, suggestion if suggestion != label else ""
+        reasons = (self.suggestion, other)
+        self.picture.value = _card_html(self.root, self.side, name, label, reasons)
+        self.character.value = ""
+        guess = self.suggestion or "…"
+        self.move.description, self.move.disabled = f"It is {guess}", not self.suggestion
+        self.keep.tooltip, self.drop.tooltip = f"Keep {name} as {label}", f"Drop {name}"
+        self.move.tooltip, self.character.tooltip = f"{name} is {guess}", f"Who is in {name}?"
 
 # %% ../../nbs/lab/06_cleaner.ipynb #64f1a015
-@patch
-def _pressed(self: _Card, fix: Fix | None):  # the button that stands for a decision, or `None`
-    if fix is None:
-        return None
-    if fix.action == "move":
-        return self.move if fix.character == self.suggestion else None
-    return self.keep if fix.action == "keep" else self.drop
+class _Card(_FilledCard):
+    "A card that shows what was decided"
 
+    def _pressed(self, fix: Fix | None):  # the button that stands for a decision, or `None`
+        if fix is None:
+            return None
+        if fix.action == "move":
+            return self.move if fix.character == self.suggestion else None
+        return self.keep if fix.action == "keep" else self.drop
 
-@patch
-def mark(
-    self: _Card,
-    fix: Fix | None,  # What was decided
-    current: bool,  # Whether keys decide about this card
-):
-    "Show what was decided"
-    self.verdict.value = _verdict_html(fix)
-    pressed = self._pressed(fix)
-    for button in (self.keep, self.drop, self.move):
-        button.button_style = "primary" if button is pressed else ""
-    for css_class, wanted in (("sc-decided", fix is not None), ("sc-current", current)):
-        change = self.add_class if wanted else self.remove_class
-        change(css_class)
+    def mark(
+        self,
+        fix: Fix | None,  # What was decided
+        current: bool,  # Whether keys decide about this card
+    ):
+        "Show what was decided"
+        self.verdict.value = _verdict_html(fix)
+        for button in (self.keep, self.drop, self.move):
+            button.button_style = "primary" if button is self._pressed(fix) else ""
+        for css_class, wanted in (("sc-decided", fix is not None), ("sc-current", current)):
+            change = self.add_class if wanted else self.remove_class
+            change(css_class)
 
 # %% ../../nbs/lab/06_cleaner.ipynb #64f1a019
 def _suspects_by_name(table, decisions: Decisions) -> dict:  # Picture -> (suggestion, other)
@@ -215,10 +222,8 @@ def _suspects_by_name(table, decisions: Decisions) -> dict:  # Picture -> (sugge
     return known
 
 # %% ../../nbs/lab/06_cleaner.ipynb #64f1a021
-def _text_button(text: str, tooltip: str, action) -> widgets.Button:
-    button = widgets.Button(description=text, tooltip=tooltip, layout=dict(width="auto"))
-    button.on_click(lambda _: action())
-    return button
+def _text_button(text: str, tooltip: str) -> widgets.Button:
+    return widgets.Button(description=text, tooltip=tooltip, layout=dict(width="auto"))
 
 
 def _make_view() -> widgets.ToggleButtons:
@@ -237,8 +242,170 @@ def _make_keys() -> widgets.Text:
         layout=dict(width="440px"),
     )
 
+
+def _status_html(message: str, error: bool = False) -> Html:
+    role, css_class = ("alert", "sc-line sc-error") if error else ("status", "sc-line")
+    return _line(message or Html("&nbsp;"), role=role, class_=css_class)
+
+# %% ../../nbs/lab/06_cleaner.ipynb #d7637b24
+class _CleanerView(widgets.VBox):
+    "Views, buttons, a status line and a grid of cards"
+
+    def __init__(self):
+        self.view, self.key_field = _make_view(), _make_keys()
+        self.previous = _text_button("Previous", "Previous page")
+        self.next = _text_button("Next", "Next page")
+        self.undo = _text_button("Undo", "Undo the last decision")
+        self.page_label, self.status = widgets.HTML(), widgets.HTML()
+        self.grid = widgets.Box().add_class("sc-cards")
+        head = [self.view, self.previous, self.next, self.undo, self.page_label]
+        head = widgets.HBox(head, layout=dict(flex_flow="row wrap")).add_class("sc-head")
+        super().__init__([widgets.HTML(STYLE), head, self.key_field, self.status, self.grid])
+
+    def _say(self, message: str, error: bool = False):
+        self.status.value = _status_html(message, error)
+
+# %% ../../nbs/lab/06_cleaner.ipynb #beb8fb78
+def _names_of_view(view: str, decisions: Decisions, suspects: dict) -> list:
+    "Names of the pictures to review, or of those that are decided"
+    if view == "Decided":
+        return [name for name in reversed(decisions.fixes) if name in decisions.labels]
+    return [name for name in suspects if name not in decisions.fixes]
+
+# %% ../../nbs/lab/06_cleaner.ipynb #1c5e415c
+class _MarkedView(_CleanerView):
+    "A view that shows what was decided about the pictures of the page"
+
+    def __init__(self, decisions: Decisions, cards: list, page: int):
+        self.decisions, self.cards, self.page = decisions, cards, page  # pictures per page
+        self.names, self.start = [], 0  # of all pages; index of the first one shown
+        self.current = None  # the card that keys decide about
+        super().__init__()
+
+    def _mark_cards(self):
+        fixes, cards = self.decisions.fixes, self.grid.children
+        self.current = next((card for card in cards if card.name not in fixes), None)
+        for card in cards:
+            card.mark(fixes.get(card.name), card is self.current)
+        number, num_pages = self.start // self.page + 1, max(1, -(-len(self.names) // self.page))
+        self.previous.disabled, self.next.disabled = number == 1, number == num_pages
+        self.undo.disabled = not self.decisions.undo_stack
+        text = f"page {number:,} of {num_pages:,}, {len(self.decisions):,} decided"
+        self.page_label.value = element("span", text)
+
+# %% ../../nbs/lab/06_cleaner.ipynb #36f1544e
+class _CleanerPages(_MarkedView):
+    "Pages of cards, for the pictures to review and for those that are decided"
+
+    def __init__(self, decisions: Decisions, suspects: dict, cards: list, page: int):
+        self.suspects = suspects
+        super().__init__(decisions, cards, page)
+        self.view.observe(lambda _: self._list_names(), "value")
+        self.previous.on_click(lambda _: self._turn_page(-1))
+        self.next.on_click(lambda _: self._turn_page(1))
+        self._list_names()
+
+    def _list_names(self):
+        "List the pictures of the view, and show the first page"
+        self.names = _names_of_view(self.view.value, self.decisions, self.suspects)
+        self.go_to_page(0)
+        if not self.names:
+            decided = self.view.value == "Decided"
+            self._say("Nothing is decided yet" if decided else "Nothing left to review")
+
+    def _turn_page(self, by: int):
+        self.go_to_page(self.start // self.page + by)
+
+    def go_to_page(
+        self,
+        index: int,  # Of the page, from 0; a page that does not exist is ignored
+    ):
+        "Show a page"
+        start = index * self.page
+        if index and not 0 <= start < len(self.names):
+            return
+        self.start = start
+        names = self.names[start : start + self.page]
+        self.grid.children = self.cards[: len(names)]
+        for card, name in zip(self.grid.children, names, strict=True):
+            card.fill(name, self.decisions.labels[name], *self.suspects.get(name, ("", "")))
+        self._say("")
+        self._mark_cards()
+
+# %% ../../nbs/lab/06_cleaner.ipynb #66bed677
+class _DecidingPages(_CleanerPages):
+    "Pages whose cards decide"
+
+    def _decide(self, card: _Card, action: str, character: str) -> bool:
+        "Record a decision; returns whether that worked"
+        try:
+            self.decisions.decide(card.name, action, character)
+        except (ValueError, OSError) as error:
+            self._say(f"{card.name} is not decided: {error}", error=True)
+            return False
+        finally:
+            card.character.value = ""
+        self._mark_cards()
+        self._say(f"{card.name}: {_VERDICTS[action]}{character}")
+        return True
+
+    def _on_decide(self, card: _Card, action: str, character: str):
+        "Decide, and move the focus to the next picture without a decision"
+        if not self._decide(card, action, character):
+            return
+        later = self.grid.children[self.cards.index(card) + 1 :]
+        undecided = [c for c in later if c.name not in self.decisions.fixes]
+        following = undecided[0] if undecided else self.current
+        if following:
+            following.keep.focus()
+        elif self.next.disabled:
+            self.undo.focus()
+        else:
+            self.next.focus()
+
+# %% ../../nbs/lab/06_cleaner.ipynb #64f1a028
+_KEY_ACTIONS = dict(k="keep", i="move", d="drop")
+
+
+class _KeyedPages(_DecidingPages):
+    "Pages that listen to the field for keys and to the button for undo"
+
+    def __init__(self, decisions: Decisions, suspects: dict, cards: list, page: int):
+        super().__init__(decisions, suspects, cards, page)
+        self.undo.on_click(lambda _: self._on_undo())
+        self.key_field.observe(lambda change: self._on_keys(change.old, change.new), "value")
+
+    def _on_undo(self):
+        try:
+            name = self.decisions.undo()
+        except OSError as error:
+            self._say(f"Nothing is undone: {error}", error=True)
+            return
+        if name in self.names:
+            index = self.names.index(name) // self.page
+            if index != self.start // self.page:
+                self.go_to_page(index)
+        if name:
+            self._mark_cards()
+            self._say(f"{name}: undone")
+
+    def _on_keys(self, old: str, new: str):
+        "Act on the letters that were added"
+        if new.startswith(old):
+            for key in new[len(old) :].lower():
+                self._on_key(key)
+
+    def _on_key(self, key: str):
+        card = self.current
+        if key == "u":
+            self._on_undo()
+        elif key in "np":
+            self._turn_page(1 if key == "n" else -1)
+        elif key in _KEY_ACTIONS and card:
+            self._decide(card, _KEY_ACTIONS[key], card.suggestion if key == "i" else "")
+
 # %% ../../nbs/lab/06_cleaner.ipynb #bce6974b
-class LabelCleaner(widgets.VBox):
+class LabelCleaner(_KeyedPages):
     "Review the pictures whose label is most likely wrong, a page at a time"
 
     def __init__(
@@ -253,156 +420,13 @@ class LabelCleaner(widgets.VBox):
         if page < 1:
             raise ValueError(f"page must be 1 or more, got {page}")
         files = files if isinstance(files, ImageFiles) else ImageFiles.scan(files)
-        self.decisions = Decisions(files, fixes)
-        table = find_suspects(self.decisions.apply(), **kwargs) if table is None else table
-        self.suspects = _suspects_by_name(table, self.decisions)
-        self.names, self.start, self.page, self.current = [], 0, page, None
+        decisions = Decisions(files, fixes)
+        table = find_suspects(decisions.apply(), **kwargs) if table is None else table
+        by_name = _suspects_by_name(table, decisions)
         args = files.root, files.classes, side, lambda *decision: self._on_decide(*decision)
-        self.cards = [_Card(*args) for _ in range(min(page, len(self.suspects)))]
-        super().__init__(self._make_controls())
-        self._list_names()
+        cards = [_Card(*args) for _ in range(min(page, len(by_name)))]
+        super().__init__(decisions, by_name, cards, page)
 
     def __repr__(self):
         decided = f"{len(self.decisions):,} decided in '{self.decisions.path}'"
         return f"LabelCleaner({len(self.suspects):,} pictures, {decided})"
-
-    def _make_controls(self) -> list:
-        self.view, self.key_field = _make_view(), _make_keys()
-        self.view.observe(lambda _: self._list_names(), "value")
-        self.key_field.observe(lambda change: self._on_keys(change.old, change.new), "value")
-        turn = self._turn_page
-        self.previous = _text_button("Previous", "Previous page", lambda: turn(-1))
-        self.next = _text_button("Next", "Next page", lambda: turn(1))
-        self.undo = _text_button("Undo", "Undo the last decision", lambda: self._on_undo())
-        self.page_label, self.status = widgets.HTML(), widgets.HTML()
-        self.grid = widgets.Box().add_class("sc-cards")
-        head = [self.view, self.previous, self.next, self.undo, self.page_label]
-        head = widgets.HBox(head, layout=dict(flex_flow="row wrap")).add_class("sc-head")
-        return [widgets.HTML(STYLE), head, self.key_field, self.status, self.grid]
-
-    def _turn_page(self, by: int):
-        self.go_to_page(self.start // self.page + by)
-
-# %% ../../nbs/lab/06_cleaner.ipynb #36f1544e
-@patch
-def _list_names(self: LabelCleaner):
-    "List the pictures of the view, and show the first page"
-    fixes = self.decisions.fixes
-    if self.view.value == "Decided":
-        self.names = [name for name in reversed(fixes) if name in self.decisions.labels]
-    else:
-        self.names = [name for name in self.suspects if name not in fixes]
-    self.go_to_page(0)
-
-
-@patch
-def go_to_page(
-    self: LabelCleaner,
-    index: int,  # Of the page, from 0; a page that does not exist is ignored
-):
-    "Show a page"
-    start = index * self.page
-    if index and not 0 <= start < len(self.names):
-        return
-    self.start = start
-    names = self.names[start : start + self.page]
-    self.grid.children = self.cards[: len(names)]
-    for card, name in zip(self.grid.children, names, strict=True):
-        card.fill(name, self.decisions.labels[name], *self.suspects.get(name, ("", "")))
-    self._mark_cards()
-    empty = "Nothing is decided yet" if self.view.value == "Decided" else "Nothing left to review"
-    self._say("" if names else empty)
-
-# %% ../../nbs/lab/06_cleaner.ipynb #64f1a023
-@patch
-def _mark_cards(self: LabelCleaner):
-    "Show what was decided about the pictures of the page"
-    fixes = self.decisions.fixes
-    self.current = next((card for card in self.grid.children if card.name not in fixes), None)
-    for card in self.grid.children:
-        card.mark(fixes.get(card.name), card is self.current)
-    num_pages = max(1, -(-len(self.names) // self.page))
-    number = self.start // self.page + 1
-    self.previous.disabled, self.next.disabled = number == 1, number == num_pages
-    self.undo.disabled = not self.decisions.undo_stack
-    text = f"page {number:,} of {num_pages:,}, {len(self.decisions):,} decided"
-    self.page_label.value = element("span", text)
-
-
-@patch
-def _say(self: LabelCleaner, message: str, error: bool = False):
-    role, css_class = ("alert", "sc-line sc-error") if error else ("status", "sc-line")
-    self.status.value = _line(message or Html("&nbsp;"), role=role, class_=css_class)
-
-# %% ../../nbs/lab/06_cleaner.ipynb #66bed677
-@patch
-def _decide(self: LabelCleaner, card: _Card, action: str, character: str) -> bool:
-    "Record a decision; returns whether that worked"
-    try:
-        self.decisions.decide(card.name, action, character)
-    except (ValueError, OSError) as error:
-        self._say(f"{card.name} is not decided: {error}", error=True)
-        return False
-    finally:
-        card.character.value = ""
-    self._mark_cards()
-    self._say(f"{card.name}: {_VERDICTS[action]}{character}")
-    return True
-
-
-@patch
-def _on_decide(self: LabelCleaner, card: _Card, action: str, character: str):
-    "Decide, and move the focus to the next picture without a decision"
-    if not self._decide(card, action, character):
-        return
-    later = self.grid.children[self.cards.index(card) + 1 :]
-    undecided = [c for c in later if c.name not in self.decisions.fixes]
-    following = undecided[0] if undecided else self.current
-    if following:
-        following.keep.focus()
-    elif self.next.disabled:
-        self.undo.focus()
-    else:
-        self.next.focus()
-
-# %% ../../nbs/lab/06_cleaner.ipynb #64f1a025
-@patch
-def _on_undo(self: LabelCleaner):
-    "Undo the last decision, and show the page of its picture"
-    try:
-        name = self.decisions.undo()
-    except OSError as error:
-        self._say(f"Nothing is undone: {error}", error=True)
-        return
-    if not name:
-        return
-    if name in self.names:
-        index = self.names.index(name) // self.page
-        if index != self.start // self.page:
-            self.go_to_page(index)
-    self._mark_cards()
-    self._say(f"{name}: undone")
-
-# %% ../../nbs/lab/06_cleaner.ipynb #64f1a028
-_KEY_ACTIONS = dict(k="keep", i="move", d="drop")
-
-
-@patch
-def _on_key(self: LabelCleaner, key: str):
-    card = self.current
-    if key == "u":
-        self._on_undo()
-    elif key == "n":
-        self._turn_page(1)
-    elif key == "p":
-        self._turn_page(-1)
-    elif key in _KEY_ACTIONS and card:
-        self._decide(card, _KEY_ACTIONS[key], card.suggestion if key == "i" else "")
-
-
-@patch
-def _on_keys(self: LabelCleaner, old: str, new: str):
-    "Act on the letters that were added"
-    if new.startswith(old):
-        for key in new[len(old) :].lower():
-            self._on_key(key)

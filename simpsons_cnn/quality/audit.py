@@ -124,7 +124,7 @@ def _group_files(files: ImageFiles, store: PixelStore, pairs: pd.DataFrame) -> t
     rows = np.array([row[name] for name in store.files.names])
     return group_pictures(pairs.assign(a=rows[pairs.a], b=rows[pairs.b]), files.labels)
 
-# %% ../../nbs/quality/03_audit.ipynb #7f4bb404
+# %% ../../nbs/quality/03_audit.ipynb #ff8016f7
 def _pair_counts(duplicates: pd.DataFrame) -> dict:
     "Pairs within training, by kind"
     return {
@@ -133,7 +133,7 @@ def _pair_counts(duplicates: pd.DataFrame) -> dict:
         "pairs of frames of one scene": int((duplicates.kind == "frame").sum()),
     }
 
-
+# %% ../../nbs/quality/03_audit.ipynb #54b755e8
 def _group_counts(groups: np.ndarray, labels: np.ndarray) -> dict:
     "Groups of two or more, and what they hold"
     size = np.bincount(groups)
@@ -165,19 +165,19 @@ def _counts(report) -> dict:
     counts["pairs cut to limit group size"] = len(report.cut_pairs)
     return counts
 
-# %% ../../nbs/quality/03_audit.ipynb #f58f3530
+# %% ../../nbs/quality/03_audit.ipynb #fa8bd66f
 def _spread(table: pd.DataFrame, n: int) -> pd.DataFrame:
     "At most `n` rows of a table, spread evenly"
     rows = np.linspace(0, len(table) - 1, min(n, len(table))).round().astype(int)
     return table.iloc[np.unique(rows)]
 
-
+# %% ../../nbs/quality/03_audit.ipynb #b8753d4b
 def _pixels_of(store: PixelStore, names) -> list:
     "The images of a store with the given file names, uint8, `(3, size, size)` each"
     row = {name: i for i, name in enumerate(store.files.names)}
     return [store.pixels[row[name]] for name in names]
 
-# %% ../../nbs/quality/03_audit.ipynb #a97df034
+# %% ../../nbs/quality/03_audit.ipynb #21e72af0
 _FINDINGS = ("duplicates", "conflicts", "leaks", "same_scene", "anomalies", "cut_pairs")
 
 
@@ -197,7 +197,7 @@ def _findings(report, what: str, n: int) -> list:
     captions = [f"{r.file} | {r.other}: {r.kind}{', mirrored' * r.mirrored}" for r in rows]
     return [(list(pair), caption) for pair, caption in zip(images, captions, strict=True)]
 
-# %% ../../nbs/quality/03_audit.ipynb #55877cbc
+# %% ../../nbs/quality/03_audit.ipynb #f68f74cd
 class _NotebookFigure(Figure):
     "A figure that Jupyter shows as the value of a cell"
 
@@ -207,7 +207,7 @@ class _NotebookFigure(Figure):
         Image.open(file).convert("RGB").quantize(128).save(small, "png", optimize=True)
         return small.getvalue()
 
-
+# %% ../../nbs/quality/03_audit.ipynb #581409da
 def _gallery(found: list, columns: int) -> Figure:
     "Findings, from `_findings`, as a figure"
     rows = max(1, -(-len(found) // columns))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OOD_SCORES', 'reliability', 'expected_calibration_error', 'fit_temperature', 'choose_threshold', 'Calibration',
-           'calibrate']
+           'calibrate_logits', 'calibrate']
 
 # %% ../../nbs/scoring/02_calibration.ipynb #58304f11
 import math
@@ -126,16 +126,14 @@ class Calibration:
         return OOD_SCORES[self.measure](logits, self.temperature)
 
 # %% ../../nbs/scoring/02_calibration.ipynb #01f42460
-def calibrate(
-    model: nn.Module,  # Trained network
-    valid_dl,  # `Batches` of validation images, without augmentation
+def calibrate_logits(
+    logits: Tensor,  # Shape `(n, classes)`
+    labels: Tensor,  # True classes, shape `(n,)`
     coverage: float = 0.95,  # See `choose_threshold`
     measure: str = "logit",  # See `OOD_SCORES`
 ) -> Calibration:
-    "Temperature and threshold from images that were not trained on"
-    from simpsons_cnn.scoring.metrics import collect_logits  # only here: it needs pandas
-
-    logits, labels = (v.cpu() for v in collect_logits(model, valid_dl))
+    "Temperature and threshold from logits of images that were not trained on"
+    logits, labels = logits.cpu(), labels.cpu()
     found = Calibration(fit_temperature(logits, labels), measure=measure)
     probabilities = found.probabilities(logits)
     right = probabilities.argmax(1) == labels
@@ -148,3 +146,15 @@ def calibrate(
         ece_before=expected_calibration_error(logits.softmax(1), labels),
         ece_after=expected_calibration_error(probabilities, labels),
     )
+
+
+def calibrate(
+    model: nn.Module,  # Trained network
+    valid_dl,  # `Batches` of validation images, without augmentation
+    coverage: float = 0.95,  # See `choose_threshold`
+    measure: str = "logit",  # See `OOD_SCORES`
+) -> Calibration:
+    "Temperature and threshold from images that were not trained on"
+    from simpsons_cnn.scoring.metrics import collect_logits  # only here: it needs pandas
+
+    return calibrate_logits(*collect_logits(model, valid_dl), coverage, measure)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MAX_CHARACTERS', 'WORST_CHARACTERS', 'confusion_matrix', 'class_scores', 'macro_f1_score', 'wilson_interval',
-           'score_table', 'characters_to_show', 'Report', 'evaluating', 'collect_logits', 'evaluate']
+           'score_table', 'characters_to_show', 'Report', 'evaluating', 'collect_logits', 'score_logits', 'evaluate']
 
 # %% ../../nbs/scoring/01_metrics.ipynb #4026a23e
 import json
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from ..core.text import escape_html, unknown_name_message
 
-# %% ../../nbs/scoring/01_metrics.ipynb #dc93cd93
+# %% ../../nbs/scoring/01_metrics.ipynb #3dea069f
 def _class_numbers(name: str, values, num_classes: int) -> np.ndarray:
     "Classes as int64; raises `ValueError` for one out of range"
     values = np.asarray(values, dtype=np.int64).ravel()
@@ -29,7 +29,7 @@ def _class_numbers(name: str, values, num_classes: int) -> np.ndarray:
         raise ValueError(f"{name} must be from 0 to {num_classes - 1}, got {found}")
     return values
 
-
+# %% ../../nbs/scoring/01_metrics.ipynb #dc93cd93
 def confusion_matrix(
     targets,  # True classes, shape `(n,)`
     predictions,  # Predicted classes, shape `(n,)`
@@ -64,7 +64,7 @@ def class_scores(
     counts = np.asarray(confusion)
     return _scores(np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(-1), counts.sum(-2))
 
-# %% ../../nbs/scoring/01_metrics.ipynb #30079bc4
+# %% ../../nbs/scoring/01_metrics.ipynb #e89db6a8
 def _nanmean(x):
     "Mean over the last axis of what is not NaN; 0 where all is"
     return np.nansum(x, -1) / np.maximum(1, (~np.isnan(x)).sum(-1))
@@ -90,115 +90,7 @@ def wilson_interval(
         half = z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
     return (centre - half).clip(0, 1), (centre + half).clip(0, 1)
 
-# %% ../../nbs/scoring/01_metrics.ipynb #540457eb
-@dataclass
-class _Units:
-    "What is drawn. `truth`, `answer`, `times`, `unit`: per entry; `stratum`, `copies`: per unit"
-
-    truth: np.ndarray  # Class of the images of an entry
-    answer: np.ndarray  # What they were taken for
-    times: np.ndarray  # How many images an entry stands for each time its unit is drawn
-    unit: np.ndarray  # Number of the unit that an entry belongs to
-    stratum: np.ndarray  # Class within which a unit is drawn
-    copies: np.ndarray  # How many such units there are
-
-
-def _single_images(confusion) -> _Units:
-    "Each image is drawn by itself"
-    truth, answer = np.nonzero(confusion)
-    n = len(truth)
-    return _Units(truth, answer, np.ones(n), np.arange(n), truth, confusion[truth, answer])
-
-# %% ../../nbs/scoring/01_metrics.ipynb #3c2b1c99
-def _whole_groups(per_image: pd.DataFrame, groups) -> _Units:
-    "Each group is drawn as a whole, among those of its most frequent character"
-    if len(groups) != len(per_image):
-        raise ValueError(f"groups must be one per image ({len(per_image):,}), got {len(groups):,}")
-    columns = dict(truth=per_image.truth.to_numpy(), answer=per_image.prediction.to_numpy())
-    images = pd.DataFrame(dict(group=pd.factorize(np.asarray(groups))[0], **columns))
-    entries = images.value_counts(sort=False).reset_index(name="times")
-    by_truth = images.value_counts(["group", "truth"]).reset_index()  # the most frequent first
-    stratum = by_truth.drop_duplicates("group").sort_values("group").truth.to_numpy()
-    truth, answer, times, unit = (
-        entries[name].to_numpy() for name in ("truth", "answer", "times", "group")
-    )
-    return _Units(truth, answer, times, unit, stratum, np.ones(len(stratum), dtype=np.int64))
-
-# %% ../../nbs/scoring/01_metrics.ipynb #c59ee4e9
-def _draw_weights(units: _Units, draws: int, rng) -> np.ndarray:  # Shape `(draws, units)`
-    "Draw n - 1 of the n copies in each stratum; they stand for n"
-    weights = np.ones((draws, len(units.copies)))
-    order = np.argsort(units.stratum, kind="stable")
-    ends = np.flatnonzero(np.diff(units.stratum[order])) + 1
-    for members in np.split(order, ends):
-        copies = units.copies[members]
-        n = copies.sum()
-        if n > 1:
-            drawn = rng.multinomial(n - 1, copies / n, size=draws)
-            weights[:, members] = drawn * (n / (n - 1))
-    return weights
-
-# %% ../../nbs/scoring/01_metrics.ipynb #d361a07c
-_BLOCK = 2**20  # Numbers in one array of weights
-
-
-def _sum_by(classes, weights, num_classes: int) -> np.ndarray:
-    "Sum of the columns of `weights` that belong to each class, shape `(draws, classes)`"
-    sums = np.zeros((len(weights), num_classes))
-    order = np.argsort(classes, kind="stable")
-    found, starts = np.unique(classes[order], return_index=True)
-    sums[:, found] = np.add.reduceat(weights[:, order], starts, axis=1)
-    return sums
-
-
-def _redrawn_sums(units: _Units, num_classes: int, draws: int, seed: int):
-    "Yields right answers, images and answers of each class for blocks of drawn test sets"
-    rng, right = np.random.default_rng(seed), units.truth == units.answer
-    block = max(1, _BLOCK // max(num_classes, len(units.unit)))
-    for first in range(0, draws, block):
-        weights = _draw_weights(units, min(block, draws - first), rng)
-        weights = weights[:, units.unit] * units.times
-        true = _sum_by(units.truth, weights, num_classes)
-        tp = _sum_by(units.truth, weights * right, num_classes)
-        yield tp, true, _sum_by(units.answer, weights, num_classes)
-
-# %% ../../nbs/scoring/01_metrics.ipynb #f1bdf7b9
-def _bias_corrected(values, estimate: float, level: float) -> tuple:  # (low, high)
-    "Percentiles of the draws, corrected for the share of them that lies below the estimate"
-    values = values[~np.isnan(values)]
-    if np.isnan(estimate) or not len(values):
-        return float("nan"), float("nan")
-    below = ((values < estimate).mean() + (values <= estimate).mean()) / 2
-    normal, edge = NormalDist(), 0.5 / len(values)
-    shift = 2 * normal.inv_cdf(min(max(below, edge), 1 - edge))
-    z = normal.inv_cdf((1 + level) / 2)
-    low, high = np.quantile(values, [normal.cdf(shift - z), normal.cdf(shift + z)])
-    return float(low), float(high)
-
-# %% ../../nbs/scoring/01_metrics.ipynb #f0e8143b
-_SCORES_OF_ALL = ("accuracy", "macro_f1")
-_SCORES_OF_ONE = ("jaccard", "precision", "recall", "f1")
-
-
-def _score(metric: str, position: int | None, sums: tuple) -> np.ndarray:
-    "A score from right answers, images and answers of each class"
-    tp, true, predicted = sums
-    if metric == "accuracy":
-        return tp.sum(-1) / true.sum(-1)
-    scores = _scores(tp, true, predicted)
-    return _nanmean(scores["f1"]) if position is None else scores[metric][..., position]
-
-
-def _check_metric(metric: str, character: str | None, classes: list):
-    "Raise `ValueError` for unknown names"
-    known = _SCORES_OF_ONE if character else _SCORES_OF_ALL
-    if metric not in known:
-        what = "" if character else " for all characters together"
-        raise ValueError(unknown_name_message("metric", metric, known) + what)
-    if character and character not in classes:
-        raise ValueError(unknown_name_message("character", character, classes))
-
-# %% ../../nbs/scoring/01_metrics.ipynb #ccfc174a
+# %% ../../nbs/scoring/01_metrics.ipynb #bb616b5a
 def score_table(
     confusion: np.ndarray,  # Counts, rows are the truth
     classes: list,  # Names, in the order of rows and columns
@@ -229,7 +121,7 @@ def _largest_mistakes(confusion: np.ndarray, classes: list, n: int) -> pd.DataFr
         )
     )
 
-# %% ../../nbs/scoring/01_metrics.ipynb #8c0aee46
+# %% ../../nbs/scoring/01_metrics.ipynb #34233b1d
 MAX_CHARACTERS = 60  # As many are all shown
 WORST_CHARACTERS = 30  # Of more than that, so many are shown
 
@@ -244,54 +136,10 @@ def characters_to_show(
     worst = np.argsort(np.asarray(f1), kind="stable")[:WORST_CHARACTERS]  # NaN comes last
     return np.sort(worst), f"the {WORST_CHARACTERS} of {n:,} characters with the lowest F1"
 
-# %% ../../nbs/scoring/01_metrics.ipynb #3bb21093
-def _format(value: float) -> str:
-    return "–" if np.isnan(value) else f"{value:.2f}"
-
-
-def _scores_markdown(report) -> list:  # Lines
-    "Accuracy and macro F1 with their intervals"
-    lines = ["| | score | 95 % interval |", "|---|--:|:-:|"]
-    for metric, name in zip(_SCORES_OF_ALL, ("accuracy", "macro F1"), strict=True):
-        low, high = report.bootstrap_interval(metric)
-        lines.append(f"| **{name}** | **{getattr(report, metric):.4f}** | {low:.4f} – {high:.4f} |")
-    return lines
-
-
-def _characters_markdown(table: pd.DataFrame) -> list:  # Lines
-    "The scores of each character, the lowest F1 first"
-    lines = [
-        "| character | pictures | precision | recall | 95 % interval | F1 |",
-        "|---|--:|--:|--:|:-:|--:|",
-    ]
-    for r in table.sort_values("f1", kind="stable").itertuples():
-        interval = f"{_format(r.recall_low)} – {_format(r.recall_high)}"
-        scores = f"{_format(r.precision)} | {_format(r.recall)} | {interval} | {_format(r.f1)}"
-        lines.append(f"| {escape_html(r.character)} | {r.pictures} | {scores} |")
-    return lines
-
-# %% ../../nbs/scoring/01_metrics.ipynb #1ac25d59
-_FULL_TABLE = 1000  # Characters
-
-
-def _counts_to_dict(confusion: np.ndarray) -> dict:
-    "All counts, or of many characters those above 0"
-    if len(confusion) <= _FULL_TABLE:
-        return dict(confusion=confusion.tolist())
-    truth, answer = np.nonzero(confusion)
-    cells = np.stack([truth, answer, confusion[truth, answer]], 1)
-    return dict(confusion=None, confusion_cells=cells.tolist())
-
-
-def _table_to_dicts(table: pd.DataFrame) -> list:
-    "A dict per character; NaN becomes `None`"
-    table = table.rename(columns=dict(jaccard="accuracy"))
-    return json.loads(table.to_json(orient="records", double_precision=10))
-
-# %% ../../nbs/scoring/01_metrics.ipynb #97d32973
+# %% ../../nbs/scoring/01_metrics.ipynb #b52ca622
 @dataclass(eq=False)
-class Report:
-    "What a model got right and wrong; `evaluate` makes one"
+class _Counts:
+    "What the counts alone say"
 
     confusion: np.ndarray  # Counts, shape `(classes, classes)`: rows are the truth
     classes: list  # Names, in the order of rows and columns
@@ -317,9 +165,138 @@ class Report:
         "See `score_table`"
         return score_table(self.confusion, self.classes)
 
+    def most_confused(self, n: int = 10) -> pd.DataFrame:
+        "The most frequent mistakes: `truth`, `taken_for`, `times`, `share` of the first's images"
+        return _largest_mistakes(self.confusion, self.classes, n)
+
     def __repr__(self):
         scores = f"accuracy {self.accuracy:.4f}, macro F1 {self.macro_f1:.4f}"
         return f"Report({len(self):,} pictures, {scores})"
+
+# %% ../../nbs/scoring/01_metrics.ipynb #2eb1d92f
+@dataclass
+class _Units:
+    "What is drawn. `truth`, `answer`, `times`, `unit`: per entry; `stratum`, `copies`: per unit"
+
+    truth: np.ndarray  # Class of the images of an entry
+    answer: np.ndarray  # What they were taken for
+    times: np.ndarray  # How many images an entry stands for each time its unit is drawn
+    unit: np.ndarray  # Number of the unit that an entry belongs to
+    stratum: np.ndarray  # Class within which a unit is drawn
+    copies: np.ndarray  # How many such units there are
+
+
+def _single_images(confusion) -> _Units:
+    "Each image is drawn by itself"
+    truth, answer = np.nonzero(confusion)
+    n = len(truth)
+    return _Units(truth, answer, np.ones(n), np.arange(n), truth, confusion[truth, answer])
+
+# %% ../../nbs/scoring/01_metrics.ipynb #c2d00b5d
+def _whole_groups(per_image: pd.DataFrame, groups) -> _Units:
+    "Each group is drawn as a whole, among those of its most frequent character"
+    if len(groups) != len(per_image):
+        raise ValueError(f"groups must be one per image ({len(per_image):,}), got {len(groups):,}")
+    columns = dict(truth=per_image.truth.to_numpy(), answer=per_image.prediction.to_numpy())
+    images = pd.DataFrame(dict(group=pd.factorize(np.asarray(groups))[0], **columns))
+    entries = images.value_counts(sort=False).reset_index(name="times")
+    by_truth = images.value_counts(["group", "truth"]).reset_index()  # the most frequent first
+    stratum = by_truth.drop_duplicates("group").sort_values("group").truth.to_numpy()
+    truth, answer, times, unit = (
+        entries[name].to_numpy() for name in ("truth", "answer", "times", "group")
+    )
+    return _Units(truth, answer, times, unit, stratum, np.ones(len(stratum), dtype=np.int64))
+
+# %% ../../nbs/scoring/01_metrics.ipynb #9f9cac6a
+def _draw_weights(units: _Units, draws: int, rng) -> np.ndarray:  # Shape `(draws, units)`
+    "Draw n - 1 of the n copies in each stratum; they stand for n"
+    weights = np.ones((draws, len(units.copies)))
+    order = np.argsort(units.stratum, kind="stable")
+    ends = np.flatnonzero(np.diff(units.stratum[order])) + 1
+    for members in np.split(order, ends):
+        copies = units.copies[members]
+        n = copies.sum()
+        if n > 1:
+            drawn = rng.multinomial(n - 1, copies / n, size=draws)
+            weights[:, members] = drawn * (n / (n - 1))
+    return weights
+
+# %% ../../nbs/scoring/01_metrics.ipynb #6c542b01
+def _sum_by(classes, weights, num_classes: int) -> np.ndarray:
+    "Sum of the columns of `weights` that belong to each class, shape `(draws, classes)`"
+    sums = np.zeros((len(weights), num_classes))
+    order = np.argsort(classes, kind="stable")
+    found, starts = np.unique(classes[order], return_index=True)
+    sums[:, found] = np.add.reduceat(weights[:, order], starts, axis=1)
+    return sums
+
+# %% ../../nbs/scoring/01_metrics.ipynb #173085f2
+_BLOCK = 2**20  # Numbers in one array of weights
+
+
+def _redrawn_sums(units: _Units, num_classes: int, draws: int, seed: int):
+    "Yields right answers, images and answers of each class for blocks of drawn test sets"
+    rng, right = np.random.default_rng(seed), units.truth == units.answer
+    block = max(1, _BLOCK // max(num_classes, len(units.unit)))
+    for first in range(0, draws, block):
+        weights = _draw_weights(units, min(block, draws - first), rng)
+        weights = weights[:, units.unit] * units.times
+        true = _sum_by(units.truth, weights, num_classes)
+        tp = _sum_by(units.truth, weights * right, num_classes)
+        yield tp, true, _sum_by(units.answer, weights, num_classes)
+
+# %% ../../nbs/scoring/01_metrics.ipynb #b52f068f
+def _bias_corrected(values, estimate: float, level: float) -> tuple:  # (low, high)
+    "Percentiles of the draws, corrected for the share of them that lies below the estimate"
+    values = values[~np.isnan(values)]
+    if np.isnan(estimate) or not len(values):
+        return float("nan"), float("nan")
+    below = ((values < estimate).mean() + (values <= estimate).mean()) / 2
+    normal, edge = NormalDist(), 0.5 / len(values)
+    shift = 2 * normal.inv_cdf(min(max(below, edge), 1 - edge))
+    z = normal.inv_cdf((1 + level) / 2)
+    low, high = np.quantile(values, [normal.cdf(shift - z), normal.cdf(shift + z)])
+    return float(low), float(high)
+
+# %% ../../nbs/scoring/01_metrics.ipynb #74fbb648
+def _score(metric: str, position: int | None, sums: tuple) -> np.ndarray:
+    "A score from right answers, images and answers of each class"
+    tp, true, predicted = sums
+    if metric == "accuracy":
+        return tp.sum(-1) / true.sum(-1)
+    scores = _scores(tp, true, predicted)
+    return _nanmean(scores["f1"]) if position is None else scores[metric][..., position]
+
+# %% ../../nbs/scoring/01_metrics.ipynb #81cc06d4
+_SCORES_OF_ALL = ("accuracy", "macro_f1")
+_SCORES_OF_ONE = ("jaccard", "precision", "recall", "f1")
+
+
+def _check_metric(metric: str, character: str | None, classes: list):
+    "Raise `ValueError` for unknown names"
+    known = _SCORES_OF_ONE if character else _SCORES_OF_ALL
+    if metric not in known:
+        what = "" if character else " for all characters together"
+        raise ValueError(unknown_name_message("metric", metric, known) + what)
+    if character and character not in classes:
+        raise ValueError(unknown_name_message("character", character, classes))
+
+# %% ../../nbs/scoring/01_metrics.ipynb #f552bafa
+def _units_of(report: _Counts, groups) -> _Units:
+    "Whole groups where they are known; raises `ValueError` where nothing can be drawn"
+    if not len(report):
+        raise ValueError("The report holds no pictures")
+    if groups is None and report.per_image is not None:
+        groups = report.per_image.get("group")
+    if groups is None:
+        return _single_images(report.confusion)
+    if report.per_image is None:
+        raise ValueError("groups need a report that knows its images; make one with `evaluate`")
+    return _whole_groups(report.per_image, groups)
+
+# %% ../../nbs/scoring/01_metrics.ipynb #3a68eda8
+class _Intervals(_Counts):
+    "Counts with intervals"
 
     def bootstrap_interval(
         self,
@@ -333,42 +310,79 @@ class Report:
         "Rescaled, bias-corrected bootstrap interval of a score; raises `ValueError`"
         _check_metric(metric, character, self.classes)
         position = self.classes.index(character) if character else None
-        units, n = self._units(groups), len(self.classes)
-        blocks = _redrawn_sums(units, n, draws, seed)
+        blocks = _redrawn_sums(_units_of(self, groups), len(self.classes), draws, seed)
         values = np.concatenate([_score(metric, position, sums) for sums in blocks])
-        confusion = self.confusion
-        sums = (np.diag(confusion), confusion.sum(1), confusion.sum(0))
+        counts = self.confusion
+        sums = (np.diag(counts), counts.sum(1), counts.sum(0))
         return _bias_corrected(values, float(_score(metric, position, sums)), level)
 
-    def _units(self, groups) -> _Units:
-        if not len(self):
-            raise ValueError("The report holds no pictures")
-        if groups is None and self.per_image is not None:
-            groups = self.per_image.get("group")
-        if groups is None:
-            return _single_images(self.confusion)
-        if self.per_image is None:
-            raise ValueError("groups need a report that knows its images; make one with `evaluate`")
-        return _whole_groups(self.per_image, groups)
+# %% ../../nbs/scoring/01_metrics.ipynb #6c73f1b4
+def _scores_markdown(report) -> list:  # Lines
+    "Accuracy and macro F1 with their intervals"
+    lines = ["| | score | 95 % interval |", "|---|--:|:-:|"]
+    for metric, name in zip(_SCORES_OF_ALL, ("accuracy", "macro F1"), strict=True):
+        low, high = report.bootstrap_interval(metric)
+        lines.append(f"| **{name}** | **{getattr(report, metric):.4f}** | {low:.4f} – {high:.4f} |")
+    return lines
 
-    def most_confused(self, n: int = 10) -> pd.DataFrame:
-        "The most frequent mistakes: `truth`, `taken_for`, `times`, `share` of the first's images"
-        return _largest_mistakes(self.confusion, self.classes, n)
+# %% ../../nbs/scoring/01_metrics.ipynb #aa90e477
+def _format(value: float) -> str:
+    return "–" if np.isnan(value) else f"{value:.2f}"
+
+
+def _characters_markdown(table: pd.DataFrame) -> list:  # Lines
+    "The scores of each character, the lowest F1 first"
+    lines = [
+        "| character | pictures | precision | recall | 95 % interval | F1 |",
+        "|---|--:|--:|--:|:-:|--:|",
+    ]
+    for r in table.sort_values("f1", kind="stable").itertuples():
+        interval = f"{_format(r.recall_low)} – {_format(r.recall_high)}"
+        scores = f"{_format(r.precision)} | {_format(r.recall)} | {interval} | {_format(r.f1)}"
+        lines.append(f"| {escape_html(r.character)} | {r.pictures} | {scores} |")
+    return lines
+
+# %% ../../nbs/scoring/01_metrics.ipynb #1e389d1b
+_FULL_TABLE = 1000  # Characters
+
+
+def _counts_to_dict(confusion: np.ndarray) -> dict:
+    "All counts, or of many characters those above 0"
+    if len(confusion) <= _FULL_TABLE:
+        return dict(confusion=confusion.tolist())
+    truth, answer = np.nonzero(confusion)
+    cells = np.stack([truth, answer, confusion[truth, answer]], 1)
+    return dict(confusion=None, confusion_cells=cells.tolist())
+
+
+def _table_to_dicts(table: pd.DataFrame) -> list:
+    "A dict per character; NaN becomes `None`"
+    table = table.rename(columns=dict(jaccard="accuracy"))
+    return json.loads(table.to_json(orient="records", double_precision=10))
+
+# %% ../../nbs/scoring/01_metrics.ipynb #6c505446
+def _largest_losses(report: _Counts, n: int) -> pd.DataFrame:
+    "`row`, `picture`, `truth`, `prediction`, `probability`, `loss`"
+    if report.per_image is None:
+        raise ValueError(
+            "This report holds counts only; `evaluate` makes one that knows its pictures"
+        )
+    top = report.per_image.sort_values("loss", ascending=False, kind="stable").head(n)
+    columns = dict(
+        row=top.row,
+        picture=[report.store.files.names[i] for i in top.row],
+        truth=[report.classes[i] for i in top.truth],
+        prediction=[report.classes[i] for i in top.prediction],
+    )
+    return pd.DataFrame(columns | dict(probability=top.probability, loss=top.loss))
+
+# %% ../../nbs/scoring/01_metrics.ipynb #97d32973
+class Report(_Intervals):
+    "What a model got right and wrong; `evaluate` makes one"
 
     def top_losses(self, n: int = 12) -> pd.DataFrame:
         "The images with the highest loss: `row`, `picture`, `truth`, `prediction`, …"
-        if self.per_image is None:
-            raise ValueError(
-                "This report holds counts only; `evaluate` makes one that knows its pictures"
-            )
-        top = self.per_image.sort_values("loss", ascending=False, kind="stable").head(n)
-        columns = dict(
-            row=top.row,
-            picture=[self.store.files.names[i] for i in top.row],
-            truth=[self.classes[i] for i in top.truth],
-            prediction=[self.classes[i] for i in top.prediction],
-        )
-        return pd.DataFrame(columns | dict(probability=top.probability, loss=top.loss))
+        return _largest_losses(self, n)
 
     def to_dict(self) -> dict:
         "Scores, intervals, table and counts as plain types, for JSON; NaN becomes `None`"
@@ -411,7 +425,7 @@ def evaluating(model: nn.Module):
         for module, training in modes:
             module.training = training
 
-# %% ../../nbs/scoring/01_metrics.ipynb #76d72062
+# %% ../../nbs/scoring/01_metrics.ipynb #ef34d9c1
 @torch.inference_mode()
 def collect_logits(
     model: nn.Module,  # In evaluation mode meanwhile
@@ -429,7 +443,7 @@ def collect_logits(
             targets.append(yb)
     return torch.cat(logits), torch.cat(targets)
 
-# %% ../../nbs/scoring/01_metrics.ipynb #2a369d5b
+# %% ../../nbs/scoring/01_metrics.ipynb #0af8f6ea
 def _answers(dl, logits, targets, groups) -> pd.DataFrame:
     "Per image: `row`, `truth`, `prediction`, `probability`, `loss`, and `group` where known"
     probability, prediction = logits.softmax(1).max(1)
@@ -441,7 +455,21 @@ def _answers(dl, logits, targets, groups) -> pd.DataFrame:
         columns |= dict(group=np.asarray(groups)[rows])
     return pd.DataFrame(dict(row=rows) | columns)
 
+# %% ../../nbs/scoring/01_metrics.ipynb #0d86d2ba
+def score_logits(
+    logits,  # From `collect_logits`, shape `(n, classes)`
+    targets,  # True classes, shape `(n,)`
+    dl,  # The `Batches` that they are of
+    loss: nn.Module | None = None,  # For `report.loss`; `None`: cross entropy
+    groups=None,  # See `evaluate`
+) -> Report:
+    "Answers and scores from logits that have been collected"
+    per_image = _answers(dl, logits, targets, groups)
+    classes, total = dl.store.classes, (loss or F.cross_entropy)(logits, targets)
+    confusion = confusion_matrix(per_image.truth, per_image.prediction, len(classes))
+    return Report(confusion, classes, per_image, dl.store, float(total))
 
+# %% ../../nbs/scoring/01_metrics.ipynb #2a369d5b
 @torch.inference_mode()
 def evaluate(
     model: nn.Module,  # In evaluation mode meanwhile
@@ -458,7 +486,4 @@ def evaluate(
         size = f"{len(dl.store):,}"
         raise ValueError(f"groups must be one per image of the store ({size}), got {len(groups):,}")
     logits, targets = collect_logits(model, dl, dtype, tta)
-    per_image = _answers(dl, logits, targets, groups)
-    classes, total = dl.store.classes, (loss or F.cross_entropy)(logits, targets)
-    confusion = confusion_matrix(per_image.truth, per_image.prediction, len(classes))
-    return Report(confusion, classes, per_image, dl.store, float(total))
+    return score_logits(logits, targets, dl, loss, groups)

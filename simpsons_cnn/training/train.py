@@ -13,18 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-import torch
+from torch import nn
 
 from ..core.config import Config
 from ..core.device import pick_device, pick_dtype
 from ..core.files import atomic_write, lock_folder, remove_temp_files
 from ..networks.losses import FocalLoss, class_weights
-from ..networks.model_file import dataset_hash, save_model
+from ..networks.model_file import dataset_hash, save_model, split_hash
 from ..networks.presets import create_model
 from ..networks.reference import SimpsonsCNN
 from ..quality.split import split_differences, split_table
-from ..scoring.calibration import calibrate
-from ..scoring.metrics import Report, evaluate
+from ..scoring.calibration import Calibration, calibrate_logits
+from ..scoring.metrics import Report, collect_logits, evaluate, score_logits
 from ..scoring.plotting import save_figures
 from .callbacks import Callback
 from .checkpoint import Checkpoint, describe_environment, differences
@@ -33,9 +33,10 @@ from .loop import fit
 from simpsons_cnn.training.prepare import (
     RUN_FILES,
     TrainingData,
-    check_free_space,
+    check_room,
     make_output_folders,
     prepare,
+    remove_run,
     scan_folders,
 )
 
@@ -47,83 +48,46 @@ class Run:
     config: Config  # Settings used
     model: SimpsonsCNN  # With its best weights
     history: History  # Epochs
-    report: Report  # On the validation pictures
-    test_report: Report = None  # On the test pictures, looked at once; `None` without a test folder
+    report: Report  # On the validation images
+    test_report: Report = None  # On the test images, looked at once; `None` without a test folder
+    calibration: Calibration = None  # From the validation images
     model_path: Path = None  # The file for `Classifier.load`
     graphics: list = None  # Paths of the figures
 
+    @property
+    def reports(self) -> dict:
+        "The reports there are, by the names they have in files"
+        reports = dict(validation=self.report, test=self.test_report)
+        return {name: report for name, report in reports.items() if report}
+
     def _repr_markdown_(self):
-        reports = [("Validation", self.report)] + (
-            [("Test", self.test_report)] if self.test_report else []
-        )
-        return "\n\n".join(
-            [f"**{self.history!r}**, saved as `{self.model_path}`"]
-            + [f"### {name}\n\n{r._repr_markdown_()}" for name, r in reports]
-        )
+        head = f"**{self.history!r}**, saved as `{self.model_path}`"
+        parts = [f"### {k.title()}\n\n{r._repr_markdown_()}" for k, r in self.reports.items()]
+        return "\n\n".join([head, *parts])
 
-# %% ../../nbs/training/07_train.ipynb #2e85dc82
-def _scores(run: Run) -> dict:
-    "The reports as plain types"
-    reports = dict(validation=run.report, test=run.test_report)
-    return {name: report.to_dict() for name, report in reports.items() if report}
+# %% ../../nbs/training/07_train.ipynb #4c0ac131
+def _create_model(config: Config, data: TrainingData) -> SimpsonsCNN:
+    "The network with its first weights"
+    num_classes = len(data.train_dl.store.classes)
+    rate = config.dropout_rate
+    return create_model(config.architecture, num_classes, config.seed, dropout_rate=rate)
 
 
-def _save_run(run: Run, data: TrainingData, hashes: list):
-    "Write what a run leaves behind; `hashes` are those of the images trained and validated on"
-    config, history, store = run.config, run.history, data.train_dl.store
-    folder, scores = config.out_model_directory, _scores(run)
-    about = dict(
-        config=config.model_dump(mode="json"),
-        licence=config.licence,
-        data=dict(pictures=len(hashes), digest=dataset_hash(hashes)),
-        calibration=calibrate(run.model, data.valid_dl).to_dict(),
-        **scores,
-    )
-    save_model(run.model_path, run.model, store.classes, store.preprocess, about)
-    atomic_write(folder / "history.csv", history.table.to_csv(index=False))
-    dtype = pick_dtype(config.mixed_precision, data.train_dl.device)
-    report = dict(
-        best_epoch=history.best_epoch,
-        stopped=history.stop_reason,
-        first_steps=history.first_steps,
-        surroundings=describe_environment(data.train_dl.device, dtype),
-        **scores,
-    )
-    atomic_write(folder / "report.json", json.dumps(report, indent=1))
-    judged = run.test_report or run.report
-    answers = judged.top_losses(len(judged)).drop(columns="row").sort_values("picture")
-    answers = answers.to_csv(index=False)
-    atomic_write(config.out_inference_directory / "predictions.csv", answers)
-    run.graphics = _save_figures(run, judged)
-
-
-def _save_figures(run: Run, judged: Report) -> list:  # Paths
-    "Figures of the history and the scores; those of an earlier run, which may be more, go"
-    folder = run.config.out_graphics_directory
-    for old in folder.glob("*th part of learning and testing.png"):
-        old.unlink()
-    history = run.history if run.history.rows else None
-    return save_figures(history, judged, folder, run.config.part_of_partitions)
-
-# %% ../../nbs/training/07_train.ipynb #beb07f55
-def _model_and_loss(config: Config, data: TrainingData) -> tuple:
-    "The network with its first weights, and the loss"
-    store = data.train_dl.store
-    hparams = dict(dropout_rate=config.dropout_rate)
-    model = create_model(config.architecture, len(store.classes), config.seed, **hparams)
+def _create_loss(config: Config, data: TrainingData) -> nn.Module:
+    "The loss, with class weights if the settings ask for them"
     weights = None
     if config.class_weights != "none":
+        store = data.train_dl.store
         counts = store.labels[data.train_dl.indices].bincount(minlength=len(store.classes))
         weights = class_weights(counts, config.class_weights)
-    return model, FocalLoss(config.gamma, weights, config.label_smoothing)
+    return FocalLoss(config.gamma, weights, config.label_smoothing)
 
 
-def _fit_config(config: Config, data: TrainingData, state: tuple, **kwargs) -> History:
-    "`fit` as a configuration says; `state` is what `_model_and_loss` returns"
+def _fit_config(config: Config, data: TrainingData, model: nn.Module, **kwargs) -> History:
+    "`fit` as a configuration says"
+    loss, recipe = _create_loss(config, data), config.training_parameters
     decay = config.weight_decay
-    loaders = (data.train_dl, data.valid_dl)
-    model, loss = state
-    return fit(model, *loaders, loss, config.training_parameters, decay, **kwargs)
+    return fit(model, data.train_dl, data.valid_dl, loss, recipe, decay, **kwargs)
 
 # %% ../../nbs/training/07_train.ipynb #38f713cd
 _ELSEWHERE = {"traindir", "testdir", "store_directory", "fixes", "device"}
@@ -137,27 +101,98 @@ def _identity(config: Config) -> dict:
             identity |= {k: v for k, v in section.items() if k not in _ELSEWHERE}
     return identity
 
+# %% ../../nbs/training/07_train.ipynb #7f5add95
+def _read_split_table(path: Path) -> pd.DataFrame:
+    "The `split.csv` of a run, all of it text; raises `ValueError`"
+    table = pd.read_csv(path, keep_default_na=False, dtype=str)
+    missing = {"file", "character", "split", "sha256"} - set(table.columns)
+    if missing:
+        raise ValueError(
+            f"'{path}' is not the split file of a run: it has no column {min(missing)!r}. Restore"
+            " it, or start over with overwrite, without resume"
+        )
+    return table
 
-def _check_pictures(folder: Path, table: pd.DataFrame):
-    "Raise `ValueError` if the pictures are not those that a run in this folder was started with"
+
+def _check_images(folder: Path, table: pd.DataFrame):
+    "Raise `ValueError` if the images are not those that a run in this folder was started with"
     if not (folder / "split.csv").exists():
         return
-    was = pd.read_csv(folder / "split.csv", keep_default_na=False, dtype=str)
-    changes = split_differences(was, table.astype(dict.fromkeys(was.columns, str)))
+    was = _read_split_table(folder / "split.csv")
+    changes = split_differences(was, table.astype(str))
     if changes:
         raise ValueError(
             f"The images have changed since the run in '{folder}' started: {changes}. Restore them,"
             " or start over with overwrite, without resume"
         )
 
+# %% ../../nbs/training/07_train.ipynb #bfe1f272
+def _scores(run: Run) -> dict:
+    "The reports as plain types"
+    return {name: report.to_dict() for name, report in run.reports.items()}
 
-def _check_room(config: Config, num_classes: int):
-    "Room for three checkpoints of six copies of the weights at most, and two model files"
-    with torch.device("meta"):
-        model = create_model(config.architecture, num_classes)
-    there = sum(p.stat().st_size for p in config.out_model_directory.glob("*.ckpt"))
-    needed = 20 * sum(v.nbytes for v in model.state_dict().values()) - there
-    check_free_space(config.out_model_directory, needed)
+
+def _metadata(run: Run, table: pd.DataFrame) -> dict:
+    "What the model file says of its training; `table` is the split"
+    images = dict(
+        pictures=len(table),
+        digest=dataset_hash(table.sha256),
+        split=split_hash(table.sha256, table.split),
+    )
+    return dict(
+        config=run.config.model_dump(mode="json"),
+        licence=run.config.licence,
+        data=images,
+        calibration=run.calibration.to_dict(),
+        **_scores(run),
+    )
+
+# %% ../../nbs/training/07_train.ipynb #2e85dc82
+def _report(run: Run, data: TrainingData) -> dict:
+    "The content of report.json"
+    device = data.train_dl.device
+    return dict(
+        best_epoch=run.history.best_epoch,
+        stopped=run.history.stop_reason,
+        first_steps=run.history.first_steps,
+        surroundings=describe_environment(device, pick_dtype(run.config.mixed_precision, device)),
+        **_scores(run),
+    )
+
+
+def _save_figures(run: Run) -> list:  # Paths
+    "Figures of the history and the scores; those of an earlier start, which may be more, go"
+    folder = run.config.out_graphics_directory
+    for old in folder.glob("*th part of learning and testing.png"):
+        old.unlink()
+    history = run.history if run.history.rows else None
+    judged = run.test_report or run.report
+    return save_figures(history, judged, folder, run.config.part_of_partitions)
+
+
+def _save_run(run: Run, data: TrainingData, table: pd.DataFrame):
+    "Write what a run leaves behind, the model first; `table` is the split"
+    store, folder = data.train_dl.store, run.config.out_model_directory
+    metadata = _metadata(run, table)
+    save_model(run.model_path, run.model, store.classes, store.preprocess, metadata)
+    atomic_write(folder / "history.csv", run.history.table.to_csv(index=False))
+    atomic_write(folder / "report.json", json.dumps(_report(run, data), indent=1))
+    judged = run.test_report or run.report
+    answers = judged.top_losses(len(judged)).drop(columns="row").sort_values("picture")
+    predictions = run.config.out_inference_directory / "predictions.csv"
+    atomic_write(predictions, answers.to_csv(index=False))
+    run.graphics = _save_figures(run)
+
+# %% ../../nbs/training/07_train.ipynb #3b6e28e8
+def _judge(config: Config, model: nn.Module, history: History, data: TrainingData) -> Run:
+    "The finished run; one that was stopped and can be resumed does not see the test set"
+    path = config.out_model_directory / "model.safetensors"
+    logits, targets = collect_logits(model, data.valid_dl)
+    report = score_logits(logits, targets, data.valid_dl, groups=data.groups)
+    test_dl = None if history.resumable else data.test_dl
+    test_report = evaluate(model, test_dl) if test_dl else None
+    calibration = calibrate_logits(logits, targets)
+    return Run(config, model, history, report, test_report, calibration, path)
 
 # %% ../../nbs/training/07_train.ipynb #6796d3eb
 @contextmanager
@@ -170,18 +205,51 @@ def _own_folders(config: Config):
             remove_temp_files(folder)
         yield
 
-
-def _print_start(config: Config, data: TrainingData, checkpoint: Checkpoint, device):
+# %% ../../nbs/training/07_train.ipynb #2c69afb0
+def _start_message(config: Config, data: TrainingData, checkpoint: Checkpoint) -> str:
     "What is trained, where, and from which epoch on"
-    dtype = pick_dtype(config.mixed_precision, device)
-    precision = "bfloat16" if dtype else "float32"
-    print(f"{data!r}\n{config.architecture} network on {device}, in {precision}", flush=True)
-    if checkpoint.resume:
-        found = checkpoint.read()
-        text = f"no checkpoint in '{checkpoint.path.parent}' to resume; starting"
-        if found:
-            text = f"resuming after {len(found[1]['history']['rows'])} epochs"
-        print(text, flush=True)
+    device = data.train_dl.device
+    precision = "bfloat16" if pick_dtype(config.mixed_precision, device) else "float32"
+    lines = [repr(data), f"{config.architecture} network on {device}, in {precision}"]
+    found = checkpoint.read()
+    if found:
+        lines.append(f"resuming after {len(found[1]['history']['rows'])} epochs")
+    elif checkpoint.resume:
+        lines.append(f"no checkpoint in '{checkpoint.path.parent}' to resume; starting")
+    return "\n".join(lines)
+
+# %% ../../nbs/training/07_train.ipynb #a9da7ee6
+def _train_and_save(config, data, table, callbacks, checkpoint) -> Run:
+    "Train; save what was learnt, also if the loss broke down after some epochs"
+    model, broken = _create_model(config, data), None
+    try:
+        history = _fit_config(config, data, model, callbacks=callbacks, checkpoint=checkpoint)
+    except NonFiniteLoss as e:
+        if not e.history.rows:
+            raise
+        broken, history = e, e.history
+        history.stop_reason = str(e)
+        model.load_state_dict(history.best_weights)
+    run = _judge(config, model, history, data)
+    _save_run(run, data, table)
+    if broken:
+        raise broken
+    return run
+
+# %% ../../nbs/training/07_train.ipynb #95755e97
+def _begin_run(config: Config, data: TrainingData, checkpoint: Checkpoint) -> pd.DataFrame:
+    "Compare the images of a resumed run, or clear the folders for a new one; returns the split"
+    folder = config.out_model_directory
+    table = split_table(data.train_dl.store.files, data.groups, data.valid_dl.indices)
+    if checkpoint.read():
+        _check_images(folder, table)
+    else:
+        remove_run(config)
+    config.save(folder / "config.yaml")
+    atomic_write(folder / "split.csv", table.to_csv(index=False))
+    images = hashlib.sha256(table.to_csv().encode()).hexdigest()
+    checkpoint.identity |= dict(pictures=images)
+    return table
 
 # %% ../../nbs/training/07_train.ipynb #827ff9ac
 def train(
@@ -190,56 +258,20 @@ def train(
     resume: bool = False,  # Continue the run in `out_model_directory`; start it if there is none
 ) -> Run:
     "Scan, decode, split, train, judge, save; raises before training for bad input"
-    device, folder = pick_device(config.device), config.out_model_directory
+    device = pick_device(config.device)
     files, test_files = scan_folders(config)
     with _own_folders(config):
         make_output_folders(config, resume)
-        _check_room(config, len(files.classes))
-        path, seconds = folder / "last.ckpt", config.checkpoint_seconds
+        check_room(config, len(files.classes))
+        path, seconds = config.out_model_directory / "last.ckpt", config.checkpoint_seconds
         checkpoint = Checkpoint(path, resume, seconds, _identity(config))
-        found = checkpoint.read()  # one of another run is refused before the long work
+        checkpoint.read()  # one of another run is refused before the long work
         data = prepare(config, files, test_files, device)
         data.warn_of_leaks()
-        table = split_table(data.train_dl.store.files, data.groups, data.valid_dl.indices)
-        if found:
-            _check_pictures(folder, table)
-        config.save(folder / "config.yaml")
-        atomic_write(folder / "split.csv", table.to_csv(index=False))
+        table = _begin_run(config, data, checkpoint)
         if callbacks is None:
-            _print_start(config, data, checkpoint, device)
-        pictures = hashlib.sha256(table.to_csv().encode()).hexdigest()
-        checkpoint.identity |= dict(pictures=pictures)
+            print(_start_message(config, data, checkpoint), flush=True)
         return _train_and_save(config, data, table, callbacks, checkpoint)
-
-
-def _train_and_save(config, data, table, callbacks, checkpoint) -> Run:
-    "Train; save what was learnt, also if the loss broke down after some epochs"
-    state, broken = _model_and_loss(config, data), None
-    try:
-        kwargs = dict(callbacks=callbacks, checkpoint=checkpoint)
-        history = _fit_config(config, data, state, **kwargs)
-    except NonFiniteLoss as e:
-        if not e.history.rows:
-            raise
-        broken, history = e, e.history
-        history.stop_reason = str(e)
-        state[0].load_state_dict(history.best_weights)
-    run = _judged(config, state[0], history, data)
-    _save_run(run, data, table.sha256.tolist())
-    if broken:
-        raise broken
-    return run
-
-
-def _judged(config: Config, model, history: History, data: TrainingData) -> Run:
-    "The finished run; in float32, as the model is used. A stopped run does not see the test set"
-    store = data.train_dl.store
-    path = config.out_model_directory / "model.safetensors"
-    save_model(path, model, store.classes, store.preprocess)  # the most precious thing first
-    test_dl = None if history.resumable else data.test_dl
-    test_report = test_dl and evaluate(model, test_dl)
-    report = evaluate(model, data.valid_dl, groups=data.groups)
-    return Run(config, model, history, report, test_report, path)
 
 # %% ../../nbs/training/07_train.ipynb #08c1efd7
 class _FirstSteps(Callback):
@@ -267,13 +299,13 @@ def _recorded(folder: Path) -> tuple:  # (first steps, environment)
     except (ValueError, KeyError):
         raise ValueError(f"'{path}' does not say how the run's first steps went") from None
 
-
+# %% ../../nbs/training/07_train.ipynb #1daae3c4
 def _loss_difference(now: list, was: list) -> float:
     "The largest relative difference of losses"
     pairs = zip(now, was, strict=True)
     return max(abs(a["loss"] - b["loss"]) / abs(b["loss"]) for a, b in pairs)
 
-
+# %% ../../nbs/training/07_train.ipynb #126cf80d
 def verify(
     folder,  # `out_model_directory` of a finished run
     **overrides,  # Settings that may differ from the run's, such as `traindir` and `device`
@@ -285,9 +317,9 @@ def verify(
     device = pick_device(config.device)
     data = prepare(config, scan_folders(config)[0], device=device)
     indices = data.valid_dl.indices
-    _check_pictures(folder, split_table(data.train_dl.store.files, data.groups, indices))
-    state = _model_and_loss(config, data)
-    now = _fit_config(config, data, state, callbacks=[_FirstSteps(len(was))]).first_steps
+    _check_images(folder, split_table(data.train_dl.store.files, data.groups, indices))
+    model, callbacks = _create_model(config, data), [_FirstSteps(len(was))]
+    now = _fit_config(config, data, model, callbacks=callbacks).first_steps
     if len(now) < len(was):
         raise KeyboardInterrupt  # which `fit` has only noted
     here = describe_environment(device, pick_dtype(config.mixed_precision, device))

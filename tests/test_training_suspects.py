@@ -1,0 +1,106 @@
+"Suspects: what fits no folds, what was not judged, a run that is stopped"
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from simpsons_cnn.data.folders import ImageFiles
+from simpsons_cnn.data.store import PixelStore
+from simpsons_cnn.demo.characters import demo_characters
+from simpsons_cnn.scoring.metrics import Report
+from simpsons_cnn.training import suspects
+from simpsons_cnn.training.suspects import cross_validate, rank_suspects
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("suspects")
+    files = ImageFiles.scan(demo_characters(folder / "demo", train=5, test=1) / "train")
+    return PixelStore.build(files, size=64)
+
+
+@pytest.mark.parametrize("folds", [1, 0, 51])
+def test_folds(store, folds):
+    message = f"folds must be from 2 to the number of pictures, 50, got {folds}"
+    with pytest.raises(ValueError, match=message):
+        cross_validate(store, folds=folds)
+
+
+def test_more_folds_than_groups(store):
+    message = r"number of groups \(2\) and of pictures of the largest character \(5\), got 3"
+    with pytest.raises(ValueError, match=message):
+        cross_validate(store, np.arange(50) % 2, folds=3)
+
+
+def test_more_folds_than_pictures_of_a_character(store):
+    with pytest.raises(ValueError, match=r"of the largest character \(5\), got 6"):
+        cross_validate(store, np.arange(50), folds=6)
+
+
+@pytest.mark.parametrize("changes", [dict(num_epoch=1), dict(num_epochs=0), dict(batch=8)])
+def test_wrong_settings(store, changes):
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        cross_validate(store, np.arange(50), **changes)
+
+
+def test_no_picture_is_judged_by_a_network_that_knows_its_group(store, monkeypatch):
+    trained, really_fit = [], suspects.fit
+
+    def spying_fit(model, train_dl, judged_dl, *args, **kwargs):
+        trained.append((train_dl.indices, judged_dl.indices))
+        return really_fit(model, train_dl, judged_dl, *args, **kwargs)
+
+    monkeypatch.setattr(suspects, "fit", spying_fit)
+    groups = np.arange(50) // 2
+    cross_validate(store, groups, num_epochs=1)
+    assert [len(set(groups[t]) & set(groups[j])) for t, j in trained] == [0] * 3
+    judged = torch.cat([j for _, j in trained]).sort().values
+    assert judged.tolist() == list(range(50))
+
+
+def test_a_stopped_run_is_no_result(store, monkeypatch):
+    class Stopping(suspects._Epochs):
+        def on_epoch(self, run):
+            run.stop("enough")
+
+    monkeypatch.setattr(suspects, "_Epochs", Stopping)
+    with pytest.raises(KeyboardInterrupt, match="fold 1 of 3 was stopped: enough"):
+        cross_validate(store, np.arange(50), num_epochs=2)
+
+
+def test_a_conflict_of_a_picture_that_was_not_judged(store):
+    "Its loss is unknown, and not minus infinity"
+    images = dict(row=range(50), truth=store.labels, prediction=store.labels, probability=0.5)
+    images = pd.DataFrame(images | dict(loss=[np.nan] + [0.1] * 49))
+    report = Report(np.diag([5] * 10), store.classes, images, store, 0.1)
+    name = store.files.names[0]
+    pair = dict(file=[name], character=["a"], other=["gone.jpg"], other_character=["b"])
+    first = rank_suspects(report, pd.DataFrame(pair)).iloc[0]
+    assert (first.picture, first.suggestion, first.other) == (name, "b", "gone.jpg")
+    assert np.isnan(first.loss)
+
+
+def test_the_higher_loss_is_asked_about_whatever_the_order(store):
+    images = dict(row=range(50), truth=store.labels, prediction=store.labels, probability=0.5)
+    images = pd.DataFrame(images | dict(loss=np.linspace(0, 1, 50)))
+    report = Report(np.diag([5] * 10), store.classes, images, store)
+    first, second = report.top_losses(2).picture
+    for file, other in ((first, second), (second, first)):
+        label = {first: "y", second: "x"}
+        pair = dict(file=[file], other=[other])
+        pair |= dict(character=[label[file]], other_character=[label[other]])
+        asked = rank_suspects(report, pd.DataFrame(pair)).iloc[0]
+        assert asked[["picture", "character", "suggestion"]].tolist() == [first, "y", "x"]
+        assert asked.other == second
+    assert list(rank_suspects(report).picture) == list(report.top_losses(50).picture)
+
+
+def test_the_closest_conflict_counts(store):
+    images = dict(row=range(50), truth=store.labels, prediction=store.labels, probability=0.5)
+    report = Report(np.diag([5] * 10), store.classes, pd.DataFrame(images | dict(loss=0.1)), store)
+    name = store.files.names[0]
+    pairs = dict(file=[name] * 2, character=["a"] * 2, other=["x", "y"], other_character=["b", "c"])
+    table = rank_suspects(report, pd.DataFrame(pairs))
+    assert table.iloc[0][["picture", "suggestion", "other"]].tolist() == [name, "b", "x"]
+    assert len(table) == 50

@@ -1,0 +1,207 @@
+"The files of a run: of one run only, read back as they were written, and written once"
+
+import json
+import os
+import signal
+import time
+
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+import simpsons_cnn.scoring.metrics as metrics
+import simpsons_cnn.training.train as training
+from simpsons_cnn.core.config import Config
+from simpsons_cnn.demo.characters import demo_characters
+from simpsons_cnn.inference.classifier import Classifier
+from simpsons_cnn.networks.losses import FocalLoss
+from simpsons_cnn.networks.model_file import load_model
+from simpsons_cnn.training.callbacks import Callback
+from simpsons_cnn.training.history import NonFiniteLoss
+from simpsons_cnn.training.train import train, verify
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return demo_characters(tmp_path_factory.mktemp("drawn") / "data", train=12, test=2)
+
+
+@pytest.fixture
+def settings(images, tmp_path):
+    def make(name="run", **changes):
+        folders = {
+            f"out_{kind}_directory": tmp_path / name for kind in ("model", "graphics", "inference")
+        }
+        sizes = dict(size=64, crop_size=64, batch_size=30, num_epochs=1)
+        folders |= dict(traindir=images / "train", testdir=images / "test")
+        return Config.load(**folders | sizes | changes)
+
+    return make
+
+
+class Fails(Callback):
+    def on_step(self, run):
+        raise RuntimeError("the power is out")
+
+
+def test_a_folder_holds_one_run_only(settings, tmp_path):
+    "A run with overwrite that dies leaves nothing of the run before it"
+    train(settings(), callbacks=[])
+    with pytest.raises(RuntimeError, match="the power is out"):
+        train(settings(seed=1, overwrite=True), callbacks=[Fails()])
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["config.yaml", "split.csv"]
+    assert Config.load(tmp_path / "run/config.yaml").seed == 1
+
+
+def test_a_refused_run_removes_nothing(settings, tmp_path):
+    train(settings(), callbacks=[])
+    before = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
+    for changes in (dict(batch_size=500), dict(split="none.csv"), dict(skip_unreadable=False)):
+        broken = changes.get("skip_unreadable") is False
+        if broken:
+            changes = dict(traindir=_with_a_broken_image(tmp_path / "broken"), batch_size=4)
+        with pytest.raises((ValueError, FileNotFoundError)):
+            train(settings(overwrite=True, **changes), callbacks=[])
+    assert {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()} == before
+
+
+def _with_a_broken_image(folder):
+    for character in ("a", "b"):
+        (folder / character).mkdir(parents=True)
+        for i in range(4):
+            Image.effect_noise((64, 64), 50 + i).save(folder / character / f"{i}.png")
+    (folder / "a/0.png").write_bytes(b"\x89PNG\r\n\x1a\n nothing more")
+    return folder
+
+
+def test_the_model_knows_its_split(settings, tmp_path):
+    "Two images change sides in the file: the counts would be wrong"
+    run = train(settings(), callbacks=[])
+    clf, split = Classifier.load(run.model_path, "cpu"), tmp_path / "run/split.csv"
+    paths = [settings().traindir / name for name in pd.read_csv(split).file]
+    counts = clf.count_trained_on(paths, split)
+    assert counts["train"] > counts["valid"] > 0
+    table = pd.read_csv(split)
+    table["split"] = table["split"].iloc[::-1].to_numpy()
+    assert (table["split"] != pd.read_csv(split)["split"]).any()
+    table.to_csv(split, index=False)
+    with pytest.raises(ValueError, match="is not the split that the model was trained with"):
+        clf.count_trained_on(paths, split)
+
+
+def test_the_model_is_saved_once_and_judged_once(settings, monkeypatch):
+    saved, judged = [], []
+    real_save, real_collect = training.save_model, metrics.collect_logits
+
+    def save(path, *args, **kwargs):
+        saved.append(path)
+        return real_save(path, *args, **kwargs)
+
+    def collect(model, dl, *args, **kwargs):
+        judged.append(len(dl.indices))
+        return real_collect(model, dl, *args, **kwargs)
+
+    monkeypatch.setattr(training, "save_model", save)
+    monkeypatch.setattr(metrics, "collect_logits", collect)
+    monkeypatch.setattr(training, "collect_logits", collect, raising=False)
+    run = train(settings(num_epochs=2, testdir=None), callbacks=[])
+    n = len(run.report)
+    assert len(saved) == 1
+    assert judged.count(n) == 3  # after each epoch, and at the end
+
+
+@pytest.mark.parametrize("names", [["0", "1", "2"], ["007", "NA", "1e5"], ["true", "None", "-1"]])
+def test_characters_whose_names_look_like_values(settings, tmp_path, names):
+    "A finished run can be verified, and resumed"
+    for k, name in enumerate(names):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        for i in range(8):
+            im = Image.effect_noise((64, 64), 20 + 30 * k + i).convert("RGB")
+            im.save(tmp_path / "train" / name / f"{i}.png")
+    config = settings(traindir=tmp_path / "train", testdir=None, batch_size=8)
+    assert train(config, callbacks=[]).report.classes == sorted(names)
+    assert verify(tmp_path / "run")["same"]
+    assert len(train(config, callbacks=[], resume=True).history) == 1
+
+
+def test_a_split_file_that_is_none(settings, tmp_path):
+    train(settings(), callbacks=[])
+    (tmp_path / "run/split.csv").write_text("nothing,of\nthe,kind\n")
+    with pytest.raises(ValueError, match="'.*split.csv' is not the split file of a run"):
+        verify(tmp_path / "run")
+
+
+class Broken(FocalLoss):
+    "NaN in the second step of the third epoch"
+
+    calls = 0
+
+    def forward(self, logits, targets):
+        if torch.is_grad_enabled():
+            self.calls += 1
+        return super().forward(logits, targets) * (float("nan") if self.calls == 2 * 3 + 2 else 1)
+
+
+def test_what_was_learnt_before_the_loss_broke_down_is_saved(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "FocalLoss", Broken)
+    with pytest.raises(NonFiniteLoss, match="in epoch 3, step 2"):
+        train(settings(num_epochs=6), callbacks=[])
+    report = json.loads((tmp_path / "run/report.json").read_text())
+    assert report["stopped"].startswith("The loss became nan")
+    assert len((tmp_path / "run/history.csv").read_text().splitlines()) == 1 + 2
+    assert load_model(tmp_path / "run/model.safetensors")[0].training is False
+
+
+def test_a_loss_that_breaks_down_at_once_leaves_nothing(settings, tmp_path):
+    with pytest.raises(NonFiniteLoss, match="in epoch 1"):
+        train(settings(learning_rate=1e30, schedule="constant"), callbacks=[])
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["config.yaml", "split.csv"]
+
+
+@pytest.mark.parametrize(
+    "changes, error, words",
+    [
+        (dict(traindir="no"), FileNotFoundError, "No folder"),
+        (dict(batch_size=500), ValueError, "batch_size must be at most"),
+        (dict(testdir="no"), FileNotFoundError, "No folder"),
+        (dict(device="gpu"), ValueError, "cannot be used here"),
+    ],
+)
+def test_nothing_is_made_before_the_checks(settings, tmp_path, changes, error, words):
+    with pytest.raises(error, match=words):
+        train(settings(**changes))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_figures_of_an_earlier_run_go(settings, tmp_path):
+    train(settings(num_epochs=2, part_of_partitions=2), callbacks=[])
+    curves = "*th part of learning and testing.png"
+    assert len(list((tmp_path / "run").glob(curves))) == 2
+    again = settings(part_of_partitions=1, overwrite=True)
+    assert len(train(again, callbacks=[]).history) == 1
+    assert len(list((tmp_path / "run").glob(curves))) == 1
+
+
+class Interrupting(training._FirstSteps):
+    def on_step(self, run):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.05)
+
+
+def test_an_interrupted_verify_is_no_verdict(settings, tmp_path, monkeypatch):
+    train(settings(), callbacks=[])
+    monkeypatch.setattr(training, "_FirstSteps", Interrupting)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            verify(tmp_path / "run")
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_verify_needs_a_run(images, settings, tmp_path):
+    with pytest.raises(FileNotFoundError, match="No 'config.yaml' in"):
+        verify(images)
+    train(settings(), callbacks=[])
+    assert verify(tmp_path / "run", learning_rate=0.1)["loss"] > 0.01
