@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import warnings
 
 import nbformat
 import numpy as np
@@ -180,3 +181,12 @@ def test_names_of_the_files_of_a_run(tmp_path):
         "metrics.png",
         "confusion.png",
     ]
+
+
+def test_names_in_other_scripts_give_one_warning(tmp_path):
+    report = Report(np.eye(3, dtype=np.int64), ["マージ", "होमर", "bart"])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        save_figures(None, report, tmp_path)
+    assert len(caught) == 1
+    assert "letters of the names are not in the figure's font" in str(caught[0].message)

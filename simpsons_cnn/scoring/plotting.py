@@ -8,6 +8,9 @@ __all__ = ['FEW_CHARACTERS', 'figure_png', 'NotebookFigure', 'display_name', 'sp
 
 # %% ../../nbs/scoring/03_plotting.ipynb #f2a8d309
 import io
+import threading
+import warnings
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -34,12 +37,33 @@ def figure_png(
         image.save(file, "png", optimize=True)
     return file.getvalue()
 
-# %% ../../nbs/scoring/03_plotting.ipynb #08fee0da
+# %% ../../nbs/scoring/03_plotting.ipynb #108dba78
+_warnings_lock = threading.Lock()
+
+
+@contextmanager
+def _one_warning_of_missing_letters():
+    "Within, warnings of letters without a glyph become one, at the end"
+    with _warnings_lock, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    others = [w for w in caught if "missing from font" not in str(w.message)]
+    for w in others:
+        warnings.warn_explicit(w.message, w.category, w.filename, w.lineno)
+    if len(others) < len(caught):
+        warnings.warn(
+            "Some letters of the names are not in the figure's font and are drawn as boxes; set"
+            " matplotlib's font.family to an installed font that has them",
+            stacklevel=4,
+        )
+
+# %% ../../nbs/scoring/03_plotting.ipynb #c4b6d0d0
 class NotebookFigure(Figure):
     "A figure that Jupyter shows as the value of a cell, without pyplot"
 
     def _repr_png_(self) -> bytes:
-        return figure_png(self, self.dpi, colors=64)
+        with _one_warning_of_missing_letters():
+            return figure_png(self, self.dpi, colors=64)
 
 
 def _axes(given, cols: int, size: tuple, **kwargs) -> tuple:
@@ -62,7 +86,7 @@ def split_history(history, parts: int) -> list:  # One table per part; never an 
     parts = min(parts, max(1, len(table)))
     return [table.iloc[rows] for rows in np.array_split(np.arange(len(table)), parts)]
 
-# %% ../../nbs/scoring/03_plotting.ipynb #5695361c
+# %% ../../nbs/scoring/03_plotting.ipynb #a14235b0
 def _draw_losses(ax, table):
     "Both curves of one part"
     single = len(table) < 2
@@ -123,7 +147,7 @@ def plot_metrics(
     axs[0].set_ylabel(note)
     return figure
 
-# %% ../../nbs/scoring/03_plotting.ipynb #fedb867a
+# %% ../../nbs/scoring/03_plotting.ipynb #2ba94cf6
 def _confusion_shown(report, shown) -> np.ndarray:
     "Counts of the shown characters; if some are left out, a last column counts the other answers"
     rows = report.confusion[shown]
@@ -132,7 +156,7 @@ def _confusion_shown(report, shown) -> np.ndarray:
         return counts
     return np.column_stack([counts, rows.sum(1) - counts.sum(1)])
 
-# %% ../../nbs/scoring/03_plotting.ipynb #60dd8631
+# %% ../../nbs/scoring/03_plotting.ipynb #bd60a8cf
 FEW_CHARACTERS = 15
 
 
@@ -178,7 +202,7 @@ def plot_confusion(
         _write_counts(ax, counts, shares)
     return figure
 
-# %% ../../nbs/scoring/03_plotting.ipynb #37b47fb5
+# %% ../../nbs/scoring/03_plotting.ipynb #670f3055
 _STYLES = (("--o", "0.5"), ("-s", "k"), (":^", "0.5"))
 
 
@@ -206,7 +230,7 @@ def plot_reliability(
     ax.legend(loc="upper left", fontsize=8, title="calibration error", title_fontsize=8)
     return figure
 
-# %% ../../nbs/scoring/03_plotting.ipynb #711cdd0d
+# %% ../../nbs/scoring/03_plotting.ipynb #c3c4b421
 def plot_pictures(
     pictures,  # uint8, shape `(n, 3, height, width)`
     texts: list | None = None,  # A line or more for each
@@ -274,7 +298,8 @@ def save_figures(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for name, figure in _figures_of_run(history, report, parts):
-        atomic_write(folder / name, figure_png(figure))
-        paths.append(folder / name)
+    with _one_warning_of_missing_letters():
+        for name, figure in _figures_of_run(history, report, parts):
+            atomic_write(folder / name, figure_png(figure))
+            paths.append(folder / name)
     return paths

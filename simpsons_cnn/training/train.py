@@ -147,7 +147,7 @@ def _metadata(run: Run, table: pd.DataFrame) -> dict:
         **_scores(run),
     )
 
-# %% ../../nbs/training/07_train.ipynb #2e85dc82
+# %% ../../nbs/training/07_train.ipynb #cb4c0fb3
 def _report(run: Run, data: TrainingData) -> dict:
     "The content of report.json"
     device = data.train_dl.device
@@ -159,7 +159,7 @@ def _report(run: Run, data: TrainingData) -> dict:
         **_scores(run),
     )
 
-
+# %% ../../nbs/training/07_train.ipynb #2e85dc82
 def _save_figures(run: Run) -> list:  # Paths
     "Figures of the history and the scores; those of an earlier start, which may be more, go"
     folder = run.config.out_graphics_directory
