@@ -113,7 +113,7 @@ def add_overwrite(
     "Add the option `--overwrite`"
     parser.add_argument("--overwrite", action="store_true", help=f"replace {what} if it exists")
 
-
+# %% ../../nbs/cli/01_common.ipynb #5f803e99
 def add_store_directory(parser: CommandParser):
     "Add the option `--store_directory`"
     text = "where decoded pictures are kept; default .pixels beside the folder"

@@ -14,22 +14,25 @@ from ..core.files import atomic_write
 from ..core.text import escape_html
 from .classifier import Classifier
 from .export import require
+from ..scoring.calibration import Calibration
 
 # %% ../../nbs/inference/04_card.ipynb #335f16a4
 def _licence(clf: Classifier) -> str:
     return " ".join(str(clf.about.get("licence") or "").split())
 
 
+def _licence_lines(licence: str) -> list:
+    "The licence as YAML, under the name that the hub gives it"
+    if re.fullmatch("[a-z0-9.-]*", licence.lower()):
+        return [f"license: {licence.lower() or 'unknown'}"]
+    return ["license: other", f"license_name: {json.dumps(licence)}"]
+
+# %% ../../nbs/inference/04_card.ipynb #181d0853
 def _front_matter(clf: Classifier) -> list:
     "Lines of YAML for a model hub"
-    licence = _licence(clf)
-    if re.fullmatch("[a-z0-9.-]*", licence.lower()):
-        lines = [f"license: {licence.lower() or 'unknown'}"]
-    else:
-        lines = ["license: other", f"license_name: {json.dumps(licence)}"]
     return [
         "---",
-        *lines,
+        *_licence_lines(_licence(clf)),
         "library_name: simpsons_cnn",
         "pipeline_tag: image-classification",
         "tags: [cartoon-characters, convolutional-neural-network]",
@@ -49,21 +52,24 @@ def _summary(clf: Classifier) -> list:
         f"network sees the middle {prep.crop}×{prep.crop}.\n",
     ]
 
+# %% ../../nbs/inference/04_card.ipynb #f200bbdc
+def _terms(licence: str) -> str:
+    if licence:
+        return f"Licence of these weights: **{escape_html(licence)}**.\n"
+    return (
+        "The file states no licence for these weights. "
+        "The licence of the pictures they were trained on applies.\n"
+    )
+
 
 def _data(clf: Classifier) -> list:
     "Lines: training images and licence"
-    data, licence = clf.about.get("data") or {}, _licence(clf)
+    data = clf.about.get("data") or {}
     trained_on = "The file does not say what it was trained on.\n"
     if data:
         count, digest = [escape_html(data.get(key)) for key in ("pictures", "digest")]
         trained_on = f"Trained and validated on {count} pictures; their SHA-256 is `{digest}`.\n"
-    terms = (
-        "The file states no licence for these weights. "
-        "The licence of the pictures they were trained on applies.\n"
-    )
-    if licence:
-        terms = f"Licence of these weights: **{escape_html(licence)}**.\n"
-    return ["## Data and licence\n", trained_on, terms]
+    return ["## Data and licence\n", trained_on, _terms(_licence(clf))]
 
 # %% ../../nbs/inference/04_card.ipynb #b123ab1f
 def _score(value) -> str:
@@ -73,7 +79,7 @@ def _score(value) -> str:
 def _interval(low, high) -> str:
     return f"{_score(low)} – {_score(high)}"
 
-
+# %% ../../nbs/inference/04_card.ipynb #fd290783
 def _character_row(row: dict) -> str:
     "One row of the table of characters"
     cells = [
@@ -86,28 +92,32 @@ def _character_row(row: dict) -> str:
     ]
     return f"| {' | '.join(cells)} |"
 
+# %% ../../nbs/inference/04_card.ipynb #63b592c4
+def _overall_rows(report: dict) -> list:
+    "The table of overall scores"
+    rows = ["| | score | 95 % interval |", "|---|--:|:-:|"]
+    for label, key in (("accuracy", "accuracy"), ("macro F1", "macro_f1")):
+        interval = _interval(*report[f"{key}_interval"])
+        rows.append(f"| {label} | {_score(report[key])} | {interval} |")
+    return rows
+
 # %% ../../nbs/inference/04_card.ipynb #4cc26bd7
 def _report_lines(
     name: str,  # 'validation' or 'test'
     report: dict,  # From `Report.to_dict`
 ) -> list:
     "Lines: the scores of one report"
-    lines = [
+    return [
         f"### On the {name} pictures\n",
         f"{report['pictures']:,} pictures.\n",
-        "| | score | 95 % interval |",
-        "|---|--:|:-:|",
-    ]
-    for label, key in (("accuracy", "accuracy"), ("macro F1", "macro_f1")):
-        interval = _interval(*report[f"{key}_interval"])
-        lines.append(f"| {label} | {_score(report[key])} | {interval} |")
-    lines += [
+        *_overall_rows(report),
         "\n| character | pictures | precision | recall | 95 % interval | F1 |",
         "|---|--:|--:|--:|:-:|--:|",
+        *[_character_row(row) for row in report["table"]],
+        "",
     ]
-    return lines + [_character_row(row) for row in report["table"]] + [""]
 
-
+# %% ../../nbs/inference/04_card.ipynb #dbebf913
 def _scores(clf: Classifier) -> list:
     "Lines: the scores of all reports in the file"
     reports = {name: clf.about.get(name) for name in ("validation", "test")}
@@ -123,35 +133,40 @@ def _scores(clf: Classifier) -> list:
         )
     return lines
 
+# %% ../../nbs/inference/04_card.ipynb #6afdc8b9
+def _threshold_line(c: Calibration) -> str:
+    "What becomes of images of strangers"
+    if c.threshold is None:
+        return "* It always names one of them, also for a picture of nobody it knows."
+    return (
+        f"* A picture with a familiarity ({c.measure}) below {c.threshold:.3g} is marked as "
+        f"not known. On the validation pictures this kept {c.coverage:.0%} of the right "
+        "answers; pictures of strangers may still pass."
+    )
+
 # %% ../../nbs/inference/04_card.ipynb #75dd7844
+def _calibration_lines(c: Calibration) -> list:
+    "How honest the probabilities are, if that was measured"
+    if c.ece_after is None:
+        return []
+    return [
+        f"* Its probabilities were off by {c.ece_after:.3f} on average there (expected "
+        f"calibration error; {c.ece_before:.3f} without the temperature of {c.temperature:.2f})."
+    ]
+
+
 def _limits(clf: Classifier) -> list:
     "Lines: what the model cannot do"
-    c = clf.calibration
-    lines = [
+    return [
         "## Limits\n",
         f"* It knows {len(clf.classes)} characters and nobody else, one to a picture.",
-    ]
-    if c.threshold is None:
-        lines.append("* It always names one of them, also for a picture of nobody it knows.")
-    else:
-        lines.append(
-            f"* A picture with a familiarity ({c.measure}) below {c.threshold:.3g} is marked as "
-            f"not known. On the validation pictures this kept {c.coverage:.0%} of the right "
-            "answers; pictures of strangers may still pass."
-        )
-    if c.ece_after is not None:
-        lines.append(
-            f"* Its probabilities were off by {c.ece_after:.3f} on average there (expected "
-            f"calibration error; {c.ece_before:.3f} without the temperature of "
-            f"{c.temperature:.2f})."
-        )
-    lines.append(
+        _threshold_line(clf.calibration),
+        *_calibration_lines(clf.calibration),
         "* The scores are those of pictures like the ones it was trained on. "
-        "Other drawings, photographs and crops may do worse."
-    )
-    return lines
+        "Other drawings, photographs and crops may do worse.",
+    ]
 
-# %% ../../nbs/inference/04_card.ipynb #a63e48f0
+# %% ../../nbs/inference/04_card.ipynb #df18d26c
 _USE = """
 ## Use
 
@@ -164,17 +179,18 @@ clf.predict('picture.jpg')
 With `simpsons_export model.safetensors` it becomes an ONNX file that runs without this library."""
 
 
+def _made_with(versions: dict) -> list:
+    made_with = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return [f"\nMade with {escape_html(made_with)}.\n"] if versions else []
+
+# %% ../../nbs/inference/04_card.ipynb #a63e48f0
 def model_card(
     clf: Classifier,  # To describe
 ) -> str:  # Markdown, ready for a model hub
     "A model card from what the model file knows"
     sections = [_front_matter(clf), _summary(clf), _data(clf), _scores(clf), _limits(clf), [_USE]]
-    lines = [line for section in sections for line in section]
-    versions = clf.about.get("versions") or {}
-    if versions:
-        made_with = ", ".join(f"{name} {version}" for name, version in versions.items())
-        lines.append(f"\nMade with {escape_html(made_with)}.\n")
-    return "\n".join(lines)
+    sections.append(_made_with(clf.about.get("versions") or {}))
+    return "\n".join(line for section in sections for line in section)
 
 # %% ../../nbs/inference/04_card.ipynb #eed5307c
 def _hub_model(clf: Classifier):
@@ -197,7 +213,7 @@ def push_to_hub(
     "Upload the model file and its card to the Hugging Face hub"
     return str(_hub_model(clf).push_to_hub(repo_id, **kwargs))
 
-
+# %% ../../nbs/inference/04_card.ipynb #ab171322
 def from_hub(
     repo_id: str,  # 'user/name'
     device: str = "auto",  # See `pick_device`

@@ -36,6 +36,17 @@ from .explain import Explanation, grad_cam
 from ..networks.model_file import dataset_hash, load_model, save_model, split_hash
 from ..scoring.calibration import Calibration
 
+# %% ../../nbs/inference/02_classifier.ipynb #e7aab59a
+def _is_channels_last(x: np.ndarray) -> bool:
+    "Whether the last dimension holds the channels; raises `ValueError` if that is unclear"
+    channels_last = x.ndim == 3 and x.shape[2] == 3
+    channels_first = x.ndim == 3 and x.shape[0] == 3
+    if channels_last == channels_first or not x.size:
+        raise ValueError(
+            f"An array must have the shape (height, width, 3) or (3, height, width), got {x.shape}"
+        )
+    return channels_last
+
 # %% ../../nbs/inference/02_classifier.ipynb #fee3ab45
 def _array_channels_last(
     array,  # Array or tensor of shape `(height, width, 3)` or `(3, height, width)`
@@ -44,13 +55,7 @@ def _array_channels_last(
     x = np.asarray(array.cpu() if isinstance(array, Tensor) else array)
     if x.dtype != np.uint8:
         raise ValueError(f"An array must hold bytes (uint8) from 0 to 255, got {x.dtype}")
-    channels_last = x.ndim == 3 and x.shape[2] == 3
-    channels_first = x.ndim == 3 and x.shape[0] == 3
-    if channels_last == channels_first or not x.size:
-        raise ValueError(
-            f"An array must have the shape (height, width, 3) or (3, height, width), got {x.shape}"
-        )
-    if channels_first:
+    if not _is_channels_last(x):
         x = x.transpose(1, 2, 0)
     return x if x.flags.carray else x.copy()
 
@@ -106,7 +111,7 @@ def _prefix(self: Prediction) -> str:
     source = f"{safe_str(self.source)}: " if self.source else ""
     return source + ("not known; nearest " if self.known is False else "")
 
-
+# %% ../../nbs/inference/02_classifier.ipynb #2552f05f
 @patch
 def line(
     self: Prediction,
@@ -149,6 +154,12 @@ def _repr_html_(self: Prediction, k: int = 5) -> str:
     return f"<div style='{style}'>{self._thumbnail_html()}<table>{rows}</table></div>"
 
 # %% ../../nbs/inference/02_classifier.ipynb #d732283c
+def _footer_lines(rest: int, unreadable: dict) -> list:
+    "Lines that follow the printed predictions: how many more, and what cannot be read"
+    lines = [f"… and {rest:,} more"] if rest > 0 else []
+    return lines + [safe_str(f"{path} cannot be read: {why}") for path, why in unreadable.items()]
+
+# %% ../../nbs/inference/02_classifier.ipynb #296aa727
 class Predictions(list):
     "Predictions for several images; `unreadable` maps each path that cannot be read to the reason"
 
@@ -160,18 +171,22 @@ class Predictions(list):
         super().__init__(predictions)
         self.unreadable = unreadable or {}
 
-    def _footer(self, n: int) -> list:
-        "Lines that follow the first `n` predictions"
-        lines = [f"… and {len(self) - n:,} more"] if len(self) > n else []
-        unreadable = [f"{path} cannot be read: {why}" for path, why in self.unreadable.items()]
-        return lines + [safe_str(line) for line in unreadable]
-
     def __repr__(self):
-        return "\n".join([repr(p) for p in self[:20]] + self._footer(20))
+        lines = [repr(p) for p in self[:20]]
+        return "\n".join(lines + _footer_lines(len(self) - 20, self.unreadable))
 
     def _repr_html_(self):
-        footer = [f"<p>{escape_html(line)}</p>" for line in self._footer(20)]
-        return "".join([p._repr_html_() for p in self[:20]] + footer)
+        footer = _footer_lines(len(self) - 20, self.unreadable)
+        pages = [p._repr_html_() for p in self[:20]]
+        return "".join(pages + [f"<p>{escape_html(line)}</p>" for line in footer])
+
+# %% ../../nbs/inference/02_classifier.ipynb #bb0c2892
+def _column_names(k: int) -> list:
+    "Names of the columns for `k` candidates"
+    columns = ["picture"]
+    for i in range(k):
+        columns += [f"character{i or ''}", f"probability{i or ''}"]
+    return columns
 
 # %% ../../nbs/inference/02_classifier.ipynb #58e5d532
 @patch
@@ -183,11 +198,8 @@ def to_frame(
     import pandas as pd  # here, because one prediction does not need it
 
     k = min(k, len(self[0].classes)) if self else k
-    columns = ["picture"]
-    for i in range(k):
-        columns += [f"character{i or ''}", f"probability{i or ''}"]
     rows = [[safe_str(p.source), *chain.from_iterable(p.top(k))] for p in self]
-    table = pd.DataFrame(rows, columns=columns)
+    table = pd.DataFrame(rows, columns=_column_names(k))
     if any(p.known is not None for p in self):
         table["known"] = [p.known for p in self]
     return table
@@ -206,6 +218,14 @@ def to_csv(
             table[column] = [safe_cell(name) for name in table[column]]
     atomic_write(path, table.to_csv(index=False))
 
+# %% ../../nbs/inference/02_classifier.ipynb #fcbf6b0f
+def _calibration_of(about: dict) -> Calibration:
+    "The calibration that a model file holds; raises `ValueError` if it cannot be used"
+    try:
+        return Calibration.from_dict(about.get("calibration") or {})
+    except (TypeError, ValueError) as e:
+        raise ValueError(f"The calibration of the model cannot be used ({e})") from None
+
 # %% ../../nbs/inference/02_classifier.ipynb #afaf6483
 class Classifier:
     "Names the character in images; `Classifier.load` opens a model file"
@@ -223,10 +243,7 @@ class Classifier:
         self.preprocess = preprocess
         self.about = about or {}
         self.device = torch.device(device)
-        try:
-            self.calibration = Calibration.from_dict(self.about.get("calibration") or {})
-        except (TypeError, ValueError) as e:
-            raise ValueError(f"The calibration of the model cannot be used ({e})") from None
+        self.calibration = _calibration_of(self.about)
 
     def __repr__(self):
         size = f"{self.preprocess.size} px"
@@ -244,7 +261,7 @@ def load(
     model, header = load_model(path, device)
     return cls(model, header["classes"], header["preprocess"], header["about"], device)
 
-
+# %% ../../nbs/inference/02_classifier.ipynb #78a90ef3
 @patch
 def save(
     self: Classifier,
@@ -262,7 +279,7 @@ def _forward_float64(model: nn.Module, xb: Tensor) -> Tensor:
     }
     return torch.func.functional_call(model, weights, xb.double()).float()
 
-
+# %% ../../nbs/inference/02_classifier.ipynb #3827031b
 def _forward(model: nn.Module, xb: Tensor) -> Tensor:
     "Logits in float32, of full precision also on a CUDA device"
     return _forward_float64(model, xb) if xb.device.type == "cuda" else model(xb)
@@ -282,7 +299,7 @@ def logits(
         scores = (scores + _forward(self.model, x.flip(3))) / 2
     return scores.cpu()
 
-
+# %% ../../nbs/inference/02_classifier.ipynb #4ae7fee2
 @patch
 def probabilities(
     self: Classifier,
@@ -297,7 +314,7 @@ def _reason(error: Exception) -> str:
     "Type and message of an error, cut if it is very long"
     return first_few([f"{type(error).__name__}: {error}"])
 
-
+# %% ../../nbs/inference/02_classifier.ipynb #89903de8
 def _reading_error(source, error: Exception) -> Exception:
     "What to raise when `source` cannot be decoded because of `error`"
     if isinstance(source, (np.ndarray, Tensor)) or isinstance(error, TypeError):
@@ -307,6 +324,22 @@ def _reading_error(source, error: Exception) -> Exception:
     what = first_few([source]) if isinstance(source, (str, Path)) else "The picture"
     return ValueError(f"{what} cannot be read: {_reason(error)}")
 
+# %% ../../nbs/inference/02_classifier.ipynb #ab81c979
+@patch
+def _make_prediction(
+    self: Classifier, source, image: Tensor, probabilities: np.ndarray, ood_score: float
+) -> Prediction:
+    "The prediction for a source, with its prepared image and what the network says of it"
+    is_path = isinstance(source, (str, Path))
+    return Prediction(
+        probabilities,
+        self.classes,
+        source=str(source) if is_path else "",
+        pixels=None if is_path else image.numpy(),
+        ood_score=ood_score,
+        threshold=self.calibration.threshold,
+    )
+
 # %% ../../nbs/inference/02_classifier.ipynb #d2a4234a
 @patch
 def _make_predictions(self: Classifier, sources: list, images: list, tta: bool) -> list:
@@ -315,21 +348,9 @@ def _make_predictions(self: Classifier, sources: list, images: list, tta: bool) 
         return []
     logits = self.logits(torch.stack(images), tta)
     probabilities = self.calibration.probabilities(logits).numpy()
-    ood_score = self.calibration.ood_score(logits).tolist()
-    predictions = []
-    for i, source in enumerate(sources):
-        is_path = isinstance(source, (str, Path))
-        predictions.append(
-            Prediction(
-                probabilities[i],
-                self.classes,
-                source=str(source) if is_path else "",
-                pixels=None if is_path else images[i].numpy(),
-                ood_score=ood_score[i],
-                threshold=self.calibration.threshold,
-            )
-        )
-    return predictions
+    scores = self.calibration.ood_score(logits).tolist()
+    parts = zip(sources, images, probabilities, scores, strict=True)
+    return [self._make_prediction(*part) for part in parts]
 
 # %% ../../nbs/inference/02_classifier.ipynb #13efe706
 @patch
@@ -348,14 +369,19 @@ def _predict_batch(
             unreadable[str(source)] = _reason(e)
     return Predictions(self._make_predictions(readable, images, tta), unreadable)
 
+# %% ../../nbs/inference/02_classifier.ipynb #cf5b5b2f
+def _batches_of(sources: list, batch_size: int) -> list:
+    "The sources in lists of at most `batch_size`, and enough of them for every processor"
+    batch_size = min(batch_size, math.ceil(len(sources) / num_workers()))
+    return [sources[i : i + batch_size] for i in range(0, len(sources), batch_size)]
+
 # %% ../../nbs/inference/02_classifier.ipynb #c34a08de
 @patch
 def _predict_parallel(
     self: Classifier, sources: list, batch_size: int, tta: bool, skip_unreadable: bool
 ) -> Predictions:
     "Predict many images with one thread per processor"
-    batch_size = min(batch_size, math.ceil(len(sources) / num_workers()))
-    batches = [sources[i : i + batch_size] for i in range(0, len(sources), batch_size)]
+    batches = _batches_of(sources, batch_size)
     found = Predictions()
     with worker_pool() as pool, progress_bar(total=len(sources), desc="predicting") as bar:
         for part in pool.map(lambda b: self._predict_batch(b, tta, skip_unreadable), batches):
@@ -386,6 +412,15 @@ def predict(
         return self._predict_parallel(paths, batch_size, tta, skip_unreadable=True)
     return self._predict_batch([source], tta)[0]
 
+# %% ../../nbs/inference/02_classifier.ipynb #f6f47d69
+@patch
+def _decode(self: Classifier, source) -> Tensor:  # uint8, shape `(1, 3, size, size)`
+    "A batch of one prepared image; raises an error that names what cannot be read"
+    try:
+        return self.preprocess(_as_decodable(source))[None]
+    except Exception as e:
+        raise _reading_error(source, e) from None
+
 # %% ../../nbs/inference/02_classifier.ipynb #258b1a62
 @patch
 def explain(
@@ -396,10 +431,7 @@ def explain(
     "Which pixels support a character; raises `ValueError` for an unknown character"
     if character is not None and character not in self.classes:
         raise ValueError(unknown_name_message("character", character, self.classes))
-    try:
-        xb = self.preprocess(_as_decodable(source))[None]
-    except Exception as e:
-        raise _reading_error(source, e) from None
+    xb = self._decode(source)
     p = self.probabilities(xb)[0]
     index = int(p.argmax()) if character is None else self.classes.index(character)
     pixels = self.preprocess.center_crop(xb)
@@ -408,11 +440,10 @@ def explain(
     path = str(source) if isinstance(source, (str, Path)) else ""
     return Explanation(self.classes[index], float(p[index]), cam, pixels[0].numpy(), path)
 
-# %% ../../nbs/inference/02_classifier.ipynb #5fbe4f7b
-@patch
-def _read_split(self: Classifier, split) -> dict:  # SHA-256 -> 'train' or 'valid'
-    "Read the split file of this model; raises `ValueError` if it is another one"
-    from simpsons_cnn.quality.split import read_split  # here, because it imports slowly
+# %% ../../nbs/inference/02_classifier.ipynb #198fb5d0
+def _read_split_table(split) -> dict:  # Column -> values
+    "The columns of a split file; raises `ValueError` if it is something else"
+    from simpsons_cnn.quality.split import read_split  # imports slowly
 
     table = read_split(split)
     if not {"split", "sha256"} <= set(table):
@@ -420,7 +451,11 @@ def _read_split(self: Classifier, split) -> dict:  # SHA-256 -> 'train' or 'vali
             f"'{split}' is not a split file: it must have the columns 'split' and 'sha256', "
             f"got {first_few(map(repr, table), 10)}"
         )
-    trained_on = self.about.get("data") or {}
+    return table
+
+# %% ../../nbs/inference/02_classifier.ipynb #d2ae70c1
+def _check_split(trained_on: dict, table: dict, split):
+    "Raise `ValueError` if a split file is not the one that a model was trained with"
     digest, sides = trained_on.get("digest"), trained_on.get("split")
     if digest and digest != dataset_hash(table["sha256"]):
         raise ValueError(
@@ -432,6 +467,13 @@ def _read_split(self: Classifier, split) -> dict:  # SHA-256 -> 'train' or 'vali
             f"'{split}' is not the split that the model was trained with, though of the same "
             "images; put the right file there, or remove it"
         )
+
+# %% ../../nbs/inference/02_classifier.ipynb #5fbe4f7b
+@patch
+def _read_split(self: Classifier, split) -> dict:  # SHA-256 -> 'train' or 'valid'
+    "Read the split file of this model; raises `ValueError` if it is another one"
+    table = _read_split_table(split)
+    _check_split(self.about.get("data") or {}, table, split)
     return dict(zip(table["sha256"], table["split"], strict=True))
 
 # %% ../../nbs/inference/02_classifier.ipynb #6a1d648a
