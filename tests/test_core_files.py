@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from simpsons_cnn.core.files import (
-    TEMP_SUFFIX,
+    _TEMP_SUFFIX,
     atomic_write,
     file_lock,
     lock_folder,
@@ -53,7 +53,7 @@ def test_errors_of_writing(tmp_path):
     with pytest.raises(IsADirectoryError, match="Cannot write"):
         atomic_write(tmp_path, "not over a folder")
     assert not list(tmp_path.iterdir())
-    assert not list(tmp_path.parent.glob(f".*{TEMP_SUFFIX}"))
+    assert not list(tmp_path.parent.glob(f".*{_TEMP_SUFFIX}"))
 
 
 def test_many_writers_of_one_file(tmp_path):
@@ -73,7 +73,7 @@ def test_temp_names_differ_between_processes(tmp_path):
 
 @pytest.mark.parametrize(
     "stranger",
-    [".video.mp4.part", ".note.txt.123-456.part", "note.part", f"visible{TEMP_SUFFIX}", ".a.b"],
+    [".video.mp4.part", ".note.txt.123-456.part", "note.part", f"visible{_TEMP_SUFFIX}", ".a.b"],
 )
 def test_files_of_others_stay(tmp_path, stranger):
     (tmp_path / stranger).touch()
@@ -259,7 +259,7 @@ def test_replace_folder_of_a_killed_process(tmp_path):
         pass
     first.kill()
     first.wait()
-    [half] = tmp_path.glob(f".new.*{TEMP_SUFFIX}")
+    [half] = tmp_path.glob(f".new.*{_TEMP_SUFFIX}")
     stranger = temp_path(tmp_path / "new.old")
     stranger.mkdir()
     with replace_folder(tmp_path / "new") as building:

@@ -19,7 +19,7 @@ from PIL import Image
 
 from simpsons_cnn.data import archives
 from simpsons_cnn.data.archives import (
-    KAGGLE_DATASET,
+    _KAGGLE_DATASET,
     _plan,
     _safe_name,
     _Zip,
@@ -350,7 +350,7 @@ def test_bombs(folder):
     with gzip.open("bad.tar", "wb") as f:
         f.write(i.tobuf())
     refused("bad.tar", "one of its headers is longer than 16 MiB")
-    with replaced.object(archives, "MAX_ENTRIES", 20):
+    with replaced.object(archives, "_MAX_ENTRIES", 20):
         refused("archive.zip", "it holds more than 20 entries")
 
 
@@ -463,7 +463,7 @@ def test_fetch(folder):
         fetch("fetched")
         with pytest.raises(FileExistsError, match="'fetched' already holds"):
             fetch("fetched")  # noticed before the download
-    assert (asked, tree("fetched")) == ([KAGGLE_DATASET], expected_tree())
+    assert (asked, tree("fetched")) == ([_KAGGLE_DATASET], expected_tree())
 
 
 def test_fetch_without_kagglehub(folder):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from simpsons_cnn.data.images import FORMATS, open_picture, read_rgb, to_rgb
+from simpsons_cnn.data.images import _FORMATS, open_picture, read_rgb, to_rgb
 from simpsons_cnn.data.preprocess import Preprocess
 
 RAMP = np.linspace(0, 255, 64).astype(np.uint8)[None].repeat(48, 0)
@@ -107,7 +107,7 @@ def test_premultiplied_grey_tiff():
 def test_other_formats(tmp_path):
     path = tmp_path / "program.png"
     path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n{} loop")
-    with pytest.raises(ValueError, match=f"a picture must be one of {', '.join(FORMATS)}"):
+    with pytest.raises(ValueError, match=f"a picture must be one of {', '.join(_FORMATS)}"):
         open_picture(path)
 
 

@@ -241,7 +241,7 @@ def test_a_model_of_1700_characters_can_be_read_again(tmp_path):
 
 
 def test_a_header_that_could_not_be_read_is_not_written(small, tmp_path, monkeypatch):
-    monkeypatch.setattr(tensors, "HEADER_LIMIT", 10_000)
+    monkeypatch.setattr(tensors, "_HEADER_LIMIT", 10_000)
     words = "header must be at most 10,000 bytes of JSON, got .*; put what grows into tensors"
     with pytest.raises(ValueError, match=words):
         save_model(tmp_path / "x", small, list("abcd"), Preprocess(64), dict(note="x" * 10_000))

@@ -16,8 +16,8 @@ from nbclient import NotebookClient
 from PIL import Image
 
 from simpsons_cnn.scoring.metrics import (
-    MAX_CHARACTERS,
-    WORST_CHARACTERS,
+    _MAX_CHARACTERS,
+    _WORST_CHARACTERS,
     Report,
     confusion_matrix,
 )
@@ -42,14 +42,14 @@ def two_classes() -> Report:
     return Report(np.array([[3, 1], [0, 4]]), ["bart", "lisa"])
 
 
-@pytest.mark.parametrize("n", [MAX_CHARACTERS, MAX_CHARACTERS + 1, 1000])
+@pytest.mark.parametrize("n", [_MAX_CHARACTERS, _MAX_CHARACTERS + 1, 1000])
 def test_figures_of_many_classes(n, tmp_path):
     rng = np.random.default_rng(0)
     truth = np.repeat(np.arange(n), 4)
     answers = np.where(rng.random(len(truth)) < 0.8, truth, rng.integers(0, n, len(truth)))
     report = Report(confusion_matrix(truth, answers, n), names(n))
     metrics, confusion = plot_metrics(report).axes[0], plot_confusion(report).axes[0]
-    shown = n if n <= MAX_CHARACTERS else WORST_CHARACTERS
+    shown = n if n <= _MAX_CHARACTERS else _WORST_CHARACTERS
     note = "" if n == shown else f"the {shown} of {n:,} characters with the lowest F1"
     assert len(metrics.get_yticklabels()) == len(confusion.get_yticklabels()) == shown
     assert metrics.get_ylabel() == note

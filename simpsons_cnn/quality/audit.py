@@ -6,7 +6,6 @@
 __all__ = ['AuditReport', 'audit']
 
 # %% ../../nbs/quality/03_audit.ipynb #0d35c114
-import io
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch.nn import functional as F
 
 from ..core.device import num_workers
 from ..core.display import jpeg_uri
+from ..core.figures import NotebookFigure
 from ..core.files import atomic_write
 from ..core.text import escape_html, unknown_name_message
 from ..data.folders import ImageFiles
@@ -197,22 +197,13 @@ def _findings(report, what: str, n: int) -> list:
     captions = [f"{r.file} | {r.other}: {r.kind}{', mirrored' * r.mirrored}" for r in rows]
     return [(list(pair), caption) for pair, caption in zip(images, captions, strict=True)]
 
-# %% ../../nbs/quality/03_audit.ipynb #f68f74cd
-class _NotebookFigure(Figure):
-    "A figure that Jupyter shows as the value of a cell"
-
-    def _repr_png_(self) -> bytes:
-        file, small = io.BytesIO(), io.BytesIO()
-        self.savefig(file, format="png")
-        Image.open(file).convert("RGB").quantize(128).save(small, "png", optimize=True)
-        return small.getvalue()
-
 # %% ../../nbs/quality/03_audit.ipynb #581409da
 def _gallery(found: list, columns: int) -> Figure:
     "Findings, from `_findings`, as a figure"
     rows = max(1, -(-len(found) // columns))
     wide = max((len(images) for images, _ in found), default=1)
-    figure = _NotebookFigure(figsize=(1.6 * columns * wide, 2 * rows), layout="constrained")
+    figure = NotebookFigure(figsize=(1.6 * columns * wide, 2 * rows), layout="constrained")
+    figure.colors = 128
     axs = figure.subplots(rows, columns, squeeze=False)
     for ax in axs.flat:
         ax.axis("off")
