@@ -2,9 +2,10 @@
 #   setup run    what training needs
 #   setup dev    the same, and what the notebooks and tests need
 # A second call returns at once unless settings.ini or setup.py changed.
+# VENV=FOLDER uses an environment elsewhere, as it is: nothing is installed.
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-venv="$root/.venv"
+venv="${VENV:-$root/.venv}"
 
 find_python() {
     local p
@@ -17,6 +18,10 @@ find_python() {
 
 setup() {
     local kind="$1" extra="" want python
+    if [ -n "${VENV:-}" ]; then
+        export PATH="$venv/bin:$PATH" PYTHONPATH="$root"
+        return
+    fi
     if [ "$kind" = dev ]; then extra="[dev]"; fi
     want="$root $(cat "$root/settings.ini" "$root/setup.py" | cksum)"
     if ! "$venv/bin/python" -c '' 2>/dev/null; then rm -rf "$venv"; fi          # none yet, or its Python is gone

@@ -104,11 +104,11 @@ def test_pyplot_is_not_used(tmp_path):
 
 
 def test_figures_drawn_in_threads(tmp_path):
-    errors = []
+    errors, paths = [], []
 
     def draw(folder):
         try:
-            save_figures(HISTORY, two_classes(), folder, parts=2)
+            paths.extend(save_figures(HISTORY, two_classes(), folder, parts=2))
         except BaseException as e:
             errors.append(e)
 
@@ -118,7 +118,8 @@ def test_figures_drawn_in_threads(tmp_path):
     for thread in threads:
         thread.join()
     assert errors == []
-    assert len(list(tmp_path.rglob("*.png"))) == 12
+    assert sorted(tmp_path.rglob("*.png")) == sorted(paths)
+    assert len(paths) == 3 * len(save_figures(HISTORY, two_classes(), tmp_path / "alone", parts=2))
 
 
 SETUP = """

@@ -19,18 +19,27 @@ from .. import __version__
 from ..core.tensors import read_tensors, write_tensors
 from ..core.text import unknown_name_message
 from ..data.preprocess import Preprocess
+from .presets import PRESETS
 from .reference import SimpsonsCNN
 
 # %% ../../nbs/networks/04_model_file.ipynb #e42ebb99
 FORMAT_VERSION = 2
-ARCHITECTURES = dict(SimpsonsCNN=SimpsonsCNN)  # what a header may name
+ARCHITECTURES = {network.__name__: network for network, _ in PRESETS.values()}  # what may be named
+
+
+def _shapes(model: nn.Module) -> dict:
+    return {name: tensor.shape for name, tensor in model.state_dict().items()}
 
 
 def _architecture(model: nn.Module) -> dict:
-    "The name of a network's class and its arguments; `ValueError` for an unknown class"
+    "The name of a network's class and its arguments; `ValueError` if they do not rebuild it"
     name = type(model).__name__
     if name not in ARCHITECTURES:
         raise ValueError(unknown_name_message("architecture", name, ARCHITECTURES))
+    with torch.device("meta"):
+        rebuilt = type(model)(**model.hparams)
+    if _shapes(rebuilt) != _shapes(model):
+        raise ValueError(f"{name}(**model.hparams) must have the layers of the model; they differ")
     return dict(name=name, **model.hparams)
 
 # %% ../../nbs/networks/04_model_file.ipynb #43ec224f
@@ -62,7 +71,7 @@ def _network_of(header: dict, num_tensors: int) -> nn.Module:
     "The network that a header describes, on the meta device"
     hparams = dict(header["architecture"])
     create = ARCHITECTURES[hparams.pop("name")]
-    blocks = len(hparams["channels"])
+    blocks = len(hparams.get("channels", ()))
     if blocks > num_tensors:
         raise ValueError(f"{blocks:,} blocks for {num_tensors:,} tensors")
     with torch.device("meta"):

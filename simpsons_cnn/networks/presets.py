@@ -16,9 +16,10 @@ from ..core.text import unknown_name_message
 from .reference import SimpsonsCNN
 
 # %% ../../nbs/networks/03_presets.ipynb #38f42140
+# Name: the class of the network, and its arguments. The settings offer these names.
 PRESETS = dict(
-    reference=dict(channels=(16, 32, 64, 128, 256, 512)),
-    wide=dict(channels=(32, 64, 128, 256, 512, 1024)),
+    reference=(SimpsonsCNN, dict(channels=(16, 32, 64, 128, 256, 512))),
+    wide=(SimpsonsCNN, dict(channels=(32, 64, 128, 256, 512, 1024))),
 )
 
 # %% ../../nbs/networks/03_presets.ipynb #75c846da
@@ -26,30 +27,35 @@ def initialise_weights(
     model: nn.Module,  # Of convolutions, linear layers and batch norms
     generator: torch.Generator,  # Source of the weights
 ):
-    "PyTorch's own initial weights, from a given source of random numbers"
+    "PyTorch's own initial weights; raises `TypeError` for a layer it does not know"
     for module in model.modules():
+        own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             nn.init.kaiming_uniform_(module.weight, a=math.sqrt(5), generator=generator)
             bound = 1 / math.sqrt(module.weight[0].numel())
-            nn.init.uniform_(module.bias, -bound, bound, generator=generator)
+            if module.bias is not None:
+                nn.init.uniform_(module.bias, -bound, bound, generator=generator)
         elif isinstance(module, nn.BatchNorm2d):
             module.reset_parameters()
+        elif own:
+            raise TypeError(f"No first weights for {type(module).__name__}; add them here")
 
 # %% ../../nbs/networks/03_presets.ipynb #90355c23
 def create_model(
     architecture: str,  # A key of `PRESETS`
     num_classes: int,  # Number of characters
     seed: int = None,  # Decides the first weights; `None`: the process's own random numbers
-    **hparams,  # Further arguments of `SimpsonsCNN`
-) -> SimpsonsCNN:
+    **hparams,  # Further arguments of the network's class
+) -> nn.Module:
     "A network by name, with fresh weights; raises `ValueError` for an unknown name"
     if architecture not in PRESETS:
         raise ValueError(unknown_name_message("architecture", architecture, PRESETS))
-    hparams = PRESETS[architecture] | hparams
+    network, defaults = PRESETS[architecture]
+    hparams = defaults | hparams
     if seed is None:
-        return SimpsonsCNN(num_classes, **hparams)
+        return network(num_classes, **hparams)
     with torch.device("meta"):  # takes no random numbers
-        model = SimpsonsCNN(num_classes, **hparams)
+        model = network(num_classes, **hparams)
     model.to_empty(device="cpu")
     with torch.no_grad():
         initialise_weights(model, make_generator(seed, "init"))

@@ -23,6 +23,7 @@ from ..data.store import PixelStore
 from ..networks.presets import create_model
 from ..quality.duplicates import near_duplicates
 from ..quality.split import make_split
+from ..scoring.plotting import REPORT_FIGURES
 
 # %% ../../nbs/training/06_prepare.ipynb #d9cf5814
 RUN_FILES = dict(
@@ -35,7 +36,7 @@ RUN_FILES = dict(
         "config.yaml",
         "split.csv",
     ),
-    out_graphics_directory=("metrics.png", "confusion.png"),
+    out_graphics_directory=tuple(REPORT_FIGURES),
     out_inference_directory=("predictions.csv",),
 )
 _CURVES = "*th part of learning and testing.png"  # as many figures as the history has parts

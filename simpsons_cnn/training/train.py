@@ -21,7 +21,6 @@ from ..core.files import atomic_write, lock_folder, remove_temp_files
 from ..networks.losses import FocalLoss, class_weights
 from ..networks.model_file import dataset_hash, save_model, split_hash
 from ..networks.presets import create_model
-from ..networks.reference import SimpsonsCNN
 from ..quality.split import split_differences, split_table
 from ..scoring.calibration import Calibration, calibrate_logits
 from ..scoring.metrics import Report, collect_logits, evaluate, score_logits
@@ -46,7 +45,7 @@ class Run:
     "A finished run"
 
     config: Config  # Settings used
-    model: SimpsonsCNN  # With its best weights
+    model: nn.Module  # With its best weights
     history: History  # Epochs
     report: Report  # On the validation images
     test_report: Report = None  # On the test images, looked at once; `None` without a test folder
@@ -66,7 +65,7 @@ class Run:
         return "\n\n".join([head, *parts])
 
 # %% ../../nbs/training/07_train.ipynb #4c0ac131
-def _create_model(config: Config, data: TrainingData) -> SimpsonsCNN:
+def _create_model(config: Config, data: TrainingData) -> nn.Module:
     "The network with its first weights"
     num_classes = len(data.train_dl.store.classes)
     rate = config.dropout_rate

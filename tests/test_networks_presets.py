@@ -1,0 +1,45 @@
+"First weights of layers, and networks that cannot be kept in a file"
+
+import pytest
+import torch
+from torch import nn
+
+from simpsons_cnn.core.device import make_generator
+from simpsons_cnn.data.preprocess import Preprocess
+from simpsons_cnn.networks.model_file import load_model, save_model
+from simpsons_cnn.networks.presets import create_model, initialise_weights
+
+
+@pytest.mark.parametrize("layer", [nn.Conv2d(3, 4, 3, bias=False), nn.Linear(4, 2, bias=False)])
+def test_a_layer_without_bias(layer):
+    torch.nn.init.constant_(layer.weight, torch.nan)
+    initialise_weights(layer, make_generator(0, "init"))
+    assert layer.weight.isfinite().all()
+
+
+@pytest.mark.parametrize("layer", [nn.GroupNorm(2, 4), nn.PReLU(), nn.BatchNorm1d(4)])
+def test_a_layer_that_nobody_fills_is_refused(layer):
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), layer)
+    with pytest.raises(TypeError, match=f"No first weights for {type(layer).__name__}"):
+        initialise_weights(network, make_generator(0, "init"))
+
+
+@pytest.mark.parametrize("change", ["another layer", "hparams of another network"])
+def test_a_network_that_its_arguments_do_not_rebuild_is_not_saved(tmp_path, change):
+    model = create_model("reference", 3, seed=0)
+    if change == "another layer":
+        model.linear_stack.append(nn.Linear(3, 3))
+    else:
+        model.hparams["channels"] = (8, 16, 32, 64, 128, 256)
+    with pytest.raises(ValueError, match="must have the layers of the model"):
+        save_model(tmp_path / "m.safetensors", model, [*"abc"], Preprocess())
+    assert not (tmp_path / "m.safetensors").exists()
+
+
+def test_what_is_saved_can_be_loaded(tmp_path):
+    model = create_model("wide", 3, seed=0, dropout_rate=0.3)
+    save_model(tmp_path / "m.safetensors", model, [*"abc"], Preprocess())
+    again, _ = load_model(tmp_path / "m.safetensors")
+    assert again.hparams == model.hparams
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
