@@ -10,6 +10,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 setup dev
 cd "$root"
 if [ "${1:-}" = --full ]; then export FULL=1; shift; fi
+workers=1
+if [ "$(env -u OMP_NUM_THREADS nproc)" -gt 1 ]; then workers=2; fi
 export MPLBACKEND=Agg OMP_NUM_THREADS=1
 tmp="$(mktemp -d)"
 mkdir "$tmp/passed" "$tmp/failed"
@@ -18,8 +20,6 @@ summary() {
     rm -rf "$tmp"
 }
 trap summary EXIT
-workers=1
-if [ "$(nproc)" -gt 1 ]; then workers=2; fi
 failed=0
 
 echo '== notebooks are clean, and the package is what they export'
