@@ -87,10 +87,8 @@ if [ $# -eq 0 ]; then
 
     echo "== whole processes${FULL:+, the long form}"
     cd "$root"
-    alone=tests/test_lab.py  # a browser, a server and a kernel: more than one processor's work
     python -m pytest -q -rs -p no:cacheprovider -n "$workers" --dist worksteal --durations 15 \
-        --ignore "$alone" tests || failed=1
-    python -m pytest -q -rs -p no:cacheprovider "$alone" || failed=1
+        tests || failed=1
 fi
 
 [ "$failed" -eq 0 ]

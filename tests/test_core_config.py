@@ -1,6 +1,7 @@
 "Configuration: mistakes in values, in names, in YAML files, and text that stands for a value"
 
 import re
+import sys
 
 import pytest
 
@@ -10,6 +11,15 @@ from simpsons_cnn.core.config import Config
 BOMB = "a0: &a0 {k: 1}\n" + "\n".join(  # 9 to the 9th
     f"a{i + 1}: &a{i + 1} {{{'<' * 2}: [{', '.join([f'*a{i}'] * 9)}]}}" for i in range(9)
 )
+
+
+@pytest.fixture(autouse=True)
+def longest_number():
+    "Python's own limit of digits: SymPy, which PyTorch imports, lifts it for the whole process"
+    before = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(4300)
+    yield
+    sys.set_int_max_str_digits(before)
 
 
 @pytest.fixture
