@@ -1,4 +1,4 @@
-"Packaging for `simpsons_cnn`; every fact is read from settings.ini."
+"Packaging for `simpsons_cnn`; names, versions and dependencies are read from settings.ini."
 
 from configparser import ConfigParser
 from pathlib import Path

@@ -5,7 +5,7 @@
 # VENV=FOLDER uses an environment elsewhere, as it is: nothing is installed.
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-venv="${VENV:-$root/.venv}"
+venv="$root/.venv"
 
 find_python() {
     local p
@@ -19,7 +19,12 @@ find_python() {
 setup() {
     local kind="$1" extra="" want python
     if [ -n "${VENV:-}" ]; then
-        export PATH="$venv/bin:$PATH" PYTHONPATH="$root"
+        if [ ! -x "$VENV/bin/python" ]; then
+            echo "error: no bin/python in VENV='$VENV'; name the folder of a virtual environment" >&2
+            exit 1
+        fi
+        VENV="$(cd "$VENV" && pwd)"
+        export VENV PATH="$VENV/bin:$PATH" PYTHONPATH="$root"
         return
     fi
     if [ "$kind" = dev ]; then extra="[dev]"; fi
@@ -30,7 +35,7 @@ setup() {
         if command -v uv >/dev/null; then
             if [ ! -x "$venv/bin/python" ]; then
                 python="$(find_python)"
-                uv venv --quiet --python "$(command -v "$python")" "$venv"
+                uv venv --quiet --seed --python "$(command -v "$python")" "$venv"
             fi
             uv pip install --quiet --compile-bytecode --python "$venv/bin/python" --editable "$root$extra"
         else

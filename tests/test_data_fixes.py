@@ -240,7 +240,7 @@ def test_missing_images(files, capsys):
     fixes = {"moe/l.jpg": Fix("drop")}
     assert apply_fixes(files, fixes).names == files.names
     assert "note: 1 of 1 fixes are for pictures that are not under" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="Unknown picture 'moe/l.jpg'; did you mean 'moe/"):
+    with pytest.raises(ValueError, match="'moe/l.jpg'.*; did you mean 'moe/"):
         apply_fixes(files, fixes, strict=True)
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
+from simpsons_cnn.core.config import Config
 from simpsons_cnn.data.preprocess import Preprocess
 
 BILINEAR = Image.Resampling.BILINEAR
@@ -66,3 +67,12 @@ def test_memory_format_is_kept():
 def test_refused_settings(settings, message):
     with pytest.raises(ValueError, match=message):
         Preprocess(**settings)
+
+
+@pytest.mark.parametrize("size", [64, 70, 96, 192, 511, 512])
+def test_the_settings_know_the_same_default_crop(size):
+    crop = Preprocess(size).crop
+    assert Config.load(size=size, first_crop=crop).first_crop == crop
+    if crop < 512:
+        with pytest.raises(ValueError, match=f"first_crop must be at most {crop},"):
+            Config.load(size=size, first_crop=crop + 1)

@@ -271,7 +271,7 @@ def test_no_number(pictures, tmp_path, monkeypatch, what):
                 logits = Grown.apply(logits) if what == "gradient" else logits * float("nan")
             return super().forward(logits, targets)
 
-    monkeypatch.setattr(training, "FocalLoss", Broken)
+    monkeypatch.setattr("simpsons_cnn.training.loop.FocalLoss", Broken)
     step = 2 if what == "loss" else 3
     message = f"became nan in epoch 2, step {step}; the weights are those after epoch 1"
     with pytest.raises(NonFiniteLoss, match=message):
@@ -300,7 +300,7 @@ def test_identical_pictures(pictures, tmp_path):
                 next((pictures / "train" / "mossy_mo").iterdir()),
                 tmp_path / "same" / character / f"{i}.jpg",
             )
-    with pytest.warns(UserWarning, match="pairs of near-duplicates lie on both sides of the split"):
+    with pytest.warns(UserWarning, match="Near-duplicate pairs on both sides of the split"):
         train(
             settings(
                 pictures, tmp_path / "run", traindir=tmp_path / "same", testdir=None, num_epochs=1

@@ -1,5 +1,6 @@
 "The rooms: what may import what; each page has its module; each link leads somewhere"
 
+import ast
 import re
 import subprocess
 import sys
@@ -139,3 +140,17 @@ for name in sc.__all__:
 print(missing, set(sc.__all__) <= set(dir(sc)), len(sc.__all__) > 40)
 """
     assert run_python(code) == "[] True True"
+
+
+@pytest.mark.parametrize("module", MODULES, ids=module_id)
+def test_no_name_is_defined_twice(module):
+    "The second definition would silently take the place of the first"
+    tree = ast.parse(module.read_text(encoding="utf-8"))
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    names = [n.name for n in tree.body if isinstance(n, kinds) and not is_patch(n)]
+    assert sorted(names) == sorted(set(names))
+
+
+def is_patch(node) -> bool:
+    "Whether a definition adds a method to a class, so that its name is no name of the module"
+    return any("patch" in ast.unparse(decorator) for decorator in node.decorator_list)

@@ -115,3 +115,17 @@ def test_names_are_text(files, tmp_path):
     assert "<img src=x" not in page and "<b><" not in page
     fixes = read_fixes(tmp_path / "fixes.csv")
     assert fixes == {evil: Fix("keep"), "<b>/ok.jpg": Fix("move", "<b>")}
+
+
+def test_more_decisions_than_suspects(files, tmp_path):
+    decisions = Decisions(files, tmp_path / "fixes.csv")
+    for name in files.names[:5]:
+        decisions.decide(name, "keep")
+    cleaner = LabelCleaner(files, make_table(files.names[5:7]), tmp_path / "fixes.csv")
+    cleaner.view.value = "Decided"
+    assert len(cleaner.grid.children) == 5
+
+
+def test_an_argument_that_a_table_makes_useless(files, tmp_path):
+    with pytest.raises(TypeError, match="'fixse' goes to find_suspects, which a table replaces"):
+        LabelCleaner(files, make_table(files.names), fixse=tmp_path / "fixes.csv")

@@ -116,3 +116,9 @@ def test_names_are_text(drawn, tmp_path):
         assert {tag for tag, _ in found} & {"script", "b"} == ours
         assert {a["src"][:10] for tag, a in found if tag == "img"} <= {"data:image"}
         assert "&lt;b&gt;" in text and "onerror=alert" in text
+
+
+@pytest.mark.parametrize("useless", [dict(resume=True), dict(callbacks=[Obedient(0.0)])])
+def test_arguments_that_only_a_config_can_use(useless):
+    with pytest.raises(ValueError, match="callbacks and resume go with a Config"):
+        TrainingDashboard(Obedient(0.0), **useless)

@@ -43,3 +43,19 @@ def test_what_is_saved_can_be_loaded(tmp_path):
     assert again.hparams == model.hparams
     for name, tensor in model.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor), name
+
+
+@pytest.mark.parametrize(
+    ("classes", "size", "value", "message"),
+    [
+        (["a", "b", "a"], 96, 0.0, "classes must differ, got a more than once"),
+        ([*"abc"], 32, 0.0, "crop must be at least 64 px, got 32"),
+        ([*"abc"], 96, torch.nan, "weights must be finite; conv_stack.0.bias are not"),
+    ],
+)
+def test_what_could_not_be_loaded_is_not_saved(tmp_path, classes, size, value, message):
+    model = create_model("reference", 3, seed=0)
+    model.conv_stack[0].bias.data.fill_(value)
+    with pytest.raises(ValueError, match=message):
+        save_model(tmp_path / "m.safetensors", model, classes, Preprocess(size))
+    assert not (tmp_path / "m.safetensors").exists()

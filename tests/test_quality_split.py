@@ -140,4 +140,4 @@ def test_a_character_of_one_picture_many_times(files, tmp_path):
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         make_split(store)
-    assert "pairs of near-duplicates lie on both sides of the split" in str(told[0].message)
+    assert "Near-duplicate pairs on both sides of the split" in str(told[0].message)

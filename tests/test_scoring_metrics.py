@@ -340,3 +340,16 @@ def test_groups_of_another_store_are_refused(store, model):
 def test_top_losses_need_images():
     with pytest.raises(ValueError, match="holds counts only"):
         Report(np.eye(2, dtype=int), ["a", "b"]).top_losses()
+
+
+def test_interval_holds_the_estimate_where_absent_characters_are_named():
+    counts = np.zeros((40, 40), int)
+    for k in range(20):
+        counts[k, k] = 48 - (k < 10)
+        counts[k, (k + 1) % 20] = 2
+        if k < 10:
+            counts[k, 20 + k] = 1
+    report = Report(counts, [str(k) for k in range(40)])
+    low, high = report.bootstrap_interval("macro_f1")
+    assert low < report.macro_f1 < high
+    assert high - low > 0.005

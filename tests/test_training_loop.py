@@ -64,6 +64,37 @@ def test_a_wrong_recipe_is_refused_before_the_first_step(loaders, changes, words
         fit(small_model(), *loaders, recipe=RECIPE, callbacks=[NeverStarts()], **changes)
 
 
+def test_settings_that_a_given_loss_would_ignore(loaders):
+    with pytest.raises(ValueError, match="class_weights is decided by loss"):
+        loss, changes = nn.CrossEntropyLoss(), dict(class_weights="inverse")
+        fit(small_model(), *loaders, loss, RECIPE, callbacks=[NeverStarts()], **changes)
+
+
+def test_a_missing_folder_is_found_before_the_first_step(loaders, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such folder; make it first"):
+        path = tmp_path / "no/last.ckpt"
+        fit(small_model(), *loaders, recipe=RECIPE, callbacks=[NeverStarts()], checkpoint=path)
+
+
+@pytest.mark.parametrize("other", ["training", "validation"])
+def test_a_resume_needs_the_same_images(loaders, store, tmp_path, other):
+    path = tmp_path / "last.ckpt"
+    fit(small_model(), *loaders, recipe=RECIPE, callbacks=[], checkpoint=path)
+    train_dl, valid_dl = loaders
+    a, b = train_dl.indices.tolist(), valid_dl.indices.tolist()
+    if other == "training":
+        a = [*a[:-1], b[0]]
+    else:
+        b = [a[0], *b[1:]]
+    swapped = (
+        Batches(store, sorted(a), 30, Augment(), device="cpu"),
+        Batches(store, sorted(b), 30, device="cpu"),
+    )
+    with pytest.raises(ValueError, match=f"written with other settings: {other}_images"):
+        resumed = Checkpoint(path, resume=True)
+        fit(small_model(), *swapped, recipe=RECIPE, callbacks=[], checkpoint=resumed)
+
+
 def test_growing_crops_need_augment(loaders, store):
     plain = Batches(store, loaders[0].indices, 30, shuffle=True, device="cpu")
     with pytest.raises(ValueError, match="needs augment, got 64"):

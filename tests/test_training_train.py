@@ -63,7 +63,17 @@ def test_a_refused_run_removes_nothing(settings, tmp_path):
             changes = dict(traindir=_with_a_broken_image(tmp_path / "broken"), batch_size=4)
         with pytest.raises((ValueError, FileNotFoundError)):
             train(settings(overwrite=True, **changes), callbacks=[])
+    with pytest.raises(TypeError, match="subclass of Callback, got builtin_function"):
+        train(settings(overwrite=True), callbacks=[print])
     assert {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()} == before
+
+
+def test_permission_to_overwrite_is_for_one_run(settings, tmp_path):
+    train(settings(), callbacks=[])
+    train(settings(overwrite=True), callbacks=[])
+    again = Config.load(tmp_path / "run/config.yaml")
+    with pytest.raises(FileExistsError, match="already holds a run"):
+        train(again, callbacks=[])
 
 
 def _with_a_broken_image(folder):
@@ -144,7 +154,7 @@ class Broken(FocalLoss):
 
 
 def test_what_was_learnt_before_the_loss_broke_down_is_saved(settings, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "FocalLoss", Broken)
+    monkeypatch.setattr("simpsons_cnn.training.loop.FocalLoss", Broken)
     with pytest.raises(NonFiniteLoss, match="in epoch 3, step 2"):
         train(settings(num_epochs=6), callbacks=[])
     report = json.loads((tmp_path / "run/report.json").read_text())
