@@ -134,6 +134,7 @@ _FIX_LEAKS = "list the pictures to drop in a CSV file (file,action,character), p
 def _next_after_audit(args) -> str:
     "The command that trains on the audited folders"
     chosen = dict(traindir=args.folder, testdir=args.test, fixes=args.fixes)
+    chosen |= dict(store_directory=args.store_directory)
     given = [f"--{name} {shlex.quote(str(path))}" for name, path in chosen.items() if path]
     return f"simpsons_train {' '.join(given)}"
 

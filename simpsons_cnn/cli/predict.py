@@ -138,13 +138,14 @@ def _known_message(
 # %% ../../nbs/cli/03_predict.ipynb #b3d58496
 def _print_trained_on(clf, paths: list, split: Path):
     "Say how many of the images the model knows from training, if any"
+    note = "note: whether the model was trained on these pictures is not known"
     if not split.exists():
+        print(f"{note}: there is no '{split}'", file=sys.stderr)
         return
     try:
         known = clf.count_trained_on(paths, split)
     except ValueError as e:
-        note = "whether the model was trained on these pictures is not known"
-        print(f"note: {note}: {e}", file=sys.stderr)
+        print(f"{note}: {e}", file=sys.stderr)
         return
     if any(known.values()):
         print(_known_message(known, len(paths)))

@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from .files import atomic_write, read_limited
-from .text import short_repr, unknown_name_message
+from .text import escape_html, short_repr, unknown_name_message
 
 # %% ../../nbs/core/03_config.ipynb #ae0a47a0
 def _setting(default, text: str, **rules) -> Any:
@@ -130,7 +130,7 @@ class _Steps(_Section):
     crop_size: int | None = _setting(
         None,
         "Side in pixels of what the network sees: crops in training, the centre in evaluation; "
-        "`null`: five sixths of `size`",
+        "`null`: five sixths of `size`, at least 64",
         ge=64,
         le=512,
     )
@@ -241,7 +241,7 @@ def _check_crops(size: int, crop: int | None, first: int | None):
         raise ValueError(
             f"crop_size must be from {least} to {size} for a size of {size}, got {crop}"
         )
-    last = crop or max(64, round(size * 5 / 6))
+    last = crop or max(64, round(size * 5 / 6))  # as `Preprocess` has it
     if first and first > last:
         raise ValueError(f"first_crop must be at most {last}, the side of later crops, got {first}")
 
@@ -309,7 +309,7 @@ def _table_rows(section: _Section) -> list[str]:
     "A row of a Markdown table for each setting; bold where it differs from its default"
     rows = []
     for name, field in type(section).model_fields.items():
-        value = str(getattr(section, name)).replace("|", "\\|")
+        value = escape_html(getattr(section, name))
         if getattr(section, name) != getattr(type(section)(), name):
             value = f"**{value}**"
         rows.append(f"| `{name}` | {value} | {field.description} |")
@@ -405,10 +405,14 @@ class Config(_Sections):
         "Settings for the drawn characters under `root`: a minute or so on two cores"
         return cls.load(**(_DEMO | _demo_folders(Path(root)) | overrides))
 
+    def to_yaml(self) -> str:
+        "All settings as the text of a file that `Config.load` reads"
+        settings = self.model_dump(mode="json")
+        return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+
     def save(self, path):
         "Write all settings to a YAML file that `Config.load` reads back"
-        settings = self.model_dump(mode="json")
-        atomic_write(path, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+        atomic_write(path, self.to_yaml())
 
     def _repr_markdown_(self) -> str:
         return _table(self)

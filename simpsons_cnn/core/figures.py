@@ -7,12 +7,13 @@ __all__ = ['figure_png', 'one_warning_of_missing_letters', 'NotebookFigure']
 
 # %% ../../nbs/core/07_figures.ipynb #a80f7e7b
 import io
-import threading
 import warnings
 from contextlib import contextmanager
 
 from matplotlib.figure import Figure
 from PIL import Image
+
+from .display import caught_warnings
 
 # %% ../../nbs/core/07_figures.ipynb #fef8ed1d
 def figure_png(
@@ -30,14 +31,10 @@ def figure_png(
     return file.getvalue()
 
 # %% ../../nbs/core/07_figures.ipynb #108dba78
-_warnings_lock = threading.Lock()
-
-
 @contextmanager
 def one_warning_of_missing_letters():
     "Within, warnings of letters without a glyph become one, at the end"
-    with _warnings_lock, warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with caught_warnings() as caught:
         yield
     others = [w for w in caught if "missing from font" not in str(w.message)]
     for w in others:

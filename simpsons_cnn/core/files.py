@@ -233,9 +233,9 @@ def replace_folder(
     folder,  # Must be empty or absent; its parents are made
 ) -> Iterator[Path]:  # The temporary folder to fill
     "Build a folder under another name; it gets its own at the end, or nothing is left"
-    require_empty_folder(folder)
     target = Path(folder).resolve()
     with _exclusive(folder, target.with_name(f".{target.name}.lock")):
+        require_empty_folder(folder)
         for left in _temp_paths(target.parent, target.name):
             shutil.rmtree(left, ignore_errors=True)
         temp = temp_path(target)

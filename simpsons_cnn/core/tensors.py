@@ -60,7 +60,7 @@ def write_tensors(
 
 # %% ../../nbs/core/04_tensors.ipynb #3d2a203a
 class DamagedFile(ValueError):
-    "A file that does not hold what was once written into it"
+    "A file that does not hold, or no longer holds, what `write_tensors` writes"
 
 
 def _broken(path, why: str) -> DamagedFile:
@@ -116,8 +116,7 @@ def _check_header(path, header: dict, data: bytes, version, writer: str):
     has_checksum = found == version or "sha256" in header
     if has_checksum and header.get("sha256") != _file_digest(data):
         raise DamagedFile(
-            f"'{path}' is damaged: its content does not match its SHA-256; "
-            "get the file again from where it came from"
+            f"'{path}' is damaged: its content does not match its SHA-256; restore it from a copy"
         )
     if found != version:
         raise ValueError(
@@ -131,7 +130,7 @@ def read_tensors(
     version,  # The `format_version` that its header must have
     writer: str,  # Name of the function that writes such files, for the error
 ) -> tuple[dict, dict]:  # name -> tensor; the header
-    "Read a file and check all of it; `DamagedFile`, or `ValueError` for a file of another kind"
+    "Read a file and check all of it; `DamagedFile`, or `ValueError` for another version"
     data, entries = _read_parts(path)
     header = _own_header(path, entries, writer)
     _check_header(path, header, data, version, writer)

@@ -36,13 +36,13 @@ def unknown_name_message(
     name: str,  # The name that was not found
     known,  # The names that exist
 ) -> str:
-    "Message for an unknown name, with the nearest known one or a list of all"
+    "Message for an unknown name, with the nearest known one, or the first 50 there are"
     message = f"Unknown {kind} {short_repr(str(name))}"
     known = sorted(map(str, known))
     near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
     if near:
         return f"{message}; did you mean {near[0]!r}?"
-    return f"{message}; there are {', '.join(map(safe_str, known))}"
+    return f"{message}; there are {first_few(known, 50) or 'none'}"
 
 # %% ../../nbs/core/01_text.ipynb #39885411
 def first_few(names, n: int = 3) -> str:

@@ -97,7 +97,8 @@ class _Order:
 def _gather(pixels: Tensor, rows: Tensor) -> Tensor:
     "Rows of a channels-last array, still channels last"
     pixels = pixels.permute(0, 2, 3, 1)
-    return pixels.index_select(0, rows.to(pixels.device)).permute(0, 3, 1, 2)
+    rows = rows.to(pixels.device, non_blocking=True)  # a GPU is not waited for
+    return pixels.index_select(0, rows).permute(0, 3, 1, 2)
 
 # %% ../../nbs/data/08_batches.ipynb #d9a0ba22
 def _to_gpu_if_it_fits(pixels: Tensor, device: torch.device) -> Tensor:

@@ -185,7 +185,7 @@ def _missing_message(missing: list, fixes: dict, files: ImageFiles) -> str:
     parts = {*missing[0].split("/")}
     alike = [name for name in files.names if parts & {*name.split("/")}]
     near = difflib.get_close_matches(missing[0], alike, 1, 0.8)
-    hint = f"; {unknown_name_message('picture', missing[0], near)}" if near else ""
+    hint = f"; did you mean {near[0]!r}?" if near else ""
     return (
         f"{len(missing):,} of {len(fixes):,} fixes are for pictures that are not under "
         f"'{files.root}' ({first_few(map(repr, missing))}){hint}"

@@ -228,7 +228,7 @@ def _check_known(root: Path, found: dict, classes: list):
     for folder, pictures in found.items():
         if pictures and nfc(folder) not in known:
             message = unknown_name_message("character", folder, [*map(nfc, classes)])
-            raise ValueError(f"{message}: '{root / folder}' was not trained on")
+            raise ValueError(f"{message}; not trained on: '{root / folder}'; rename or remove it")
 
 # %% ../../nbs/data/03_folders.ipynb #bd16d319
 def _number_images(root: Path, found: dict, classes: list) -> tuple:  # Paths, and int64 labels

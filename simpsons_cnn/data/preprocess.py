@@ -61,7 +61,7 @@ def _read_pixels(source, min_size: int | None) -> np.ndarray:
     with open_for_decoding(source, min_size) as im:
         return _to_array(to_rgb(im))
 
-# %% ../../nbs/data/02_preprocess.ipynb #2677e0d5
+# %% ../../nbs/data/02_preprocess.ipynb #d253f919
 def _default_crop(size: int) -> int:
     "Side of the centre that is shown of a square"
     return max(min(64, size), round(size * 5 / 6))

@@ -10,7 +10,6 @@ import hashlib
 import json
 import math
 import os
-import warnings
 from contextlib import suppress
 from dataclasses import dataclass
 from glob import escape
@@ -23,20 +22,18 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from ..core.device import worker_pool
-from ..core.display import progress_bar
+from ..core.display import caught_warnings, progress_bar
 from ..core.files import atomic_write, file_lock, require_free_space
 from ..core.tensors import read_tensors, write_tensors
 from .folders import ImageFiles
-from .images import check_file
+from .images import file_sha256
 from .preprocess import Preprocess
 
 # %% ../../nbs/data/06_store.ipynb #c6194898
 def _file_digest(path) -> str | None:
     "SHA-256 of a file; `None` if it cannot be read, for which decoding will give the reason"
     try:
-        check_file(path)
-        with open(path, "rb") as f:
-            return hashlib.sha256(f.read()).hexdigest()
+        return file_sha256(path)
     except (OSError, ValueError):
         return None
 
@@ -135,8 +132,7 @@ def open_memmap(
             f"'{path}' must hold uint8 of shape (n, size, size, 3), "
             f"got {array.dtype} of shape {array.shape}"
         )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PyTorch warns about arrays that are read-only
+    with caught_warnings("ignore"):  # PyTorch warns about arrays that are read-only
         return torch.from_numpy(array).permute(0, 3, 1, 2)
 
 # %% ../../nbs/data/06_store.ipynb #35b69830
@@ -292,6 +288,7 @@ def _update(job: _Job, kept: _Kept | None, desc: str) -> _Kept:
     part = paths.hidden("part")
     valid = kept.manifest.digest if kept else ""
     try:
+        part.unlink(missing_ok=True)  # of a killed process; its space counts as used
         out = _new_array(part, (n, size, size, 3))
         manifest = _fill(job, kept, out, desc)
         out.flush()
@@ -322,7 +319,7 @@ def _open_or_update(job: _Job) -> tuple:  # (`_Kept`, what changed)
     except OSError as e:
         raise type(e)(
             f"Cannot keep decoded pictures in '{paths.folder}' ({e.strerror or e}); "
-            "set store_directory to a folder that can be written"
+            "set store_directory to a folder that can be written and has room"
         ) from None
 
 # %% ../../nbs/data/06_store.ipynb #9f277431

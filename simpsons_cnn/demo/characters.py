@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw
 
 from ..core.display import progress_bar
-from ..core.files import replace_folder, require_empty_folder
+from ..core.files import replace_folder
 from ..core.text import unknown_name_message
 from .drawing import Pen, sketch
 
@@ -432,7 +432,6 @@ def demo_characters(
     note = folder / "drawn.json"
     if note.exists() and json.loads(note.read_text()) == asked:
         return folder
-    require_empty_folder(folder)
     with replace_folder(folder) as building:
         _draw_files(building, train, test, size, seed)
         (building / note.name).write_text(json.dumps(asked))

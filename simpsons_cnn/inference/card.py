@@ -139,8 +139,8 @@ def _threshold_line(c: Calibration) -> str:
     if c.threshold is None:
         return "* It always names one of them, also for a picture of nobody it knows."
     return (
-        f"* A picture with a familiarity ({c.measure}) below {c.threshold:.3g} is marked as "
-        f"not known. On the validation pictures this kept {c.coverage:.0%} of the right "
+        f"* A picture with an out-of-distribution score ({c.measure}) below {c.threshold:.3g} is "
+        f"marked as not known. On the validation pictures this kept {c.coverage:.0%} of the right "
         "answers; pictures of strangers may still pass."
     )
 

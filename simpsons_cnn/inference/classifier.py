@@ -232,17 +232,19 @@ class Classifier:
 
     def __init__(
         self,
-        model: nn.Module,  # Trained network
+        model: nn.Module,  # Trained network; moved to the device in place
         classes: list,  # Names in the order of its logits
         preprocess: Preprocess,  # How its images are prepared
         about: dict = None,  # What the file says about its training, such as `calibration`
         device="cpu",  # Where to compute
     ):
-        self.model = model.to(device, memory_format=torch.channels_last).eval()
+        self.device = torch.device(device)
+        if self.device.type in ("cpu", "cuda"):  # batch norm fails in it on Apple's MPS
+            model.to(memory_format=torch.channels_last)
+        self.model = model.to(self.device).eval()
         self.classes = list(classes)
         self.preprocess = preprocess
         self.about = about or {}
-        self.device = torch.device(device)
         self.calibration = _calibration_of(self.about)
 
     def __repr__(self):

@@ -399,14 +399,14 @@ def pictures_to_check(
 # %% ../../nbs/inference/03_export.ipynb #e9cfd532
 def _readable(sources: list) -> list:  # PIL images
     "The images that can be read; raises `ValueError` if none can"
-    images = []
+    images, error = [], "the list of pictures is empty"
     for source in sources:
         try:
             images.append(read_rgb(source) if isinstance(source, (str, Path)) else source)
         except Exception as e:  # damaged files raise nearly anything
             error = e
     if not images:
-        raise ValueError(f"None of the pictures to compare on can be read; the last: {error}")
+        raise ValueError(f"None of the pictures to compare on can be read: {error}")
     return images
 
 # %% ../../nbs/inference/03_export.ipynb #711fd14c

@@ -48,7 +48,7 @@ def _opened(source):
     return source if isinstance(source, Path) else io.BytesIO(source)
 
 
-def _error_html(error: Exception, source, name: str) -> Html:
+def _source_error_html(error: Exception, source, name: str) -> Html:
     "An error about a source, by the name that is shown"
     given = str(source) if isinstance(source, Path) else "The picture"
     return _error_html(str(error).replace(given, name, 1))
@@ -84,7 +84,7 @@ class _AnswerCard(widgets.VBox):
         try:
             self.answer.value = _prediction_html(self.clf.predict(_opened(self.source)), k)
         except Exception as error:  # damaged files raise nearly anything
-            self.answer.value = _error_html(error, self.source, self.name)
+            self.answer.value = _source_error_html(error, self.source, self.name)
         else:
             self.children = [*self.children, self.why]
 
@@ -98,7 +98,7 @@ class _AnswerCard(widgets.VBox):
             self._show(self.clf.explain(source).overlay(), f"evidence in {self.name}")
             self.why.description = "Picture"
         except Exception as error:  # the file may have gone since
-            self.answer.value = _error_html(error, self.source, self.name)
+            self.answer.value = _source_error_html(error, self.source, self.name)
 
 # %% ../../nbs/lab/05_classify.ipynb #65f1a012
 class _CardGrid(widgets.Box):
@@ -125,7 +125,7 @@ class _CardGrid(widgets.Box):
 def _count_message(shown: int, total: int) -> str:
     "How many pictures got a card"
     if shown == total:
-        return f"{shown:,} pictures"
+        return "1 picture" if shown == 1 else f"{shown:,} pictures"
     more = f"{total - shown:,} more are not shown"
     return f"{shown:,} pictures; {more}; clf.predict makes a table of them all"
 

@@ -95,7 +95,7 @@ def _description_html(label: str, suggestion: str, other: str) -> Html:
     elif suggestion:
         reason = join_html("looks like ", element("b", suggestion))
     else:
-        reason = "looks like it"
+        reason = "the network is unsure"
     return join_html(_line("labelled ", element("b", label)), _line(reason))
 
 # %% ../../nbs/lab/06_cleaner.ipynb #64f1a008
@@ -419,12 +419,15 @@ class LabelCleaner(_KeyedPages):
     ):
         if page < 1:
             raise ValueError(f"page must be 1 or more, got {page}")
+        if table is not None and kwargs:
+            name = min(kwargs)
+            raise TypeError(f"{name!r} goes to find_suspects, which a table replaces; leave it out")
         files = files if isinstance(files, ImageFiles) else ImageFiles.scan(files)
         decisions = Decisions(files, fixes)
         table = find_suspects(decisions.apply(), **kwargs) if table is None else table
         by_name = _suspects_by_name(table, decisions)
         args = files.root, files.classes, side, lambda *decision: self._on_decide(*decision)
-        cards = [_Card(*args) for _ in range(min(page, len(by_name)))]
+        cards = [_Card(*args) for _ in range(min(page, len(files)))]
         super().__init__(decisions, by_name, cards, page)
 
     def __repr__(self):

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Literal, get_args, get_origin
 
 import ipywidgets as widgets
-import yaml
 from IPython.display import HTML, display
 
 from ..core.config import Config, setting_sections
@@ -31,11 +30,6 @@ def config_code(config: Config) -> str:
             plain = str(value) if isinstance(value, Path) else value
             arguments.append(f"{key}={plain!r}")
     return f"Config.load({', '.join(arguments)})"
-
-# %% ../../nbs/lab/04_controls.ipynb #5dca3b36
-def _config_yaml(config: Config) -> str:
-    "The text of a file that `Config.load` reads"
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 # %% ../../nbs/lab/04_controls.ipynb #183d9440
 def _settings_that_differ(configs: list) -> list:
@@ -84,7 +78,7 @@ def _compared_curves(
 # %% ../../nbs/lab/04_controls.ipynb #6f44f4a0
 def _settings_html(number: int, config: Config) -> Html:
     summary = element("summary", f"Settings of run {number}")
-    texts = [element("pre", text) for text in (config_code(config), _config_yaml(config))]
+    texts = [element("pre", text) for text in (config_code(config), config.to_yaml())]
     return element("details", summary, *texts)
 
 
@@ -328,7 +322,7 @@ _HIDE_LOST = """<style>
 </style>"""
 
 
-def _lasting_html(view: Html) -> Html:
+def _runs_page(view: Html) -> Html:
     "A view with its stylesheet, and with the rule for lost widgets above it"
     return Html(STYLE + _HIDE_LOST + element("div", view, class_="sc sc-runs"))
 
@@ -354,7 +348,7 @@ class _RunTable:
         numbers = tuple(chosen.value for chosen in self.compared)
         both = len(self.runs) > 1 and all(numbers)
         view = runs_html(self.runs, numbers if both else ())
-        return _lasting_html(view)
+        return _runs_page(view)
 
     def refresh(self):
         "Offer all runs, choose the last two, and draw"

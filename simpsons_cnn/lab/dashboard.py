@@ -273,8 +273,7 @@ class _Watcher(_RunDisplay, Callback):
             display(self)
 
     def on_step(self, run):
-        if not self.requests.unpaused.is_set():
-            self._wait_while_paused()
+        self.clock.skip(self.requests.wait_while_paused())
         if self.requests.stop_wanted:
             run.stop("by hand")
             return
@@ -283,9 +282,6 @@ class _Watcher(_RunDisplay, Callback):
         if self.clock.is_due(now):
             sizes = (self.epochs, self.steps, self.batch_size)
             self.bar.value = _bar_html(self.clock, now, done, *sizes)
-
-    def _wait_while_paused(self):
-        self.clock.skip(self.requests.wait_while_paused())
 
     def on_epoch(self, run):
         self.history, self.report = run.history, run.report
@@ -298,8 +294,12 @@ class _Watcher(_RunDisplay, Callback):
         elif run.error is not None:
             self._end("failed")
         else:
-            stopped = self.requests.stop_wanted or run.history.stop_reason
-            self._end("stopped" if stopped else "finished")
+            self._end(self._end_state())
+
+    def _end_state(self) -> str:
+        "'stopped' if a button or a callback ended the run early, otherwise 'finished'"
+        early = self.history is not None and self.history.stop_reason
+        return "stopped" if self.requests.stop_wanted or early else "finished"
 
 # %% ../../nbs/lab/03_dashboard.ipynb #0eae8bdd
 def _release_frames(error: BaseException):
@@ -343,8 +343,7 @@ class _Worker(_Watcher):
             self.job = None
             _free_memory()
             atexit.unregister(self._at_exit)
-            state = "stopped" if self.requests.stop_wanted else "finished"
-            self._end("failed" if self.error else state)
+            self._end("failed" if self.error else self._end_state())
         finally:
             self.done.set()
 
@@ -401,6 +400,8 @@ class TrainingDashboard(_Worker):
         at_end=None,  # Called with the dashboard when the job has ended, in its thread
     ):
         self.config = job if isinstance(job, Config) else None
+        if not self.config and (callbacks or resume):
+            raise ValueError("callbacks and resume go with a Config; give them to your function")
         if self.config:
             job = partial(_train, job, tuple(callbacks), resume)
         epochs = self.config.num_epochs if self.config else 1

@@ -74,7 +74,7 @@ def _recall_bars(report) -> Html:
 def _mistake_pictures(report) -> Html:
     if report is None or report.per_image is None:
         return html_pictures("Worst mistakes", [], "Shown after the first epoch")
-    return html_pictures("Worst mistakes", _worst_mistakes(report), "None")
+    return html_pictures("Worst mistakes", _worst_mistakes(report), "No mistakes")
 
 # %% ../../nbs/lab/02_run_view.ipynb #d8ab22ec
 def dashboard_html(

@@ -9,6 +9,7 @@ __all__ = ['FORMAT_VERSION', 'ARCHITECTURES', 'save_model', 'load_weights', 'loa
 # %% ../../nbs/networks/04_model_file.ipynb #629f214e
 import hashlib
 import platform
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from .. import __version__
 from ..core.tensors import read_tensors, write_tensors
-from ..core.text import unknown_name_message
+from ..core.text import first_few, unknown_name_message
 from ..data.preprocess import Preprocess
 from .presets import PRESETS
 from .reference import SimpsonsCNN
@@ -42,6 +43,18 @@ def _architecture(model: nn.Module) -> dict:
         raise ValueError(f"{name}(**model.hparams) must have the layers of the model; they differ")
     return dict(name=name, **model.hparams)
 
+# %% ../../nbs/networks/04_model_file.ipynb #e514fc15
+def _check_usable(model: nn.Module, classes: list, preprocess: Preprocess):
+    "Raise `ValueError` for equal names, crops too small for the network, or weights not finite"
+    twice = [name for name, n in Counter(classes).items() if n > 1]
+    if twice:
+        raise ValueError(f"classes must differ, got {first_few(twice)} more than once")
+    if preprocess.crop < model.min_side:
+        raise ValueError(f"crop must be at least {model.min_side} px, got {preprocess.crop}")
+    broken = [name for name, t in model.state_dict().items() if not t.isfinite().all()]
+    if broken:
+        raise ValueError(f"weights must be finite; {first_few(broken)} are not; nothing is written")
+
 # %% ../../nbs/networks/04_model_file.ipynb #43ec224f
 def save_model(
     path,  # File to write, by custom `….safetensors`
@@ -54,6 +67,7 @@ def save_model(
     architecture = _architecture(model)
     if len(classes) != architecture["num_classes"]:
         raise ValueError(f"classes must be {architecture['num_classes']} names, got {len(classes)}")
+    _check_usable(model, classes, preprocess)
     versions = dict(
         simpsons_cnn=__version__, torch=torch.__version__, python=platform.python_version()
     )
@@ -70,12 +84,14 @@ def save_model(
 def _network_of(header: dict, num_tensors: int) -> nn.Module:
     "The network that a header describes, on the meta device"
     hparams = dict(header["architecture"])
-    create = ARCHITECTURES[hparams.pop("name")]
+    name = hparams.pop("name")
+    if name not in ARCHITECTURES:
+        raise ValueError(unknown_name_message("architecture", name, ARCHITECTURES))
     blocks = len(hparams.get("channels", ()))
     if blocks > num_tensors:
         raise ValueError(f"{blocks:,} blocks for {num_tensors:,} tensors")
     with torch.device("meta"):
-        return create(**hparams).eval()
+        return ARCHITECTURES[name](**hparams).eval()
 
 # %% ../../nbs/networks/04_model_file.ipynb #3ced3d65
 def _preprocess_of(header: dict, min_side: int) -> Preprocess:

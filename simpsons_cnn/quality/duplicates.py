@@ -294,7 +294,7 @@ def _root(parent: list, i: int) -> int:
 def group_pictures(
     pairs: pd.DataFrame,  # From `near_duplicates(store)`, the closest pair first
     labels,  # Number of each image's character, shape `(n,)`
-    largest: float = 0.5,  # Share of a character that a group may hold; 8 images are always allowed
+    largest: float = 0.5,  # Largest group, as a share of its most frequent character; 8 always may
 ) -> tuple[np.ndarray, pd.DataFrame]:  # Each image's group, shape `(n,)`; the pairs that were cut
     "Put together what is alike, whatever its character"
     labels = np.asarray(labels)

@@ -23,7 +23,7 @@ from ..core.device import num_workers
 from ..core.files import atomic_write, read_limited
 from ..core.text import first_few, unknown_name_message
 from ..data.folders import ImageFiles
-from ..data.images import check_file
+from ..data.images import file_sha256
 from ..data.store import PixelStore
 from .duplicates import group_pictures, near_duplicates
 
@@ -118,20 +118,12 @@ def split_by_group(
     return np.flatnonzero(~out), np.flatnonzero(out)
 
 # %% ../../nbs/quality/02_split.ipynb #bdcebb34
-def _sha256(path) -> str:
-    check_file(path)
-    with open(path, "rb") as f:
-        if hasattr(hashlib, "file_digest"):  # Python 3.11; reads in pieces
-            return hashlib.file_digest(f, "sha256").hexdigest()
-        return hashlib.sha256(f.read()).hexdigest()
-
-
 def file_hashes(
     paths,  # Files
 ) -> list:  # 64 hexadecimal digits for each
     "SHA-256 of each file's bytes"
     with ThreadPoolExecutor(num_workers()) as pool:
-        return list(pool.map(_sha256, paths))
+        return list(pool.map(file_sha256, paths))
 
 # %% ../../nbs/quality/02_split.ipynb #2e8f2e98
 def split_table(
@@ -254,8 +246,9 @@ def _warn_of_torn_pairs(cut_pairs: pd.DataFrame, valid_idx: np.ndarray):
     torn = np.isin(cut_pairs.a, valid_idx) != np.isin(cut_pairs.b, valid_idx)
     if torn.any():
         warnings.warn(
-            f"{torn.sum():,} pairs of near-duplicates lie on both sides of the split, since more "
-            "than half of a character's pictures are alike: the scores partly measure memory",
+            f"Near-duplicate pairs on both sides of the split: {torn.sum():,}. Their groups were "
+            "cut to limit their size, so the scores partly measure memory; look at "
+            "AuditReport.show('cut_pairs') and drop pictures that repeat others",
             stacklevel=3,
         )
 

@@ -59,6 +59,8 @@ def plot_losses(
     "Training and validation loss against the epoch"
     tables = split_history(history, parts)
     figure, axs = _axes(axs, len(tables), (6 if len(tables) > 1 else 4.5, 2.8))
+    if len(axs) < len(tables):
+        raise ValueError(f"axs must be one per part ({len(tables)}), got {len(axs)}")
     for ax, table in zip(axs, tables, strict=False):
         _draw_losses(ax, table)
     axs[0].set_ylabel("loss")
@@ -172,6 +174,8 @@ def plot_reliability(
     ax=None,  # Axes to draw on; `None`: a new figure
 ) -> NotebookFigure | None:  # The new figure
     "Share of right answers against probability, one line each"
+    if not 1 <= len(curves) <= len(_STYLES):
+        raise ValueError(f"curves must be 1 to {len(_STYLES)}, got {len(curves)}")
     figure, (ax,) = _axes(ax, 1, (3.6, 3.6))
     ax.plot([0, 1], [0, 1], color="0.7", lw=0.8)
     for (name, (p, labels)), (style, color) in zip(curves.items(), _STYLES, strict=False):

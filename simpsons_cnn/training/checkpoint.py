@@ -26,7 +26,7 @@ from ..core.tensors import DamagedFile, read_tensors, write_tensors
 from .history import History
 
 # %% ../../nbs/training/03_checkpoint.ipynb #676a200e
-FORMAT_VERSION = "checkpoint 4"
+FORMAT_VERSION = "checkpoint 5"
 
 
 def describe_environment(device: torch.device, dtype: torch.dtype = None) -> dict:  # plain types
@@ -146,8 +146,8 @@ def read_checkpoint(
     header["history"]["rows"] = rows
     if damage:
         warnings.warn(
-            f"{damage[0]}. Resuming from the checkpoint before it, '{file}', after {len(rows)}"
-            " epochs",
+            f"{damage[0]}. Resuming from the checkpoint before it, '{file}'; epochs made:"
+            f" {len(rows)}",
             stacklevel=3,
         )
     return found
@@ -255,9 +255,12 @@ class Checkpoint:
         return self.path is not None and time.monotonic() - self.saved_at >= self.seconds
 
     def clear(self):
-        "Remove what an earlier run left"
-        if self.path is not None:
-            _remove(self.path)
+        "Remove what an earlier run left; `FileNotFoundError` without a folder"
+        if self.path is None:
+            return
+        if not self.path.parent.is_dir():
+            raise FileNotFoundError(f"Cannot write '{self.path}': no such folder; make it first")
+        _remove(self.path)
 
     def save(self, run):
         "Write the state of a run; raises `OSError`"

@@ -18,7 +18,6 @@ from torch import nn
 from ..core.config import Config
 from ..core.device import pick_device, pick_dtype
 from ..core.files import atomic_write, lock_folder, remove_temp_files
-from ..networks.losses import FocalLoss, class_weights
 from ..networks.model_file import dataset_hash, save_model, split_hash
 from ..networks.presets import create_model
 from ..quality.split import split_differences, split_table
@@ -28,8 +27,9 @@ from ..scoring.plotting import save_figures
 from .callbacks import Callback
 from .checkpoint import Checkpoint, describe_environment, differences
 from .history import History, NonFiniteLoss
-from .loop import fit
+from .loop import as_callbacks, fit
 from simpsons_cnn.training.prepare import (
+    CURVES,
     RUN_FILES,
     TrainingData,
     check_room,
@@ -72,24 +72,14 @@ def _create_model(config: Config, data: TrainingData) -> nn.Module:
     return create_model(config.architecture, num_classes, config.seed, dropout_rate=rate)
 
 
-def _create_loss(config: Config, data: TrainingData) -> nn.Module:
-    "The loss, with class weights if the settings ask for them"
-    weights = None
-    if config.class_weights != "none":
-        store = data.train_dl.store
-        counts = store.labels[data.train_dl.indices].bincount(minlength=len(store.classes))
-        weights = class_weights(counts, config.class_weights)
-    return FocalLoss(config.gamma, weights, config.label_smoothing)
-
-
 def _fit_config(config: Config, data: TrainingData, model: nn.Module, **kwargs) -> History:
     "`fit` as a configuration says"
-    loss, recipe = _create_loss(config, data), config.training_parameters
-    decay = config.weight_decay
-    return fit(model, data.train_dl, data.valid_dl, loss, recipe, decay, **kwargs)
+    recipe, decay = config.training_parameters, config.weight_decay
+    return fit(model, data.train_dl, data.valid_dl, None, recipe, decay, **kwargs)
 
 # %% ../../nbs/training/07_train.ipynb #38f713cd
-_ELSEWHERE = {"traindir", "testdir", "store_directory", "fixes", "device"}
+_FOLDERS = {"traindir", "testdir", "store_directory", "fixes"}
+_ELSEWHERE = _FOLDERS | {"device", "mixed_precision", "patience"}
 
 
 def _identity(config: Config) -> dict:
@@ -162,7 +152,7 @@ def _report(run: Run, data: TrainingData) -> dict:
 def _save_figures(run: Run) -> list:  # Paths
     "Figures of the history and the scores; those of an earlier start, which may be more, go"
     folder = run.config.out_graphics_directory
-    for old in folder.glob("*th part of learning and testing.png"):
+    for old in folder.glob(CURVES):
         old.unlink()
     history = run.history if run.history.rows else None
     judged = run.test_report or run.report
@@ -227,7 +217,7 @@ def _train_and_save(config, data, table, callbacks, checkpoint) -> Run:
         if not e.history.rows:
             raise
         broken, history = e, e.history
-        history.stop_reason = str(e)
+        history.stop_reason = str(e).split(";")[0]
         model.load_state_dict(history.best_weights)
     run = _judge(config, model, history, data)
     _save_run(run, data, table)
@@ -244,7 +234,8 @@ def _begin_run(config: Config, data: TrainingData, checkpoint: Checkpoint) -> pd
         _check_images(folder, table)
     else:
         remove_run(config)
-    config.save(folder / "config.yaml")
+    kept = Config.load(**(config.flat() | dict(overwrite=False)))  # permission is for one run
+    kept.save(folder / "config.yaml")
     atomic_write(folder / "split.csv", table.to_csv(index=False))
     images = hashlib.sha256(table.to_csv().encode()).hexdigest()
     checkpoint.identity |= dict(pictures=images)
@@ -257,6 +248,7 @@ def train(
     resume: bool = False,  # Continue the run in `out_model_directory`; start it if there is none
 ) -> Run:
     "Scan, decode, split, train, judge, save; raises before training for bad input"
+    announce, callbacks = callbacks is None, as_callbacks(callbacks)
     device = pick_device(config.device)
     files, test_files = scan_folders(config)
     with _own_folders(config):
@@ -268,7 +260,7 @@ def train(
         data = prepare(config, files, test_files, device)
         data.warn_of_leaks()
         table = _begin_run(config, data, checkpoint)
-        if callbacks is None:
+        if announce:
             print(_start_message(config, data, checkpoint), flush=True)
         return _train_and_save(config, data, table, callbacks, checkpoint)
 
