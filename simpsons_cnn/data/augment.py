@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core.config import Augment
-from ..core.device import make_generator
 from .preprocess import Preprocess
 
 # %% ../../nbs/data/07_augment.ipynb #c65595d1

@@ -9,6 +9,7 @@ __all__ = ['check_file', 'file_sha256', 'open_picture', 'open_for_decoding', 'to
 import hashlib
 import os
 import stat
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path

@@ -8,13 +8,11 @@ __all__ = ['split_per_character', 'split_by_group', 'file_hashes', 'split_table'
 
 # %% ../../nbs/quality/02_split.ipynb #d6c62877
 import csv
-import hashlib
 import io
 import unicodedata
 import warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pandas as pd

@@ -20,9 +20,8 @@ def reliability(
     probabilities,  # Of each character, shape `(n, classes)`
     labels,  # True classes, shape `(n,)`
     bins: int = 15,  # Of equal width; each includes its upper edge
-) -> "pd.DataFrame":  # `low`, `high`, `pictures`, `confidence`, `accuracy` of bins that hold images
+):  # A table: `low`, `high`, `pictures`, `confidence`, `accuracy` of bins that hold images
     "How sure the answers were, and how often right, bin by bin"
-    import pandas as pd  # only here: `Classifier` uses this module and does not need pandas
 
     p, labels = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
     confidence, right = p.max(1), p.argmax(1) == labels

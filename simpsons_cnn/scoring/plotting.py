@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.colors import PowerNorm
-from matplotlib.figure import Figure
 
 from ..core.figures import NotebookFigure, figure_png, one_warning_of_missing_letters
 from ..core.files import atomic_write

@@ -17,7 +17,7 @@ from ..core.text import unknown_name_message
 from ..data.batches import Batches
 from ..networks.losses import FocalLoss, class_weights
 from ..scoring.metrics import evaluate
-from .callbacks import Callback, EarlyStopping, Progress
+from .callbacks import EarlyStopping, Progress
 from .checkpoint import Checkpoint
 from .history import History
 from .run import TrainingRun, check_callbacks, running
