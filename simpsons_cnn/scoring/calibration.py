@@ -22,7 +22,7 @@ def reliability(
     bins: int = 15,  # Of equal width; each includes its upper edge
 ):  # A table: `low`, `high`, `pictures`, `confidence`, `accuracy` of bins that hold images
     "How sure the answers were, and how often right, bin by bin"
-    import pandas as pd  # noqa: F811  only here: `Classifier` uses this module without pandas
+    import pandas as pd  # only here: `Classifier` uses this module without pandas
 
     p, labels = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
     confidence, right = p.max(1), p.argmax(1) == labels
