@@ -146,7 +146,7 @@ HUGE = dict(name="SimpsonsCNN", num_classes=4, channels=[10**7] * 6, hidden=[8, 
         (dict(classes=["a", "b", "c", "a"]), "names 3 characters for a network of 4"),
         (
             dict(architecture=dict(name="Transformer")),
-            r"has an incomplete header \(KeyError: 'Transformer'\)",
+            r"Unknown architecture 'Transformer'; there are SimpsonsCNN",
         ),
         (dict(architecture={}), "has an incomplete header"),
         (dict(preprocess={"zoom": 2}), "has an incomplete header"),
