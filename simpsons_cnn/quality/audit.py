@@ -26,7 +26,7 @@ from ..data.folders import ImageFiles
 from ..data.images import open_picture
 from ..data.store import PixelStore
 from .duplicates import group_pictures, near_duplicates
-from .split import file_hashes
+from .split import image_table
 
 # %% ../../nbs/quality/03_audit.ipynb #98ec2328
 _SUFFIXES = dict(
@@ -79,14 +79,6 @@ def _unreadable_table(stores: dict) -> pd.DataFrame:
     for folder, store in stores.items():
         rows += [(name, folder, reason) for name, reason in store.unreadable.items()]
     return pd.DataFrame(rows, columns=["file", "folder", "reason"])
-
-# %% ../../nbs/quality/03_audit.ipynb #e821ccfe
-def _image_table(store: PixelStore) -> pd.DataFrame:
-    "A row for each image of a store: `file`, `character`, `sha256`"
-    files = store.files
-    characters = [store.classes[label] for label in files.labels]
-    hashes = file_hashes(files.paths)
-    return pd.DataFrame(dict(file=files.names, character=characters, sha256=hashes))
 
 # %% ../../nbs/quality/03_audit.ipynb #a27c6c1f
 def _pair_table(pairs: pd.DataFrame, images: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
@@ -321,7 +313,7 @@ def audit(
 ) -> AuditReport:
     "Look at every image; nothing is changed"
     stores = _build_stores(files, test_files, size, store_directory)
-    images = {name: _image_table(store) for name, store in stores.items()}
+    images = {name: image_table(store.files) for name, store in stores.items()}
     pairs = near_duplicates(stores["train"])
     duplicates = _pair_table(pairs, images["train"], images["train"])
     known = _known_from_training(stores, images)
