@@ -442,19 +442,6 @@ def explain(
     path = str(source) if isinstance(source, (str, Path)) else ""
     return Explanation(self.classes[index], float(p[index]), cam, pixels[0].numpy(), path)
 
-# %% ../../nbs/inference/02_classifier.ipynb #198fb5d0
-def _read_split_table(split) -> dict:  # Column -> values
-    "The columns of a split file; raises `ValueError` if it is something else"
-    from simpsons_cnn.quality.split import read_split  # imports slowly
-
-    table = read_split(split)
-    if not {"split", "sha256"} <= set(table):
-        raise ValueError(
-            f"'{split}' is not a split file: it must have the columns 'split' and 'sha256', "
-            f"got {first_few(map(repr, table), 10)}"
-        )
-    return table
-
 # %% ../../nbs/inference/02_classifier.ipynb #d2ae70c1
 def _check_split(trained_on: dict, table: dict, split):
     "Raise `ValueError` if a split file is not the one that a model was trained with"
@@ -474,7 +461,9 @@ def _check_split(trained_on: dict, table: dict, split):
 @patch
 def _read_split(self: Classifier, split) -> dict:  # SHA-256 -> 'train' or 'valid'
     "Read the split file of this model; raises `ValueError` if it is another one"
-    table = _read_split_table(split)
+    from simpsons_cnn.quality.split import read_split  # imports slowly
+
+    table = read_split(split, ("split", "sha256"))
     _check_split(self.about.get("data") or {}, table, split)
     return dict(zip(table["sha256"], table["split"], strict=True))
 

@@ -191,6 +191,7 @@ def _csv_rows(text: str) -> list:
 # %% ../../nbs/quality/02_split.ipynb #6975be85
 def read_split(
     path,  # CSV file
+    columns=(),  # Those that it must have
 ) -> dict:  # Column → its values, as text
     "The columns of a split file; raises `FileNotFoundError`, or `ValueError` if it is no table"
     data = read_limited(path, "split file")
@@ -198,6 +199,11 @@ def read_split(
         header, *rows = _csv_rows(data.decode("utf-8-sig"))
     except (ValueError, csv.Error) as e:
         raise ValueError(f"'{path}' is not a split file: {e}") from None
+    if not set(columns) <= set(header):
+        raise ValueError(
+            f"'{path}' is not a split file: it must have the columns "
+            f"{' and '.join(map(repr, columns))}, got {first_few(map(repr, header), 10)}"
+        )
     return {name: tuple(row[i] for row in rows) for i, name in enumerate(header)}
 
 # %% ../../nbs/quality/02_split.ipynb #df4f38ac
@@ -223,10 +229,7 @@ def load_split(
     files: ImageFiles,  # Images to split
 ) -> tuple:  # Rows of training and of validation images; number of each image's group
     "Read a split; raises `FileNotFoundError`, or `ValueError` if it does not fit the images"
-    table = read_split(path)
-    if not {"file", "split"} <= set(table):
-        got = first_few(map(repr, table), 10)
-        raise ValueError(f"'{path}' must have the columns 'file' and 'split', got {got}")
+    table = read_split(path, ("file", "split"))
     rows = _split_rows(path, table, files)
     sides = np.array([table["split"][row] for row in rows])
     for side in sorted(set(sides) - {"train", "valid"}):
