@@ -1,9 +1,13 @@
 "What several tests share: the pages, and counts of what was tried, shown at the end"
 
+import fcntl
 import json
+import os
 import sys
 from collections import Counter, defaultdict
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parent.parent
 NBS = ROOT / "nbs"
@@ -26,3 +30,16 @@ def page_id(page: Path) -> str:
 
 def cells_of(page: Path) -> list:
     return json.loads(page.read_text(encoding="utf-8"))["cells"]
+
+
+@pytest.fixture
+def refuse_locks(monkeypatch):
+    "A function after which the system refuses each lock with the error of a given number"
+
+    def refuse(number: int):
+        def flock(*_):
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(fcntl, "flock", flock)
+
+    return refuse

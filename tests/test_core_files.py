@@ -1,7 +1,6 @@
 "Files: races, strangers' files, drives without locks or free space, odd paths"
 
 import errno
-import fcntl
 import os
 import shutil
 import subprocess
@@ -186,11 +185,8 @@ def test_lock_of_another_is_never_deleted(tmp_path):
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
-def test_drive_without_locks(tmp_path, monkeypatch, capsys, number):
-    def no_lock(*_):
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(fcntl, "flock", no_lock)
+def test_drive_without_locks(tmp_path, refuse_locks, capsys, number):
+    refuse_locks(number)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in range(2):
@@ -203,11 +199,8 @@ def test_drive_without_locks(tmp_path, monkeypatch, capsys, number):
     assert set(left) <= {".lock"}
 
 
-def test_other_errors_are_no_missing_locks(tmp_path, monkeypatch):
-    def broken(*_):
-        raise OSError(errno.EIO, "Input/output error")
-
-    monkeypatch.setattr(fcntl, "flock", broken)
+def test_other_errors_are_no_missing_locks(tmp_path, refuse_locks):
+    refuse_locks(errno.EIO)
     with pytest.raises(OSError, match="Input/output error"), file_lock(tmp_path / "lock"):
         pass
     with pytest.raises(OSError, match="Cannot write to"), lock_folder(tmp_path):

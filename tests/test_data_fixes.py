@@ -1,6 +1,5 @@
 "Files of fixes: awkward names, partial lines, several writers, and what is refused"
 
-import fcntl
 import os
 import subprocess
 import sys
@@ -125,13 +124,9 @@ def test_many_writers(tmp_path):
 @pytest.mark.parametrize(
     ("number", "text"), [(38, "flock not supported"), (37, "cannot be locked (No locks available)")]
 )
-def test_drive_without_locks(tmp_path, monkeypatch, capsys, number, text):
+def test_drive_without_locks(tmp_path, refuse_locks, capsys, number, text):
     "Without the system call filelock itself warns, and makes do with a marker file"
-
-    def no_lock(*_):
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(fcntl, "flock", no_lock)
+    refuse_locks(number)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for i in range(2):
