@@ -109,8 +109,10 @@ class DatasetParameters(_Pictures):
 class ModelParameters(_Section):
     "The network and what keeps it from overfitting"
 
-    architecture: Literal["reference", "wide"] = _setting(
-        "reference", "'reference': 16 to 512 channels; 'wide': twice as many"
+    architecture: Literal["reference", "wide", "plain", "residual", "residual_large"] = _setting(
+        "reference",
+        "Network, from fast to strong: 'reference' (16 to 512 channels), 'wide' (twice as many), "
+        "'plain' (two convolutions a stage), 'residual', 'residual_large'",
     )
     weight_decay: float = _setting(0.05, "AdamW's decay of the weights", ge=0)
     dropout_rate: float = _setting(
