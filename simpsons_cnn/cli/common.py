@@ -17,6 +17,8 @@ import sysconfig
 from pathlib import Path
 from typing import NamedTuple
 
+from ..core.text import first_few
+
 # %% ../../nbs/cli/01_common.ipynb #251d92cc
 def _is_out_of_memory(error: Exception) -> bool:
     "Whether the memory of the computer or of its accelerator ran out"
@@ -135,12 +137,17 @@ def check_target(
 def score_line(
     report,  # A `Report`
 ) -> str:
-    "Accuracy and macro F1 with their intervals, and the number of images"
+    "Overall scores with their intervals, the number of images, and who was not judged"
+    from simpsons_cnn.scoring.metrics import overall_scores  # imports slowly
+
     scores = []
-    for label, metric in (("accuracy", "accuracy"), ("macro F1", "macro_f1")):
+    for label, metric in overall_scores(report).items():
         low, high = report.bootstrap_interval(metric)
         scores.append(f"{label} {getattr(report, metric):.4f} ({low:.4f} to {high:.4f})")
-    return f"{', '.join(scores)} on {len(report):,} pictures"
+    line = f"{', '.join(scores)} on {len(report):,} pictures"
+    if report.not_judged:
+        line += f"; not judged, without pictures: {first_few(report.not_judged)}"
+    return line
 
 # %% ../../nbs/cli/01_common.ipynb #591ca673
 def print_next(

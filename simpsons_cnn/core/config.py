@@ -215,11 +215,23 @@ class OutputParameters(_Section):
     part_of_partitions: int = _setting(
         5, "Number of figures that the loss curve is cut into", ge=1, le=100
     )
-    out_model_directory: Path = _setting(
-        "model/", "For the weights, the checkpoint, the history and the report"
+    runs_directory: Path = _setting(
+        "runs", "Folder of runs: each gets a folder of its own in it, the next of 001, 002, …"
     )
-    out_graphics_directory: Path = _setting("graphics/", "For the figures")
-    out_inference_directory: Path = _setting("inference/", "For predictions as CSV")
+    out_directory: Path | None = _setting(
+        None, "The folder of this run; `null`: a numbered one in `runs_directory`"
+    )
+    out_model_directory: Path | None = _setting(
+        None,
+        "For the weights, the checkpoint, the history and the report; "
+        "`null`: `model` in the folder of the run",
+    )
+    out_graphics_directory: Path | None = _setting(
+        None, "For the figures; `null`: `graphics` in the folder of the run"
+    )
+    out_inference_directory: Path | None = _setting(
+        None, "For predictions as CSV; `null`: `inference` in the folder of the run"
+    )
     checkpoint_seconds: float = _setting(
         300.0,
         "Seconds between checkpoints inside an epoch; "
@@ -340,15 +352,9 @@ _DEMO = dict(
 
 
 def _demo_folders(root: Path) -> dict:
-    "Where the drawn pictures are, and where a run on them leaves its files"
-    run = root / "runs/demo"
-    return dict(
-        traindir=root / "data/demo/train",
-        testdir=root / "data/demo/test",
-        out_model_directory=run / "model",
-        out_graphics_directory=run / "graphics",
-        out_inference_directory=run / "inference",
-    )
+    "Where the drawn pictures are, and where runs on them leave their files"
+    data = root / "data/demo"
+    return dict(traindir=data / "train", testdir=data / "test", runs_directory=root / "runs")
 
 # %% ../../nbs/core/03_config.ipynb #52e2b346
 class _Sections(_Section):

@@ -86,9 +86,8 @@ def _light_grey(
     pixels: np.ndarray,  # uint8, shape `(3, height, width)`
 ) -> np.ndarray:  # From .4 to 1, shape `(height, width)`
     "The lightness of a picture, without its darkest part, which would hide the colours"
-    return 0.4 + 0.6 * (np.array([0.299, 0.587, 0.114]) @ pixels.reshape(3, -1) / 255).reshape(
-        pixels.shape[1:]
-    )
+    lightness = np.tensordot([0.299, 0.587, 0.114], pixels, 1) / 255
+    return 0.4 + 0.6 * lightness
 
 # %% ../../nbs/inference/01_explain.ipynb #c040b11d
 @dataclass(frozen=True, eq=False)
@@ -108,7 +107,7 @@ class Explanation:
         return (float(x) + 0.5) / width, (float(y) + 0.5) / height
 
     def overlay(self) -> np.ndarray:  # uint8, shape `(3, crop, crop)`
-        "The image in grey, coloured where it supports the character: yellow a little, dark red most"
+        "The image in grey, coloured where it supports the character, dark red where most"
         coloured = _light_grey(self.pixels) * _heat_colours(self.cam)
         return coloured.round().astype(np.uint8)
 
