@@ -107,7 +107,7 @@ MISTAKES = {
     f"simpsons_export {MODEL} --torch no/x.pt2": "No folder 'no'",
     f"simpsons_export {FACE}": "is not a safetensors file",
     f"simpsons_explain {MODEL} {FACE} --out figures": "figures/mossy_mo_0000.png' exists",
-    f"simpsons_explain {MODEL} {FACE} --out no --character moe": "character must be one of",
+    f"simpsons_explain {MODEL} {FACE} --out no --character moe": "Unknown character 'moe'",
     f"simpsons_explain {MODEL} nobody.jpg --out no": "No picture at 'nobody.jpg'",
     "simpsons_audit elsewhere": "No folder 'elsewhere'",
 }
@@ -249,7 +249,7 @@ def test_the_rest_is_explained(folder):
     assert code == 1 and err.count("error: ") == 2 and "torn.jpg cannot be read" in err
     assert [p.name for p in (folder / "mixed").iterdir()] == ["mossy_mo_0000.png"]
     assert out.startswith(f"{FACE}: ") and out.rstrip().endswith("mixed/mossy_mo_0000.png")
-    assert Image.open(folder / "mixed/mossy_mo_0000.png").size == (900, 450)
+    assert Image.open(folder / "mixed/mossy_mo_0000.png").size == (720, 360)
 
 
 def test_evaluate_equals_predict(folder, tmp_path):

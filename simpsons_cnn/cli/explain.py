@@ -72,7 +72,7 @@ def _write_figure(clf, picture: Path, figure: Path, character: str) -> str:  # W
     title = prediction.line(1).removeprefix(prediction.source + ": ") if not character else None
     drawn = explanation.plot(title)
     figure.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(figure, figure_png(drawn))
+    atomic_write(figure, figure_png(drawn, dpi=120, colors=128))
     return f"{prediction.line(3)} → {figure}"
 
 # %% ../../nbs/cli/08_explain.ipynb #cd5eeaf3
