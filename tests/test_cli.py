@@ -2,6 +2,7 @@
 
 import configparser
 import contextlib
+import importlib
 import io
 import json
 import os
@@ -179,6 +180,42 @@ def test_help_lists_every_setting(folder):
     assert code == 0 and all(f"--{key}" in out for key in setting_sections())
 
 
+def test_help_shows_choices_and_both_ways_of_a_switch(folder):
+    _, out, _ = run(folder, "simpsons_train --help")
+    assert "--monitor {macro_f1,accuracy,valid_loss}" in out
+    assert "--no-skip_unreadable" in out
+    assert "--learning_rate VALUE, --lr VALUE" in out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_version(name):
+    module, function = COMMANDS[name]
+    if name == "simpsons_bench":
+        pytest.skip("loads PyTorch for its help")
+    with contextlib.redirect_stdout(io.StringIO()) as out, pytest.raises(SystemExit) as ended:
+        getattr(importlib.import_module(module), function)(["--version"])
+    assert not ended.value.code and out.getvalue().startswith("simpsons_cnn ")
+
+
+def test_python_m_knows_each_command():
+    from simpsons_cnn.__main__ import COMMANDS as known
+
+    found = {f"simpsons_{name}": f"simpsons_cnn.{module}" for name, (module, _) in known.items()}
+    assert found == {name: module for name, (module, _) in COMMANDS.items()}
+
+
+def test_python_m(capsys):
+    from simpsons_cnn.__main__ import main
+
+    main([])
+    assert "usage: python -m simpsons_cnn COMMAND" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="unknown command 'trian'"):
+        main(["trian"])
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    assert capsys.readouterr().out.startswith("usage: simpsons_train")
+
+
 # errors
 
 
@@ -338,7 +375,8 @@ def test_a_run_with_a_leaky_test_folder(tmp_path):
     settings = "--num_epochs 1 --size 64 --crop_size 64 --batch_size 32"
     line = f"simpsons_train {settings} --traindir demo/train --testdir demo/test {outputs}"
     code, out, err = run(tmp_path, line)
-    assert code == 0 and "1 of 21 pictures under 'demo/test' are copies" in err
+    assert code == 0 and "warning: 1 of 21 pictures under 'demo/test' are copies" in err
+    assert "UserWarning" not in err and max(len(line) for line in out.splitlines()) <= 110
     assert err.splitlines()[-1].startswith("next: simpsons_evaluate out/model.safetensors FOLDER")
     code, _, err = run(tmp_path, line)
     assert code == 1 and "already holds a run" in err

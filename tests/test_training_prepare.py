@@ -40,6 +40,7 @@ def outputs(tmp_path):
         ("report.json", True, r"already holds a run \(report.json\); choose other .* overwrite$"),
         ("split.csv", False, r"already holds a run \(split.csv\)"),
         ("split.csv", True, None),  # a run that died before its first checkpoint
+        ("history.csv", True, None),  # likewise, after its first epoch
     ],
 )
 def test_a_folder_that_holds_a_run(root, outputs, name, resume, words):

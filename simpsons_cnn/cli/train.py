@@ -9,19 +9,28 @@ __all__ = ['simpsons_train']
 import argparse
 import shlex
 import sys
+from typing import Literal, get_args, get_origin
 
 from .common import CommandParser, print_next, score_line, tidy_errors
 from ..core.config import Config
 
 # %% ../../nbs/cli/02_train.ipynb #cef38937
+_SHORT_NAMES = dict(num_epochs="--epochs", learning_rate="--lr", out_directory="--out")
+
+
 def _add_setting(group, name: str, setting):
     "Add an option for one field of `Config`"
     text = f"{setting.description}; default {setting.default}".replace("%", "%%")
     if setting.annotation is bool:
-        kind = dict(action="store_const", const="true")
+        kind = dict(action=argparse.BooleanOptionalAction)
+    elif get_origin(setting.annotation) is Literal:
+        kind = dict(metavar="{" + ",".join(get_args(setting.annotation)) + "}")
     else:
         kind = dict(metavar="VALUE")
-    group.add_argument(f"--{name}", default=argparse.SUPPRESS, help=text, **kind)
+    names = [f"--{name}"]
+    if name in _SHORT_NAMES:
+        names.append(_SHORT_NAMES[name])
+    group.add_argument(*names, default=argparse.SUPPRESS, help=text, **kind)
 
 # %% ../../nbs/cli/02_train.ipynb #916cb49b
 def _add_settings(parser: CommandParser):

@@ -57,7 +57,7 @@ _RULES = {
 # %% ../../nbs/core/03_config.ipynb #6eed0413
 def _complaint(error: dict) -> str:
     "One of pydantic's errors as `setting rule, got value`"
-    if not error["loc"]:
+    if error["type"] == "value_error" and isinstance(error["input"], dict):
         return str(error["ctx"]["error"])  # a rule about several settings is a whole sentence
     rule = _RULES.get(error["type"], error["msg"]).format(**error.get("ctx", {}))
     return f"{error['loc'][-1]} {rule}, got {short_repr(error['input'])}"
@@ -109,8 +109,10 @@ class DatasetParameters(_Pictures):
 class ModelParameters(_Section):
     "The network and what keeps it from overfitting"
 
-    architecture: Literal["reference", "wide"] = _setting(
-        "reference", "'reference': 16 to 512 channels; 'wide': twice as many"
+    architecture: Literal["reference", "wide", "plain", "residual", "residual_large"] = _setting(
+        "reference",
+        "Network, from fast to strong: 'reference' (16 to 512 channels), 'wide' (twice as many), "
+        "'plain' (two convolutions a stage), 'residual', 'residual_large'",
     )
     weight_decay: float = _setting(0.05, "AdamW's decay of the weights", ge=0)
     dropout_rate: float = _setting(
@@ -183,9 +185,7 @@ class TrainingParameters(_Goal):
     )
 
 # %% ../../nbs/core/03_config.ipynb #9e37ee62
-class Augment(_Section):
-    "How training pictures are varied"
-
+class _Views(_Section):
     crop_scale: float = _setting(
         0.5,
         "Smallest share of the picture that a crop covers, "
@@ -207,6 +207,40 @@ class Augment(_Section):
     colour: float = _setting(
         0.05, "Most that each of red, green and blue is raised or lowered, as a share", ge=0, lt=1
     )
+
+# %% ../../nbs/core/03_config.ipynb #2990e138
+class Augment(_Views):
+    "How training pictures are varied and mixed"
+
+    cutmix: float = _setting(
+        0.0,
+        "CutMix: share of the batches in which a rectangle of each picture comes from another, "
+        "except in the last tenth of the epochs",
+        ge=0,
+        le=1,
+    )
+    mixup: float = _setting(
+        0.0,
+        "Mixup: share of the batches in which each picture is blended with another, "
+        "except in the last tenth of the epochs",
+        ge=0,
+        le=1,
+    )
+    mix_alpha: float = _setting(
+        1.0,
+        "Shares of the two pictures: 1 makes all equally likely; "
+        "the smaller, the more often one picture has nearly all",
+        gt=0,
+        le=100,
+    )
+
+    @model_validator(mode="after")
+    def _one_mix_a_batch(self):
+        if self.cutmix + self.mixup > 1:
+            raise ValueError(
+                f"cutmix and mixup must be at most 1 together, got {self.cutmix} and {self.mixup}"
+            )
+        return self
 
 # %% ../../nbs/core/03_config.ipynb #decca041
 class OutputParameters(_Section):

@@ -56,7 +56,7 @@ def _check_held(config: Config, resume: bool):
     "Raise `FileExistsError` for files of an earlier run that nobody asked to replace or resume"
     held = _files_held(config)
     stopped = any(path.suffix == ".ckpt" for path in held)
-    only_begun = {path.name for path in held} <= {"config.yaml", "split.csv"}
+    only_begun = {path.name for path in held} <= {"config.yaml", "split.csv", "history.csv"}
     if not held or config.overwrite or (resume and (stopped or only_begun)):
         return
     raise FileExistsError(

@@ -209,10 +209,21 @@ def _start_message(config: Config, data: TrainingData, checkpoint: Checkpoint) -
         lines.append(f"no checkpoint in '{checkpoint.path.parent}' to resume; starting")
     return "\n".join(lines)
 
+# %% ../../nbs/training/07_train.ipynb #2e1029aa
+class _HistoryFile(Callback):
+    "Writes the epochs so far to a CSV file"
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def on_epoch(self, run):
+        atomic_write(self.path, run.history.table.to_csv(index=False))
+
 # %% ../../nbs/training/07_train.ipynb #a9da7ee6
 def _train_and_save(config, data, table, callbacks, checkpoint) -> Run:
     "Train; save what was learnt, also if the loss broke down after some epochs"
     model, broken = _create_model(config, data), None
+    callbacks = [_HistoryFile(config.out_model_directory / "history.csv"), *callbacks]
     try:
         history = _fit_config(config, data, model, callbacks=callbacks, checkpoint=checkpoint)
     except NonFiniteLoss as e:
