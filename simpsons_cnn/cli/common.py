@@ -14,9 +14,12 @@ import os
 import subprocess
 import sys
 import sysconfig
+import warnings
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from .. import __version__
 from ..core.text import first_few
 
 # %% ../../nbs/cli/01_common.ipynb #251d92cc
@@ -46,17 +49,40 @@ def _escape_unprintable():
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
 
+# %% ../../nbs/cli/01_common.ipynb #3ea74a4d
+def _print_warning(message, category, filename, lineno, file=None, line=None):
+    "A warning as one line without its place in the program"
+    print(f"warning: {message}", file=sys.stderr)
+
+
+@contextmanager
+def _plain_warnings():
+    "Within, warnings are printed as sentences"
+    before = warnings.showwarning
+    warnings.showwarning = _print_warning
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
+
+# %% ../../nbs/cli/01_common.ipynb #169d060f
+def _wait_passively():
+    "Let the threads of OpenMP sleep while they wait; counts before PyTorch is loaded"
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 # %% ../../nbs/cli/01_common.ipynb #89a0ca4b
 def tidy_errors(
     command,  # Function that runs a command
 ):
-    "Decorate a command: what a user can cause becomes one line on the error stream and exit code 1"
+    "Decorate a command: a user's mistake becomes one line and exit code 1, a warning one line"
 
     @functools.wraps(command)
     def wrapper(*args, **kwargs):
         _escape_unprintable()
+        _wait_passively()
         try:
-            return command(*args, **kwargs)
+            with _plain_warnings():
+                return command(*args, **kwargs)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             sys.exit(130)
@@ -92,6 +118,7 @@ class CommandParser(argparse.ArgumentParser):
         description: str,  # One line for its help
     ):
         super().__init__(prog=command, description=description, allow_abbrev=False)
+        self.add_argument("--version", action="version", version=f"simpsons_cnn {__version__}")
 
     def parse_args(self, args=None, namespace=None):
         namespace, unknown = self.parse_known_args(args, namespace)

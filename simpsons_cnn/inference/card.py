@@ -148,7 +148,7 @@ def _threshold_line(c: Calibration) -> str:
         return "* It always names one of them, also for a picture of nobody it knows."
     return (
         f"* A picture with an out-of-distribution score ({c.measure}) below {c.threshold:.3g} is "
-        f"marked as not known. On the validation pictures this kept {c.coverage:.0%} of the right "
+        f"marked as not sure. On the validation pictures this kept {c.coverage:.0%} of the right "
         "answers; pictures of strangers may still pass."
     )
 

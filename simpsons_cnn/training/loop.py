@@ -19,6 +19,7 @@ from simpsons_cnn.networks.losses import (
     BalancedSoftmax,
     FocalLoss,
     class_weights,
+    loss_of_labels,
     weights_by_name,
 )
 from ..scoring.metrics import evaluate
@@ -35,9 +36,10 @@ def train_epoch(run: TrainingRun):
     for step, (xb, yb) in enumerate(batches, len(run.losses)):
         run.step = step
         run.before_step()
+        xb, labels = run.mix(xb, yb)
         with torch.autocast(xb.device.type, run.dtype, enabled=run.dtype is not None):
             logits = run.model(xb)
-        loss = run.loss(logits.float(), yb)
+        loss = loss_of_labels(run.loss, logits.float(), labels)
         run.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         run.optimizer.step()
