@@ -130,6 +130,10 @@ def _scores(clf: Classifier) -> list:
         lines += _report_lines(name, report) if report else []
     if not any(reports.values()):
         lines.append("The file holds no scores.\n")
+    adjustment = clf.about.get("logit_adjustment")
+    if adjustment:
+        tau = escape_html(adjustment.get("tau"))
+        lines.append(f"Its logits are adjusted for rare characters, with a strength of {tau}.\n")
     if reports["validation"]:
         lines.append(
             "The validation pictures chose the best epoch, the temperature and the threshold; "
@@ -144,7 +148,7 @@ def _threshold_line(c: Calibration) -> str:
         return "* It always names one of them, also for a picture of nobody it knows."
     return (
         f"* A picture with an out-of-distribution score ({c.measure}) below {c.threshold:.3g} is "
-        f"marked as not known. On the validation pictures this kept {c.coverage:.0%} of the right "
+        f"marked as not sure. On the validation pictures this kept {c.coverage:.0%} of the right "
         "answers; pictures of strangers may still pass."
     )
 
