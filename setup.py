@@ -27,7 +27,8 @@ setup(
     zip_safe=False,
     install_requires=cfg["requirements"].split(),
     extras_require={
-        extra: cfg[f"{extra}_requirements"].split() for extra in ("dev", "fetch", "onnx", "hub")
+        extra: cfg[f"{extra}_requirements"].split()
+        for extra in ("dev", "notebook", "fetch", "onnx", "hub")
     },
     entry_points={
         "console_scripts": cfg["console_scripts"].split(),

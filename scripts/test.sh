@@ -78,13 +78,15 @@ if [ $# -eq 0 ]; then
     cd "$tmp"
     simpsons_data data/demo --demo --train 40 --test 5
     "$root/scripts/train.sh" "$root/configs/demo.yaml" --num_epochs 2
-    if "$root/scripts/train.sh" "$root/configs/demo.yaml" --num_epochs 2 2> "$tmp/err"; then
+    "$root/scripts/train.sh" --num_epochs 1
+    test -s runs/001/model/model.safetensors -a -s runs/002/model/model.safetensors
+    if "$root/scripts/train.sh" --num_epochs 1 --out_directory runs/002 2> "$tmp/err"; then
         echo 'error: a run was overwritten unasked' >&2
         exit 1
     fi
     grep 'already holds a run' "$tmp/err"
-    simpsons_predict runs/demo/model/model.safetensors data/demo/test/mossy_mo/mossy_mo_0000.jpg
-    simpsons_evaluate runs/demo/model/model.safetensors data/demo/test --out judged | tail -n 1
+    simpsons_predict runs/latest/model/model.safetensors data/demo/test/mossy_mo/mossy_mo_0000.jpg
+    simpsons_evaluate runs/001/model/model.safetensors data/demo/test --out judged | tail -n 1
     test -s judged/confusion.png
 
     echo "== whole processes${FULL:+, the long form}"

@@ -2,6 +2,7 @@
 
 import configparser
 import contextlib
+import importlib
 import io
 import json
 import os
@@ -72,7 +73,8 @@ def folder(tmp_path_factory):
     (folder / "run").mkdir()
     save_model(folder / MODEL, SimpsonsCNN(10), files.classes, Preprocess(64))
     save_split(folder / "run/split.csv", files, range(30), [0, 1, 2])
-    for name in ("run/model.onnx", "predictions.csv"):
+    (folder / "figures").mkdir()
+    for name in ("run/model.onnx", "predictions.csv", "figures/mossy_mo_0000.png"):
         (folder / name).write_text("")
     (folder / "torn.jpg").write_bytes(b"no picture")
     with zipfile.ZipFile(folder / "archive.zip", "w") as z:
@@ -105,6 +107,9 @@ MISTAKES = {
     f"simpsons_export {MODEL}": "model.onnx' exists; name another file",
     f"simpsons_export {MODEL} --torch no/x.pt2": "No folder 'no'",
     f"simpsons_export {FACE}": "is not a safetensors file",
+    f"simpsons_explain {MODEL} {FACE} --out figures": "figures/mossy_mo_0000.png' exists",
+    f"simpsons_explain {MODEL} {FACE} --out no --character moe": "Unknown character 'moe'",
+    f"simpsons_explain {MODEL} nobody.jpg --out no": "No picture at 'nobody.jpg'",
     "simpsons_audit elsewhere": "No folder 'elsewhere'",
 }
 
@@ -175,6 +180,42 @@ def test_help_lists_every_setting(folder):
     assert code == 0 and all(f"--{key}" in out for key in setting_sections())
 
 
+def test_help_shows_choices_and_both_ways_of_a_switch(folder):
+    _, out, _ = run(folder, "simpsons_train --help")
+    assert "--monitor {macro_f1,accuracy,valid_loss}" in out
+    assert "--no-skip_unreadable" in out
+    assert "--learning_rate VALUE, --lr VALUE" in out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_version(name):
+    module, function = COMMANDS[name]
+    if name == "simpsons_bench":
+        pytest.skip("loads PyTorch for its help")
+    with contextlib.redirect_stdout(io.StringIO()) as out, pytest.raises(SystemExit) as ended:
+        getattr(importlib.import_module(module), function)(["--version"])
+    assert not ended.value.code and out.getvalue().startswith("simpsons_cnn ")
+
+
+def test_python_m_knows_each_command():
+    from simpsons_cnn.__main__ import COMMANDS as known
+
+    found = {f"simpsons_{name}": f"simpsons_cnn.{module}" for name, (module, _) in known.items()}
+    assert found == {name: module for name, (module, _) in COMMANDS.items()}
+
+
+def test_python_m(capsys):
+    from simpsons_cnn.__main__ import main
+
+    main([])
+    assert "usage: python -m simpsons_cnn COMMAND" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="unknown command 'trian'"):
+        main(["trian"])
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    assert capsys.readouterr().out.startswith("usage: simpsons_train")
+
+
 # errors
 
 
@@ -239,6 +280,15 @@ def test_the_rest_is_predicted(folder):
     assert err.count("error: ") == 2 and "torn.jpg" in err and "nobody.jpg" in err
 
 
+def test_the_rest_is_explained(folder):
+    line = f"simpsons_explain {MODEL} torn.jpg {FACE} nobody.jpg --out mixed"
+    code, out, err = run(folder, line)
+    assert code == 1 and err.count("error: ") == 2 and "torn.jpg cannot be read" in err
+    assert [p.name for p in (folder / "mixed").iterdir()] == ["mossy_mo_0000.png"]
+    assert out.startswith(f"{FACE}: ") and out.rstrip().endswith("mixed/mossy_mo_0000.png")
+    assert Image.open(folder / "mixed/mossy_mo_0000.png").size == (720, 360)
+
+
 def test_evaluate_equals_predict(folder, tmp_path):
     "Large JPEGs, and a model with a mean of its own; contract: one image, one answer"
     own = Preprocess(64, mean=(0.2, 0.5, 0.7), std=(0.1, 0.3, 0.2))
@@ -298,6 +348,7 @@ NEXT = {
     f"simpsons_evaluate {MODEL} demo/test": f"simpsons_export {MODEL} ",
     "simpsons_data more --demo --train 1 --test 1": "simpsons_audit more/train --test more/test",
     "simpsons_audit demo/train --test demo/test": "simpsons_train --traindir demo/train --testdir",
+    f"simpsons_explain {MODEL} {FACE} --out why": f"simpsons_export {MODEL} ",
     f"simpsons_export {MODEL} --card next.md": "read 'next.md'",
 }
 
@@ -324,7 +375,8 @@ def test_a_run_with_a_leaky_test_folder(tmp_path):
     settings = "--num_epochs 1 --size 64 --crop_size 64 --batch_size 32"
     line = f"simpsons_train {settings} --traindir demo/train --testdir demo/test {outputs}"
     code, out, err = run(tmp_path, line)
-    assert code == 0 and "1 of 21 pictures under 'demo/test' are copies" in err
+    assert code == 0 and "warning: 1 of 21 pictures under 'demo/test' are copies" in err
+    assert "UserWarning" not in err and max(len(line) for line in out.splitlines()) <= 110
     assert err.splitlines()[-1].startswith("next: simpsons_evaluate out/model.safetensors FOLDER")
     code, _, err = run(tmp_path, line)
     assert code == 1 and "already holds a run" in err

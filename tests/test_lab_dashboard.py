@@ -83,7 +83,7 @@ def quick_config(tmp_path, **changes):
 
 
 def test_a_folder_in_use_is_refused(drawn, tmp_path):
-    config = quick_config(tmp_path, traindir=drawn)
+    config = quick_config(tmp_path, traindir=drawn, out_directory=tmp_path / "run")
     TrainingDashboard(config).result()
     again = TrainingDashboard(config)
     with pytest.raises(FileExistsError, match="already holds a run"):

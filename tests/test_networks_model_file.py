@@ -137,6 +137,8 @@ def test_a_crafted_file_can_be_right(small, crafted):
 
 HUGE = dict(name="SimpsonsCNN", num_classes=4, channels=[10**7] * 6, hidden=[8, 8])  # 18,000 TB
 
+DEEP = dict(name="ResidualCNN", num_classes=4, channels=[8, 8], blocks=[1, 1], dropout_rate=0.1)
+
 
 @pytest.mark.parametrize(
     "changes, words",
@@ -146,7 +148,7 @@ HUGE = dict(name="SimpsonsCNN", num_classes=4, channels=[10**7] * 6, hidden=[8, 
         (dict(classes=["a", "b", "c", "a"]), "names 3 characters for a network of 4"),
         (
             dict(architecture=dict(name="Transformer")),
-            r"Unknown architecture 'Transformer'; there are SimpsonsCNN",
+            r"Unknown architecture 'Transformer'; there are PlainCNN",
         ),
         (dict(architecture={}), "has an incomplete header"),
         (dict(preprocess={"zoom": 2}), "has an incomplete header"),
@@ -158,6 +160,9 @@ HUGE = dict(name="SimpsonsCNN", num_classes=4, channels=[10**7] * 6, hidden=[8, 
         (dict(architecture=HUGE | dict(channels=[1] * 10**6)), "1,000,000 blocks for"),
         (dict(architecture=HUGE | dict(channels=[0] * 6)), "does not fit the network"),
         (dict(architecture=HUGE | dict(hidden=[8])), "has an incomplete header"),
+        (dict(architecture=DEEP | dict(blocks=[10**9] * 2)), "2,000,000,000 blocks for"),
+        (dict(architecture=DEEP | dict(blocks=[-(10**9), 10**9])), "blocks must be 2 numbers of 1"),
+        (dict(architecture=DEEP | dict(channels=[10**7] * 2)), "does not fit the network"),
     ],
 )
 def test_headers_that_make_no_sense(crafted, changes, words):
@@ -196,7 +201,7 @@ def test_weights_of_another_network(small):
 def test_what_cannot_be_saved(tmp_path):
     with pytest.raises(ValueError, match="classes must be 42 names, got 2"):
         save_model(tmp_path / "x", SimpsonsCNN(42), ["a", "b"], Preprocess())
-    with pytest.raises(ValueError, match="Unknown architecture 'Linear'; there are SimpsonsCNN"):
+    with pytest.raises(ValueError, match="Unknown architecture 'Linear'; there are PlainCNN"):
         save_model(tmp_path / "x", nn.Linear(2, 2), ["a", "b"], Preprocess())
     assert not list(tmp_path.iterdir())
 

@@ -6,6 +6,7 @@ from torch import nn
 
 from simpsons_cnn.core.device import make_generator
 from simpsons_cnn.data.preprocess import Preprocess
+from simpsons_cnn.networks.deeper import Blur, ResidualBlock
 from simpsons_cnn.networks.model_file import load_model, save_model
 from simpsons_cnn.networks.presets import create_model, initialise_weights
 
@@ -59,3 +60,54 @@ def test_what_could_not_be_loaded_is_not_saved(tmp_path, classes, size, value, m
     with pytest.raises(ValueError, match=message):
         save_model(tmp_path / "m.safetensors", model, classes, Preprocess(size))
     assert not (tmp_path / "m.safetensors").exists()
+
+
+DEEPER = ["plain", "residual", "residual_large"]
+
+
+@pytest.mark.parametrize("name", DEEPER)
+def test_a_deeper_network_follows_from_its_seed_and_survives_its_file(tmp_path, name):
+    before = torch.get_rng_state()
+    model, same, other = [create_model(name, 3, seed=seed, dropout_rate=0.3) for seed in (1, 1, 2)]
+    assert torch.equal(before, torch.get_rng_state())
+    state = model.state_dict()
+    assert all(torch.equal(t, same.state_dict()[k]) for k, t in state.items())
+    assert not torch.equal(state["conv_stack.0.weight"], other.state_dict()["conv_stack.0.weight"])
+    save_model(tmp_path / "m.safetensors", model, [*"abc"], Preprocess(64, crop=32))
+    again, _ = load_model(tmp_path / "m.safetensors")
+    x = torch.randn(2, 3, 33, 50, generator=make_generator(0, "test"))
+    assert again.hparams == model.hparams
+    assert torch.equal(again(x), model.eval()(x))
+
+
+@pytest.mark.parametrize("name", DEEPER)
+def test_a_deeper_network_starts_with_fixed_blurs_and_silent_branches(name):
+    model = create_model(name, 3, seed=0)
+    kernel = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]]) / 16
+    blurs = [m.kernel for m in model.modules() if isinstance(m, Blur)]
+    assert blurs and all(torch.equal(k, kernel.expand_as(k)) for k in blurs)
+    blocks = [m for m in model.modules() if isinstance(m, ResidualBlock)]
+    assert len(blocks) == sum(model.hparams.get("blocks", ()))
+    for block in blocks:
+        channels = block.branch[0].in_channels
+        x = torch.rand(2, channels, 5, 5, generator=make_generator(0, "test"))
+        assert not block.branch(x).any()
+
+
+@pytest.mark.parametrize("name", DEEPER)
+def test_a_deeper_network_trains_in_bfloat16_and_channels_last(name):
+    model = create_model(name, 3, seed=0).to(memory_format=torch.channels_last)
+    kernels = [m.kernel.clone() for m in model.modules() if isinstance(m, Blur)]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    x = torch.randn(6, 3, 40, 40, generator=make_generator(0, "test"))
+    x, targets, losses = x.to(memory_format=torch.channels_last), torch.arange(6) % 3, []
+    for _ in range(5):
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = nn.functional.cross_entropy(model(x).float(), targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    blurs = [m.kernel for m in model.modules() if isinstance(m, Blur)]
+    assert all(torch.equal(a, b) for a, b in zip(kernels, blurs, strict=True))

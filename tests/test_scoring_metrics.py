@@ -26,6 +26,7 @@ from simpsons_cnn.scoring.metrics import (
     confusion_matrix,
     evaluate,
     macro_f1_score,
+    wilson_interval,
 )
 
 
@@ -130,6 +131,53 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
     assert held_before / runs < 0.84
 
 
+@pytest.mark.parametrize("of_each, skill", [([4] * 3, 0.9), ([4] * 3, 0.97), ([10] * 5, 0.95)])
+def test_intervals_of_few_images_hold_the_truth(of_each, skill):
+    rng, n, held = np.random.default_rng(0), len(of_each), 0
+    t = np.repeat(np.arange(n), of_each)
+    for seed in range(100):
+        p = np.where(rng.random(len(t)) < skill, t, (t + rng.integers(1, n, len(t))) % n)
+        report = Report(confusion_matrix(t, p, n), [*"abcde"][:n])
+        low, high = report.bootstrap_interval("accuracy", draws=200, seed=seed)
+        held += low <= skill <= high
+    assert held >= 90  # without Wilson's 62, 33 and 75
+
+
+def test_twelve_of_twelve_right_is_no_certainty():
+    report = Report(np.diag([4, 4, 4]), [*"abc"])
+    for metric in ("accuracy", "macro_f1"):
+        assert report.bootstrap_interval(metric) == pytest.approx((0.7575, 1), abs=1e-3)
+    scenes = np.repeat([0, 1, 2], 4)  # three scenes know less than twelve images
+    report.per_image = pd.DataFrame(dict(truth=scenes, prediction=scenes, group=scenes))
+    assert report.bootstrap_interval("accuracy") == pytest.approx((0.4385, 1), abs=1e-3)
+
+
+def test_an_interval_holds_its_own_score():
+    rng = np.random.default_rng(0)
+    for seed in range(60):
+        n = int(rng.integers(2, 8))
+        t = np.repeat(np.arange(n), rng.integers(1, 6, n))
+        p = np.where(rng.random(len(t)) < rng.uniform(0.2, 1), t, rng.integers(0, n, len(t)))
+        per_image = pd.DataFrame(dict(truth=t, prediction=p, group=np.arange(len(t)) // 2))
+        report = Report(confusion_matrix(t, p, n), [*"abcdefgh"][:n], per_image)
+        for groups in (None, np.arange(len(t))):
+            for metric in ("accuracy", "macro_f1"):
+                low, high = report.bootstrap_interval(metric, draws=50, seed=seed, groups=groups)
+                assert low <= getattr(report, metric) <= high
+
+
+def test_common_characters_have_ten_images():
+    counts = np.array([[10, 0, 0], [2, 8, 0], [3, 0, 6]])
+    report = Report(counts, [*"abc"])
+    t, p = (np.repeat(labels, counts.ravel()) for labels in np.indices((3, 3)).reshape(2, 9))
+    f1 = skm.f1_score(t, p, labels=[0, 1], average="macro")
+    assert (report.num_common, report.macro_f1_common) == (2, pytest.approx(f1))
+    low, high = report.bootstrap_interval("macro_f1_common")
+    assert low < report.macro_f1_common < high
+    assert "macro F1 of the 2 characters with 10 pictures or more" in report._repr_markdown_()
+    assert "of the" not in Report(counts[:2, :2], ["a", "b"])._repr_markdown_()
+
+
 def test_draws_are_not_shifted_by_rare_characters():
     confusion = np.diag([300, 200, 100, *[1] * 20])
     confusion[0, 1] = 30
@@ -157,7 +205,7 @@ def test_a_group_of_several_characters_is_drawn_whole():
     report = Report(confusion_matrix(per_image.truth, per_image.prediction, 2), ["a", "b"])
     report.per_image = per_image
     low, high = report.bootstrap_interval("accuracy", groups=[7, 7, 7, 7, 7])
-    assert low == high == report.accuracy  # one group tells nothing about others
+    assert low < 0.15 and high > 0.98  # one group tells nothing about others
 
 
 def test_intervals_are_repeatable_and_depend_on_the_level():
@@ -170,7 +218,9 @@ def test_intervals_are_repeatable_and_depend_on_the_level():
 def test_interval_of_an_undefined_score_is_undefined():
     report = Report(np.array([[3, 0], [0, 0]]), ["a", "b"])
     assert np.isnan(report.bootstrap_interval("precision", "b")).all()
-    assert report.bootstrap_interval("f1", "a") == (1.0, 1.0)
+    low, high = report.bootstrap_interval("f1", "a")
+    assert (low, high) == (pytest.approx(wilson_interval(3, 3)[0]), 1.0)
+    assert np.isnan(report.bootstrap_interval("macro_f1_common")).all()
 
 
 @pytest.mark.parametrize(
@@ -206,6 +256,8 @@ def test_report_as_json():
     assert saved["accuracy"] == 0.75
     assert saved["table"][0]["recall"] == 0.75
     assert saved["table"][1]["recall"] is None
+    assert (saved["macro_f1_common"], saved["macro_f1_common_interval"]) == (None, [None, None])
+    assert (saved["num_common"], saved["not_judged"]) == (0, ["otto", "x|y"])
     assert [*saved] == [
         "pictures",
         "loss",
@@ -213,6 +265,10 @@ def test_report_as_json():
         "accuracy_interval",
         "macro_f1",
         "macro_f1_interval",
+        "macro_f1_common",
+        "macro_f1_common_interval",
+        "num_common",
+        "not_judged",
         "classes",
         "table",
         "confusion",

@@ -1,10 +1,22 @@
 "What is refused before training, and what is removed before it"
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from simpsons_cnn.core.config import Config
 from simpsons_cnn.demo.characters import demo_characters
-from simpsons_cnn.training.prepare import RUN_FILES, check_room, make_output_folders, scan_folders
+from simpsons_cnn.training.prepare import (
+    RUN_FILES,
+    check_room,
+    latest_run,
+    make_output_folders,
+    name_folders,
+    new_run_folder,
+    point_latest,
+    run_folders,
+    scan_folders,
+)
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +40,7 @@ def outputs(tmp_path):
         ("report.json", True, r"already holds a run \(report.json\); choose other .* overwrite$"),
         ("split.csv", False, r"already holds a run \(split.csv\)"),
         ("split.csv", True, None),  # a run that died before its first checkpoint
+        ("history.csv", True, None),  # likewise, after its first epoch
     ],
 )
 def test_a_folder_that_holds_a_run(root, outputs, name, resume, words):
@@ -68,3 +81,53 @@ def test_too_little_room(root, outputs):
 def test_settings_that_do_not_fit_the_folders(root, changes, error, words):
     with pytest.raises(error, match=words):
         scan_folders(Config.demo(root, **dict(batch_size=30) | changes))
+
+
+def test_each_run_gets_a_number(root, tmp_path):
+    "Two threads that begin at once do not share one, and what a user put there counts"
+    (tmp_path / "007").mkdir()
+    (tmp_path / "notes").mkdir()
+    with ThreadPoolExecutor(4) as pool:
+        names = list(pool.map(lambda _: new_run_folder(tmp_path).name, range(8)))
+    assert sorted(names) == [f"{i:03}" for i in range(8, 16)]
+
+
+def test_latest_without_links(tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise OSError(1314, "A required privilege is not held by the client")
+
+    monkeypatch.setattr("pathlib.Path.symlink_to", refuse)
+    for name in ("001", "002"):
+        (tmp_path / name).mkdir()
+        point_latest(tmp_path / name)
+    assert (tmp_path / "latest").read_text() == "002"
+    assert latest_run(tmp_path) == tmp_path / "002"
+    (tmp_path / "002").rmdir()
+    assert latest_run(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    "given, found",
+    [
+        (dict(out_directory="a"), ["a/model", "a/graphics", "a/inference"]),
+        (dict(out_model_directory="a/b"), ["a/b", "a/graphics", "a/inference"]),
+        (dict(out_directory="a", out_graphics_directory="g"), ["a/model", "g", "a/inference"]),
+        (dict(out_graphics_directory="g"), ["runs/001/model", "g", "runs/001/inference"]),
+    ],
+)
+def test_folders_that_are_given_count(given, found, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = name_folders(Config.load(**given))
+    assert [getattr(config, key).as_posix() for key in RUN_FILES] == found
+
+
+def test_a_folder_of_somebody_else_is_not_removed(tmp_path):
+    "Though it has the name of a run, and no run has begun in it"
+    mine = tmp_path / "runs/005"
+    mine.mkdir(parents=True)
+    (mine / "thesis.txt").touch()
+    config = Config.demo(tmp_path, out_directory=mine)
+    with pytest.raises(RuntimeError), run_folders(config) as named:
+        make_output_folders(named)
+        raise RuntimeError
+    assert [path.name for path in mine.iterdir()] == ["thesis.txt"]

@@ -14,8 +14,13 @@ import os
 import subprocess
 import sys
 import sysconfig
+import warnings
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
+
+from .. import __version__
+from ..core.text import first_few
 
 # %% ../../nbs/cli/01_common.ipynb #251d92cc
 def _is_out_of_memory(error: Exception) -> bool:
@@ -44,17 +49,40 @@ def _escape_unprintable():
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
 
+# %% ../../nbs/cli/01_common.ipynb #3ea74a4d
+def _print_warning(message, category, filename, lineno, file=None, line=None):
+    "A warning as one line without its place in the program"
+    print(f"warning: {message}", file=sys.stderr)
+
+
+@contextmanager
+def _plain_warnings():
+    "Within, warnings are printed as sentences"
+    before = warnings.showwarning
+    warnings.showwarning = _print_warning
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
+
+# %% ../../nbs/cli/01_common.ipynb #169d060f
+def _wait_passively():
+    "Let the threads of OpenMP sleep while they wait; counts before PyTorch is loaded"
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 # %% ../../nbs/cli/01_common.ipynb #89a0ca4b
 def tidy_errors(
     command,  # Function that runs a command
 ):
-    "Decorate a command: what a user can cause becomes one line on the error stream and exit code 1"
+    "Decorate a command: a user's mistake becomes one line and exit code 1, a warning one line"
 
     @functools.wraps(command)
     def wrapper(*args, **kwargs):
         _escape_unprintable()
+        _wait_passively()
         try:
-            return command(*args, **kwargs)
+            with _plain_warnings():
+                return command(*args, **kwargs)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             sys.exit(130)
@@ -90,6 +118,7 @@ class CommandParser(argparse.ArgumentParser):
         description: str,  # One line for its help
     ):
         super().__init__(prog=command, description=description, allow_abbrev=False)
+        self.add_argument("--version", action="version", version=f"simpsons_cnn {__version__}")
 
     def parse_args(self, args=None, namespace=None):
         namespace, unknown = self.parse_known_args(args, namespace)
@@ -135,12 +164,17 @@ def check_target(
 def score_line(
     report,  # A `Report`
 ) -> str:
-    "Accuracy and macro F1 with their intervals, and the number of images"
+    "Overall scores with their intervals, the number of images, and who was not judged"
+    from simpsons_cnn.scoring.metrics import overall_scores  # imports slowly
+
     scores = []
-    for label, metric in (("accuracy", "accuracy"), ("macro F1", "macro_f1")):
+    for label, metric in overall_scores(report).items():
         low, high = report.bootstrap_interval(metric)
         scores.append(f"{label} {getattr(report, metric):.4f} ({low:.4f} to {high:.4f})")
-    return f"{', '.join(scores)} on {len(report):,} pictures"
+    line = f"{', '.join(scores)} on {len(report):,} pictures"
+    if report.not_judged:
+        line += f"; not judged, without pictures: {first_few(report.not_judged)}"
+    return line
 
 # %% ../../nbs/cli/01_common.ipynb #591ca673
 def print_next(

@@ -212,7 +212,7 @@ def _save_report(report, out: Path):
 # %% ../../nbs/cli/03_predict.ipynb #999032a7
 _AFTER_EVALUATE = (
     "simpsons_export {} takes the model to other programs; "
-    "Classifier.explain, in Python, shows why an answer is wrong"
+    "simpsons_explain shows why an answer is wrong"
 )
 
 

@@ -9,19 +9,28 @@ __all__ = ['simpsons_train']
 import argparse
 import shlex
 import sys
+from typing import Literal, get_args, get_origin
 
 from .common import CommandParser, print_next, score_line, tidy_errors
 from ..core.config import Config
 
 # %% ../../nbs/cli/02_train.ipynb #cef38937
+_SHORT_NAMES = dict(num_epochs="--epochs", learning_rate="--lr", out_directory="--out")
+
+
 def _add_setting(group, name: str, setting):
     "Add an option for one field of `Config`"
     text = f"{setting.description}; default {setting.default}".replace("%", "%%")
     if setting.annotation is bool:
-        kind = dict(action="store_const", const="true")
+        kind = dict(action=argparse.BooleanOptionalAction)
+    elif get_origin(setting.annotation) is Literal:
+        kind = dict(metavar="{" + ",".join(get_args(setting.annotation)) + "}")
     else:
         kind = dict(metavar="VALUE")
-    group.add_argument(f"--{name}", default=argparse.SUPPRESS, help=text, **kind)
+    names = [f"--{name}"]
+    if name in _SHORT_NAMES:
+        names.append(_SHORT_NAMES[name])
+    group.add_argument(*names, default=argparse.SUPPRESS, help=text, **kind)
 
 # %% ../../nbs/cli/02_train.ipynb #916cb49b
 def _add_settings(parser: CommandParser):
@@ -37,13 +46,14 @@ def _add_run_options(parser: CommandParser):
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="continue the run that was stopped in out_model_directory; start it if there is none",
+        help="continue the latest run, or the one in the output folders that are given; "
+        "start it if there is none",
     )
     parser.add_argument(
         "--verify",
         metavar="RUN",
-        help="train nothing: repeat the first steps of the finished run in this folder (its "
-        "out_model_directory), and compare them with what it noted",
+        help="train nothing: repeat the first steps of the finished run in this folder, such as "
+        "runs/001, and compare them with what it noted",
     )
 
 # %% ../../nbs/cli/02_train.ipynb #e1ec6399
@@ -61,10 +71,21 @@ def _train_parser() -> CommandParser:
     return parser
 
 # %% ../../nbs/cli/02_train.ipynb #a6b0480e
-def _load_config(path, settings: dict) -> Config:
-    "The settings of a file, of somebody's own images, or of the drawn images"
-    if path or "traindir" in settings:
-        return Config.load(path, **settings)
+def _latest_settings(settings: dict) -> dict:  # Empty if there is none, or folders are given
+    "Where the settings and results of the latest run are"
+    from simpsons_cnn.training.prepare import in_folder, latest_run
+
+    folder = latest_run(settings.get("runs_directory", Config().runs_directory))
+    if folder is None or any(name.startswith("out_") for name in settings):
+        return {}
+    return dict(path=folder / "model/config.yaml") | in_folder(folder)
+
+
+def _load_config(path, settings: dict, resume: bool = False) -> Config:
+    "The settings of a file, of the run to resume, of somebody's own images, or of the drawn images"
+    latest = _latest_settings(settings) if resume and not path else {}
+    if latest or path or "traindir" in settings:
+        return Config.load(**dict(path=path) | latest | settings)
     return Config.demo(**settings)
 
 # %% ../../nbs/cli/02_train.ipynb #eeaf9ed5
@@ -132,7 +153,7 @@ def simpsons_train(
     settings = vars(parser.parse_args(argv))
     path, resume, verified = [settings.pop(name) for name in ("config", "resume", "verify")]
     if not verified:
-        _train_run(_load_config(path, settings), resume)
+        _train_run(_load_config(path, settings, resume), resume)
         return
     if path or resume:
         parser.error("--verify takes its settings from the run; give it no CONFIG and no --resume")

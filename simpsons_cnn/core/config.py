@@ -57,7 +57,7 @@ _RULES = {
 # %% ../../nbs/core/03_config.ipynb #6eed0413
 def _complaint(error: dict) -> str:
     "One of pydantic's errors as `setting rule, got value`"
-    if not error["loc"]:
+    if error["type"] == "value_error" and isinstance(error["input"], dict):
         return str(error["ctx"]["error"])  # a rule about several settings is a whole sentence
     rule = _RULES.get(error["type"], error["msg"]).format(**error.get("ctx", {}))
     return f"{error['loc'][-1]} {rule}, got {short_repr(error['input'])}"
@@ -109,8 +109,10 @@ class DatasetParameters(_Pictures):
 class ModelParameters(_Section):
     "The network and what keeps it from overfitting"
 
-    architecture: Literal["reference", "wide"] = _setting(
-        "reference", "'reference': 16 to 512 channels; 'wide': twice as many"
+    architecture: Literal["reference", "wide", "plain", "residual", "residual_large"] = _setting(
+        "reference",
+        "Network, from fast to strong: 'reference' (16 to 512 channels), 'wide' (twice as many), "
+        "'plain' (two convolutions a stage), 'residual', 'residual_large'",
     )
     weight_decay: float = _setting(0.05, "AdamW's decay of the weights", ge=0)
     dropout_rate: float = _setting(
@@ -183,9 +185,7 @@ class TrainingParameters(_Goal):
     )
 
 # %% ../../nbs/core/03_config.ipynb #9e37ee62
-class Augment(_Section):
-    "How training pictures are varied"
-
+class _Views(_Section):
     crop_scale: float = _setting(
         0.5,
         "Smallest share of the picture that a crop covers, "
@@ -208,6 +208,40 @@ class Augment(_Section):
         0.05, "Most that each of red, green and blue is raised or lowered, as a share", ge=0, lt=1
     )
 
+# %% ../../nbs/core/03_config.ipynb #2990e138
+class Augment(_Views):
+    "How training pictures are varied and mixed"
+
+    cutmix: float = _setting(
+        0.0,
+        "CutMix: share of the batches in which a rectangle of each picture comes from another, "
+        "except in the last tenth of the epochs",
+        ge=0,
+        le=1,
+    )
+    mixup: float = _setting(
+        0.0,
+        "Mixup: share of the batches in which each picture is blended with another, "
+        "except in the last tenth of the epochs",
+        ge=0,
+        le=1,
+    )
+    mix_alpha: float = _setting(
+        1.0,
+        "Shares of the two pictures: 1 makes all equally likely; "
+        "the smaller, the more often one picture has nearly all",
+        gt=0,
+        le=100,
+    )
+
+    @model_validator(mode="after")
+    def _one_mix_a_batch(self):
+        if self.cutmix + self.mixup > 1:
+            raise ValueError(
+                f"cutmix and mixup must be at most 1 together, got {self.cutmix} and {self.mixup}"
+            )
+        return self
+
 # %% ../../nbs/core/03_config.ipynb #decca041
 class OutputParameters(_Section):
     "Where a run leaves its files"
@@ -215,11 +249,23 @@ class OutputParameters(_Section):
     part_of_partitions: int = _setting(
         5, "Number of figures that the loss curve is cut into", ge=1, le=100
     )
-    out_model_directory: Path = _setting(
-        "model/", "For the weights, the checkpoint, the history and the report"
+    runs_directory: Path = _setting(
+        "runs", "Folder of runs: each gets a folder of its own in it, the next of 001, 002, …"
     )
-    out_graphics_directory: Path = _setting("graphics/", "For the figures")
-    out_inference_directory: Path = _setting("inference/", "For predictions as CSV")
+    out_directory: Path | None = _setting(
+        None, "The folder of this run; `null`: a numbered one in `runs_directory`"
+    )
+    out_model_directory: Path | None = _setting(
+        None,
+        "For the weights, the checkpoint, the history and the report; "
+        "`null`: `model` in the folder of the run",
+    )
+    out_graphics_directory: Path | None = _setting(
+        None, "For the figures; `null`: `graphics` in the folder of the run"
+    )
+    out_inference_directory: Path | None = _setting(
+        None, "For predictions as CSV; `null`: `inference` in the folder of the run"
+    )
     checkpoint_seconds: float = _setting(
         300.0,
         "Seconds between checkpoints inside an epoch; "
@@ -340,15 +386,9 @@ _DEMO = dict(
 
 
 def _demo_folders(root: Path) -> dict:
-    "Where the drawn pictures are, and where a run on them leaves its files"
-    run = root / "runs/demo"
-    return dict(
-        traindir=root / "data/demo/train",
-        testdir=root / "data/demo/test",
-        out_model_directory=run / "model",
-        out_graphics_directory=run / "graphics",
-        out_inference_directory=run / "inference",
-    )
+    "Where the drawn pictures are, and where runs on them leave their files"
+    data = root / "data/demo"
+    return dict(traindir=data / "train", testdir=data / "test", runs_directory=root / "runs")
 
 # %% ../../nbs/core/03_config.ipynb #52e2b346
 class _Sections(_Section):

@@ -96,7 +96,11 @@ def _character_row(row: dict) -> str:
 def _overall_rows(report: dict) -> list:
     "The table of overall scores"
     rows = ["| | score | 95 % interval |", "|---|--:|:-:|"]
-    for label, key in (("accuracy", "accuracy"), ("macro F1", "macro_f1")):
+    scores = {"accuracy": "accuracy", "macro F1": "macro_f1"}
+    if 0 < report.get("num_common", 0) < len(report["classes"]):
+        label = f"macro F1 of the {report['num_common']} characters with 10 pictures or more"
+        scores[label] = "macro_f1_common"
+    for label, key in scores.items():
         interval = _interval(*report[f"{key}_interval"])
         rows.append(f"| {label} | {_score(report[key])} | {interval} |")
     return rows
@@ -140,7 +144,7 @@ def _threshold_line(c: Calibration) -> str:
         return "* It always names one of them, also for a picture of nobody it knows."
     return (
         f"* A picture with an out-of-distribution score ({c.measure}) below {c.threshold:.3g} is "
-        f"marked as not known. On the validation pictures this kept {c.coverage:.0%} of the right "
+        f"marked as not sure. On the validation pictures this kept {c.coverage:.0%} of the right "
         "answers; pictures of strangers may still pass."
     )
 

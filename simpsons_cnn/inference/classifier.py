@@ -107,9 +107,9 @@ class Prediction:
 # %% ../../nbs/inference/02_classifier.ipynb #3ab9f4f3
 @patch
 def _prefix(self: Prediction) -> str:
-    "What a line says before it names candidates: the file, and whether the image is unknown"
+    "What a line says before it names candidates: the file, and whether the answer is unsure"
     source = f"{safe_str(self.source)}: " if self.source else ""
-    return source + ("not known; nearest " if self.known is False else "")
+    return source + ("not sure; nearest: " if self.known is False else "")
 
 # %% ../../nbs/inference/02_classifier.ipynb #2552f05f
 @patch
@@ -149,7 +149,7 @@ def _candidate_html(name: str, p: float) -> str:
 def _repr_html_(self: Prediction, k: int = 5) -> str:
     rows = "".join(_candidate_html(name, p) for name, p in self.top(k))
     if self.known is False:
-        rows = f"<tr><td colspan=3><b>not known</b>; the nearest are</td></tr>{rows}"
+        rows = f"<tr><td colspan=3><b>not sure</b>; nearest:</td></tr>{rows}"
     style = "display:flex;gap:1em;align-items:center"
     return f"<div style='{style}'>{self._thumbnail_html()}<table>{rows}</table></div>"
 

@@ -6,6 +6,7 @@
 __all__ = ['grad_cam', 'Explanation']
 
 # %% ../../nbs/inference/01_explain.ipynb #17d88fdc
+import base64
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import get_ident
@@ -13,11 +14,9 @@ from threading import get_ident
 import numpy as np
 import torch
 from fastcore.basics import patch
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..core.display import jpeg_uri
 from ..core.text import escape_html, safe_str
 
 # %% ../../nbs/inference/01_explain.ipynb #f974d2d9
@@ -71,6 +70,25 @@ def grad_cam(
     cam = F.interpolate(cam, xb.shape[2:], mode="bilinear", align_corners=False)[:, 0]
     return cam / cam.amax((1, 2), keepdim=True).clamp(min=1e-12)
 
+# %% ../../nbs/inference/01_explain.ipynb #15973ba0
+_HEAT = np.array([(255, 255, 255), (254, 204, 92), (253, 141, 60), (240, 59, 32), (189, 0, 38)])
+
+
+def _heat_colours(
+    share: np.ndarray,  # From 0 to 1, shape `(height, width)`
+) -> np.ndarray:  # Red, green and blue from 0 to 255, shape `(3, height, width)`
+    "White, yellow, orange, red, dark red: each darker than the one before"
+    steps = np.linspace(0, 1, len(_HEAT))
+    return np.stack([np.interp(share, steps, channel) for channel in _HEAT.T])
+
+
+def _light_grey(
+    pixels: np.ndarray,  # uint8, shape `(3, height, width)`
+) -> np.ndarray:  # From .4 to 1, shape `(height, width)`
+    "The lightness of a picture, without its darkest part, which would hide the colours"
+    lightness = np.tensordot([0.299, 0.587, 0.114], pixels, 1) / 255
+    return 0.4 + 0.6 * lightness
+
 # %% ../../nbs/inference/01_explain.ipynb #c040b11d
 @dataclass(frozen=True, eq=False)
 class Explanation:
@@ -89,8 +107,9 @@ class Explanation:
         return (float(x) + 0.5) / width, (float(y) + 0.5) / height
 
     def overlay(self) -> np.ndarray:  # uint8, shape `(3, crop, crop)`
-        "The image, dark where nothing supports the character"
-        return (self.pixels * (0.15 + 0.85 * self.cam)).round().astype(np.uint8)
+        "The image in grey, coloured where it supports the character, dark red where most"
+        coloured = _light_grey(self.pixels) * _heat_colours(self.cam)
+        return coloured.round().astype(np.uint8)
 
     def __repr__(self):
         source = f"{safe_str(self.source)}: " if self.source else ""
@@ -98,11 +117,47 @@ class Explanation:
         answer = f"{self.character} {self.probability:.1%}"
         return f"{source}{answer}, peak {x:.0%} across, {y:.0%} down"
 
+# %% ../../nbs/inference/01_explain.ipynb #49f623b5
+def _draw_map(ax, explanation: Explanation):
+    "The overlay, with a line where the map is half of its largest value"
+    ax.imshow(explanation.overlay().transpose(1, 2, 0), interpolation="bicubic")
+    if explanation.cam.max() > 0.5 > explanation.cam.min():
+        ax.contour(explanation.cam, [0.5], colors="k", linewidths=1)
+
+
+def _draw_scale(figure, ax):
+    "The colours beside the map, and what they say"
+    from matplotlib.cm import ScalarMappable  # here, because matplotlib imports slowly
+    from matplotlib.colors import LinearSegmentedColormap
+
+    colours = ScalarMappable(cmap=LinearSegmentedColormap.from_list("heat", _HEAT / 255))
+    bar = figure.colorbar(colours, ax=ax, fraction=0.05)
+    bar.set_ticks((0, 0.5, 1), labels=("nothing", "half", "most"))
+    bar.set_label("supports the name")
+
+# %% ../../nbs/inference/01_explain.ipynb #0729c520
+@patch
+def plot(
+    self: Explanation,
+    title: str = None,  # Above the figure; `None`: the character and its probability
+):  # -> `NotebookFigure`
+    "The picture, beside it where it supports the character, and a scale"
+    from simpsons_cnn.core.figures import NotebookFigure  # here, because matplotlib imports slowly
+
+    figure = NotebookFigure(figsize=(6, 3), dpi=90, layout="constrained")
+    picture, heat = figure.subplots(1, 2)
+    picture.imshow(self.pixels.transpose(1, 2, 0), interpolation="bicubic")
+    _draw_map(heat, self)
+    for ax in (picture, heat):
+        ax.set_axis_off()
+    _draw_scale(figure, heat)
+    title = f"{self.character} {self.probability:.1%}" if title is None else title
+    figure.suptitle(safe_str(title).replace("$", r"\$"), fontsize=10)
+    return figure
+
 # %% ../../nbs/inference/01_explain.ipynb #41d9552c
 @patch
 def _repr_html_(self: Explanation):
-    pair = np.concatenate([self.pixels, self.overlay()], 2).transpose(1, 2, 0)
-    doubled = (pair.shape[1] * 2, pair.shape[0] * 2)
-    uri = jpeg_uri(Image.fromarray(pair).resize(doubled, Image.Resampling.BICUBIC))
+    uri = f"data:image/png;base64,{base64.b64encode(self.plot()._repr_png_()).decode()}"
     caption = escape_html(repr(self))
     return f"<figure><img alt='' src='{uri}'><figcaption>{caption}</figcaption></figure>"

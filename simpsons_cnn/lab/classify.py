@@ -21,8 +21,8 @@ def _prediction_html(
     k: int = 3,  # Candidates to show
 ) -> Html:
     "The most likely character, and a bar for each candidate"
-    unknown = prediction.known is False
-    head = "None of these characters" if unknown else prediction.name
+    unsure = prediction.known is False
+    head = f"Not sure; nearest: {prediction.name}" if unsure else prediction.name
     bars = [bar_html(name, p, f"{p:.1%}") for name, p in prediction.top(k)]
     return join_html(element("b", head, class_="sc-answer"), *bars)
 
@@ -58,6 +58,9 @@ def _named_picture(image, name: str, alt: str) -> Html:
     "A picture above the last part of its name"
     file = element("div", Path(name).name, class_="sc-line", title=name)
     return join_html(picture_html(image, alt), file)
+
+
+_HEAT_LEGEND = element("small", "red: supports the answer; grey: does not")
 
 
 def _make_why(name: str) -> widgets.Button:
@@ -96,6 +99,7 @@ class _AnswerCard(widgets.VBox):
             return
         try:
             self._show(self.clf.explain(source).overlay(), f"evidence in {self.name}")
+            self.picture.value = join_html(Html(self.picture.value), _HEAT_LEGEND)
             self.why.description = "Picture"
         except Exception as error:  # the file may have gone since
             self.answer.value = _source_error_html(error, self.source, self.name)

@@ -8,7 +8,6 @@ __all__ = ['config_code', 'runs_html', 'TrainingControls']
 # %% ../../nbs/lab/04_controls.ipynb #50d37c92
 import os
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
@@ -20,6 +19,7 @@ from ..data.batches import check_batch_size
 from ..data.folders import ImageFiles
 from .dashboard import TrainingDashboard
 from .html import STYLE, Html, element, join_html, svg_curves, table_html
+from ..training.prepare import in_folder, new_run_folder
 
 # %% ../../nbs/lab/04_controls.ipynb #a5f240ea
 def config_code(config: Config) -> str:
@@ -33,9 +33,9 @@ def config_code(config: Config) -> str:
 
 # %% ../../nbs/lab/04_controls.ipynb #183d9440
 def _settings_that_differ(configs: list) -> list:
-    "Names of settings that are not the same in all of `configs`, without output folders"
+    "Names of settings that are not the same in all of `configs`, without those of the output"
     flat = [config.flat() for config in configs]
-    keys = [key for key in setting_sections() if not key.startswith("out_")]
+    keys = [key for key, section in setting_sections().items() if section != "output_parameters"]
     return [key for key in keys if any(settings[key] != flat[0][key] for settings in flat)]
 
 # %% ../../nbs/lab/04_controls.ipynb #5e8484ef
@@ -95,25 +95,11 @@ def runs_html(
     settings = [_settings_html(number, run.config) for number, run in enumerate(runs, 1)]
     return join_html(*parts, *settings)
 
-# %% ../../nbs/lab/04_controls.ipynb #a7933f3d
-def _new_run_folder(
-    runs,  # Folder that contains the runs; created if it is missing
-) -> Path:
-    "Make the next of `001`, `002`, …"
-    for i in count(1):
-        folder = Path(runs) / f"{i:03}"
-        try:
-            folder.mkdir(parents=True)
-            return folder
-        except FileExistsError:
-            pass
-
 # %% ../../nbs/lab/04_controls.ipynb #60f17d35
-def _move_outputs(config: Config, folder: Path) -> Config:
-    "The same settings, with all results under `folder`"
-    kinds = ("model", "graphics", "inference")
-    outputs = {f"out_{kind}_directory": folder / kind for kind in kinds}
-    return Config.load(None, **(config.flat() | outputs))
+def _in_new_folder(config: Config, runs: Path) -> Config:
+    "The same settings, with all results in a new numbered folder"
+    folders = in_folder(new_run_folder(runs))
+    return Config.load(**config.flat() | folders | dict(runs_directory=runs))
 
 # %% ../../nbs/lab/04_controls.ipynb #cbe354e5
 _SLIDERS = dict(  # setting -> (widget, lowest, highest, step)
@@ -383,8 +369,7 @@ class _RunStarter(_CheckedForm):
         "What the button does: a new run with the settings shown, in a folder of its own"
         if self.busy():
             return
-        config = self.config
-        config = _move_outputs(config, _new_run_folder(self.folder))
+        config = _in_new_folder(self.config, self.folder)
         run = TrainingDashboard(config, at_end=lambda _: self._refresh())
         self._show_in_area(run)
         self.runs.append(run)

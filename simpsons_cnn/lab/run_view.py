@@ -21,6 +21,7 @@ from simpsons_cnn.lab.html import (
     table_html,
     track_html,
 )
+from ..training.callbacks import format_duration
 
 # %% ../../nbs/lab/02_run_view.ipynb #30c6101b
 def _spaced(name: str) -> str:
@@ -96,13 +97,6 @@ def dashboard_html(
     )
     return join_html(figures, _scores_table(history))
 
-# %% ../../nbs/lab/02_run_view.ipynb #4f2271c0
-def _format_duration(seconds: float) -> str:
-    "'1:02' or '2:00:05'"
-    minutes, seconds = divmod(max(0, round(seconds)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-
 # %% ../../nbs/lab/02_run_view.ipynb #9ed4b871
 def _process_bytes() -> int:  # 0 if the system does not tell
     try:
@@ -144,7 +138,7 @@ def progress_text(
     texts = [
         f"epoch {epoch + 1} of {num_epochs}",
         f"step {step + 1} of {steps_per_epoch}",
-        f"{_format_duration(seconds_left)} left",
+        f"{format_duration(seconds_left)} left",
         _speed(steps_per_second, batch_size),
         _memory_in_use(),
     ]

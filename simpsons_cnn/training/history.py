@@ -18,11 +18,13 @@ def copy_weights(model: nn.Module) -> dict:  # name -> tensor, on the CPU
     return {k: v.detach().to("cpu", copy=True) for k, v in model.state_dict().items()}
 
 # %% ../../nbs/training/01_history.ipynb #2a0420ef
-def _is_better(monitor: str, value: float, best: float | None) -> bool:
-    "Whether the value of an epoch beats the best so far; anything beats `None`"
-    if best is None:
+def _is_better(monitor: str, row: dict, best: dict) -> bool:
+    "Whether an epoch beats the best so far, if there is one; equal scores: by the lower loss"
+    if not best:
         return True
-    return value < best if monitor == "valid_loss" else value > best
+    if row[monitor] == best[monitor]:
+        return row.get("valid_loss", 0.0) < best.get("valid_loss", 0.0)
+    return (row[monitor] < best[monitor]) == (monitor == "valid_loss")
 
 # %% ../../nbs/training/01_history.ipynb #2ad8ec80
 _NOT_SHOWN = ("seconds", "learning_rate")
@@ -66,7 +68,7 @@ class History:
 
     def add(self, row: dict, model: nn.Module) -> bool:
         "Append an epoch; returns whether it is the best so far"
-        better = _is_better(self.monitor, row[self.monitor], self.best.get(self.monitor))
+        better = _is_better(self.monitor, row, self.best)
         self.rows.append(row)
         self.last_weights = copy_weights(model)
         if better:

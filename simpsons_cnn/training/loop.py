@@ -15,7 +15,7 @@ from torch import nn
 from ..core.config import ModelParameters, TrainingParameters, settings_error
 from ..core.text import unknown_name_message
 from ..data.batches import Batches
-from ..networks.losses import FocalLoss, class_weights
+from ..networks.losses import FocalLoss, class_weights, loss_of_labels
 from ..scoring.metrics import evaluate
 from .callbacks import EarlyStopping, Progress
 from .checkpoint import Checkpoint
@@ -30,9 +30,10 @@ def train_epoch(run: TrainingRun):
     for step, (xb, yb) in enumerate(batches, len(run.losses)):
         run.step = step
         run.before_step()
+        xb, labels = run.mix(xb, yb)
         with torch.autocast(xb.device.type, run.dtype, enabled=run.dtype is not None):
             logits = run.model(xb)
-        loss = run.loss(logits.float(), yb)
+        loss = loss_of_labels(run.loss, logits.float(), labels)
         run.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         run.optimizer.step()

@@ -34,8 +34,10 @@ from simpsons_cnn.training.prepare import (
     TrainingData,
     check_room,
     make_output_folders,
+    point_latest,
     prepare,
     remove_run,
+    run_folders,
     scan_folders,
 )
 
@@ -207,10 +209,21 @@ def _start_message(config: Config, data: TrainingData, checkpoint: Checkpoint) -
         lines.append(f"no checkpoint in '{checkpoint.path.parent}' to resume; starting")
     return "\n".join(lines)
 
+# %% ../../nbs/training/07_train.ipynb #2e1029aa
+class _HistoryFile(Callback):
+    "Writes the epochs so far to a CSV file"
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def on_epoch(self, run):
+        atomic_write(self.path, run.history.table.to_csv(index=False))
+
 # %% ../../nbs/training/07_train.ipynb #a9da7ee6
 def _train_and_save(config, data, table, callbacks, checkpoint) -> Run:
     "Train; save what was learnt, also if the loss broke down after some epochs"
     model, broken = _create_model(config, data), None
+    callbacks = [_HistoryFile(config.out_model_directory / "history.csv"), *callbacks]
     try:
         history = _fit_config(config, data, model, callbacks=callbacks, checkpoint=checkpoint)
     except NonFiniteLoss as e:
@@ -237,6 +250,8 @@ def _begin_run(config: Config, data: TrainingData, checkpoint: Checkpoint) -> pd
     kept = Config.load(**(config.flat() | dict(overwrite=False)))  # permission is for one run
     kept.save(folder / "config.yaml")
     atomic_write(folder / "split.csv", table.to_csv(index=False))
+    if folder.parent.parent == config.runs_directory:
+        point_latest(folder.parent)
     images = hashlib.sha256(table.to_csv().encode()).hexdigest()
     checkpoint.identity |= dict(pictures=images)
     return table
@@ -245,13 +260,13 @@ def _begin_run(config: Config, data: TrainingData, checkpoint: Checkpoint) -> pd
 def train(
     config: Config,  # Settings, for example `Config.demo()`
     callbacks=None,  # See `fit`; `None` also prints what is trained
-    resume: bool = False,  # Continue the run in `out_model_directory`; start it if there is none
+    resume: bool = False,  # Continue the run in its output folders, or the latest; else start it
 ) -> Run:
     "Scan, decode, split, train, judge, save; raises before training for bad input"
     announce, callbacks = callbacks is None, as_callbacks(callbacks)
     device = pick_device(config.device)
     files, test_files = scan_folders(config)
-    with _own_folders(config):
+    with run_folders(config, resume) as config, _own_folders(config):
         make_output_folders(config, resume)
         check_room(config, len(files.classes))
         path, seconds = config.out_model_directory / "last.ckpt", config.checkpoint_seconds
@@ -276,12 +291,18 @@ class _FirstSteps(Callback):
             run.stop("enough to compare")
 
 
+def _model_folder(folder: Path) -> Path:
+    "The folder with the model of a run, given it or the folder of the run"
+    inside = folder / "model"
+    return inside if (inside / "config.yaml").is_file() else folder
+
+
 def _recorded(folder: Path) -> tuple:  # (first steps, environment)
     "What a finished run noted; raises `FileNotFoundError` or `ValueError`"
     for name in ("config.yaml", "report.json", "split.csv"):
         if not (folder / name).is_file():
             raise FileNotFoundError(
-                f"No '{name}' in '{folder}'; verify takes the model folder of a finished run"
+                f"No '{name}' in '{folder}'; verify takes the folder of a finished run"
             )
     path = folder / "report.json"
     try:
@@ -298,11 +319,11 @@ def _loss_difference(now: list, was: list) -> float:
 
 # %% ../../nbs/training/07_train.ipynb #126cf80d
 def verify(
-    folder,  # `out_model_directory` of a finished run
+    folder,  # Folder of a finished run, or its `out_model_directory`
     **overrides,  # Settings that may differ from the run's, such as `traindir` and `device`
 ) -> dict:  # `steps`, `same` to the last bit, `loss` (relative), `surroundings`
     "Repeat the first steps of a recorded run; raises `ValueError` or `FileNotFoundError`"
-    folder = Path(folder)
+    folder = _model_folder(Path(folder))
     was, environment = _recorded(folder)
     config = Config.load(folder / "config.yaml", **(dict(testdir=None) | overrides))
     device = pick_device(config.device)

@@ -1,0 +1,30 @@
+"Which epoch is the best, also where a run was stopped and continued"
+
+import pytest
+from torch import nn
+
+from simpsons_cnn.training.checkpoint import _columns, _rows
+from simpsons_cnn.training.history import History
+
+EPOCHS = [(0.5, 0.9), (1 / 3, 0.8), (0.5, 0.7), (0.5, 0.7), (0.5, 0.75), (0.4, 0.1)]
+
+
+def add_epochs(history, epochs):
+    for f1, loss in epochs:
+        epoch = len(history) + 1
+        history.add(dict(epoch=epoch, macro_f1=f1, valid_loss=loss), nn.Linear(1, 1))
+    return history
+
+
+def test_of_equal_epochs_the_one_with_the_lower_loss_is_best():
+    history = add_epochs(History("macro_f1"), EPOCHS)
+    assert history.best_epoch == 3
+    assert add_epochs(History("valid_loss"), EPOCHS).best_epoch == 6
+
+
+@pytest.mark.parametrize("stopped_after", range(1, len(EPOCHS)))
+def test_a_continued_run_has_the_same_best_epoch(stopped_after):
+    history = add_epochs(History("macro_f1"), EPOCHS[:stopped_after])
+    rows = _rows(_columns(history.rows), list(history.rows[0]))
+    history = History("macro_f1", rows, history.best_epoch, history.best_weights)
+    assert add_epochs(history, EPOCHS[stopped_after:]).best_epoch == 3
