@@ -288,18 +288,20 @@ def stop_on_signal(
     stop,  # Called with the reason, a text, at the first signal
     signals=(signal.SIGINT, signal.SIGTERM),
 ):
-    "Within, the first signal calls `stop`, and the next acts as usual; main thread only"
+    "Within, the first signal calls `stop`, the next acts as usual; an ignored one stays so"
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    left_alone = (signal.SIG_IGN, None)  # ignored by the parent, or handled outside of Python
     before = {number: signal.getsignal(number) for number in signals}
+    before = {number: handler for number, handler in before.items() if handler not in left_alone}
 
     def on_signal(number, frame):
         for other, handler in before.items():
             signal.signal(other, signal.default_int_handler if other == signal.SIGINT else handler)
         stop(f"interrupted by {signal.Signals(number).name}")
 
-    for number in signals:
+    for number in before:
         signal.signal(number, on_signal)
     try:
         yield

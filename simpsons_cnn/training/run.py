@@ -243,7 +243,7 @@ def _loss_identity(loss) -> list:
 
 # %% ../../nbs/training/04_run.ipynb #ac39e776
 _NOT_IDENTITY = {"device", "mixed_precision", "patience"}
-_IN_THE_LOSS = {"gamma", "class_weights", "label_smoothing"}
+_IN_THE_LOSS = {"gamma", "class_weights", "imbalance", "label_smoothing"}
 
 
 def _images_identity(dl: Batches) -> str:

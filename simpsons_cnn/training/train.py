@@ -18,10 +18,12 @@ from torch import nn
 from ..core.config import Config
 from ..core.device import pick_device, pick_dtype
 from ..core.files import atomic_write, lock_folder, remove_temp_files
+from ..networks.losses import resolve_imbalance, weights_by_name
 from ..networks.model_file import dataset_hash, save_model, split_hash
 from ..networks.presets import create_model
 from ..quality.split import split_differences, split_table
 from ..scoring.calibration import Calibration, calibrate_logits
+from ..scoring.logit_adjustment import LogitAdjustment, adjust_logits, check_adjustable
 from ..scoring.metrics import Report, collect_logits, evaluate, score_logits
 from ..scoring.plotting import save_figures
 from .callbacks import Callback
@@ -54,6 +56,7 @@ class Run:
     calibration: Calibration = None  # From the validation images
     model_path: Path = None  # The file for `Classifier.load`
     graphics: list = None  # Paths of the figures
+    adjustment: LogitAdjustment = None  # What `imbalance` did to the logits; `None`: nothing
 
     @property
     def reports(self) -> dict:
@@ -63,6 +66,8 @@ class Run:
 
     def _repr_markdown_(self):
         head = f"**{self.history!r}**, saved as `{self.model_path}`"
+        if self.adjustment:
+            head += f"\n\nLogits adjusted for rare characters: {self.adjustment!r}"
         parts = [f"### {k.title()}\n\n{r._repr_markdown_()}" for k, r in self.reports.items()]
         return "\n\n".join([head, *parts])
 
@@ -123,6 +128,11 @@ def _scores(run: Run) -> dict:
     return {name: report.to_dict() for name, report in run.reports.items()}
 
 
+def _adjustment(run: Run) -> dict:
+    "What was done to the logits for rare characters, if anything"
+    return dict(logit_adjustment=run.adjustment.to_dict()) if run.adjustment else {}
+
+
 def _metadata(run: Run, table: pd.DataFrame) -> dict:
     "What the model file says of its training; `table` is the split"
     images = dict(
@@ -136,7 +146,7 @@ def _metadata(run: Run, table: pd.DataFrame) -> dict:
         data=images,
         calibration=run.calibration.to_dict(),
         **_scores(run),
-    )
+    ) | _adjustment(run)
 
 # %% ../../nbs/training/07_train.ipynb #cb4c0fb3
 def _report(run: Run, data: TrainingData) -> dict:
@@ -148,7 +158,7 @@ def _report(run: Run, data: TrainingData) -> dict:
         first_steps=run.history.first_steps,
         surroundings=describe_environment(device, pick_dtype(run.config.mixed_precision, device)),
         **_scores(run),
-    )
+    ) | _adjustment(run)
 
 # %% ../../nbs/training/07_train.ipynb #2e85dc82
 def _save_figures(run: Run) -> list:  # Paths
@@ -173,6 +183,28 @@ def _save_run(run: Run, data: TrainingData, table: pd.DataFrame):
     predictions = run.config.out_inference_directory / "predictions.csv"
     atomic_write(predictions, answers.to_csv(index=False))
     run.graphics = _save_figures(run)
+
+# %% ../../nbs/training/07_train.ipynb #95113d70
+def _adjusts(config: Config, data: TrainingData) -> bool:
+    "Whether the logits of the finished network are to be adjusted"
+    counts = data.train_dl.counts.tolist()
+    return resolve_imbalance(config.imbalance, counts) == "logit_adjustment"
+
+
+def _check_imbalance(config: Config, data: TrainingData, model: nn.Module):
+    "Raise `ValueError` for a network that cannot be adjusted"
+    if _adjusts(config, data):
+        xb, _ = next(iter(data.valid_dl))
+        check_adjustable(model.to(xb.device), xb[:2], len(data.train_dl.store.classes))
+
+
+def _adjust(config: Config, data: TrainingData, model: nn.Module) -> LogitAdjustment | None:
+    "Adjust the logits of a trained network, in place, if the settings ask for it"
+    return (
+        adjust_logits(model, data.valid_dl, data.train_dl.counts)
+        if _adjusts(config, data)
+        else None
+    )
 
 # %% ../../nbs/training/07_train.ipynb #3b6e28e8
 def _judge(config: Config, model: nn.Module, history: History, data: TrainingData) -> Run:
@@ -223,6 +255,7 @@ class _HistoryFile(Callback):
 def _train_and_save(config, data, table, callbacks, checkpoint) -> Run:
     "Train; save what was learnt, also if the loss broke down after some epochs"
     model, broken = _create_model(config, data), None
+    _check_imbalance(config, data, model)
     callbacks = [_HistoryFile(config.out_model_directory / "history.csv"), *callbacks]
     try:
         history = _fit_config(config, data, model, callbacks=callbacks, checkpoint=checkpoint)
@@ -232,7 +265,9 @@ def _train_and_save(config, data, table, callbacks, checkpoint) -> Run:
         broken, history = e, e.history
         history.stop_reason = str(e).split(";")[0]
         model.load_state_dict(history.best_weights)
+    adjustment = _adjust(config, data, model)
     run = _judge(config, model, history, data)
+    run.adjustment = adjustment
     _save_run(run, data, table)
     if broken:
         raise broken
@@ -266,6 +301,8 @@ def train(
     announce, callbacks = callbacks is None, as_callbacks(callbacks)
     device = pick_device(config.device)
     files, test_files = scan_folders(config)
+    if isinstance(config.imbalance, dict):
+        weights_by_name(config.imbalance, files.classes)  # a wrong name is refused
     with run_folders(config, resume) as config, _own_folders(config):
         make_output_folders(config, resume)
         check_room(config, len(files.classes))
