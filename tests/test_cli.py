@@ -73,7 +73,8 @@ def folder(tmp_path_factory):
     (folder / "run").mkdir()
     save_model(folder / MODEL, SimpsonsCNN(10), files.classes, Preprocess(64))
     save_split(folder / "run/split.csv", files, range(30), [0, 1, 2])
-    for name in ("run/model.onnx", "predictions.csv"):
+    (folder / "figures").mkdir()
+    for name in ("run/model.onnx", "predictions.csv", "figures/mossy_mo_0000.png"):
         (folder / name).write_text("")
     (folder / "torn.jpg").write_bytes(b"no picture")
     with zipfile.ZipFile(folder / "archive.zip", "w") as z:
@@ -106,6 +107,9 @@ MISTAKES = {
     f"simpsons_export {MODEL}": "model.onnx' exists; name another file",
     f"simpsons_export {MODEL} --torch no/x.pt2": "No folder 'no'",
     f"simpsons_export {FACE}": "is not a safetensors file",
+    f"simpsons_explain {MODEL} {FACE} --out figures": "figures/mossy_mo_0000.png' exists",
+    f"simpsons_explain {MODEL} {FACE} --out no --character moe": "Unknown character 'moe'",
+    f"simpsons_explain {MODEL} nobody.jpg --out no": "No picture at 'nobody.jpg'",
     "simpsons_audit elsewhere": "No folder 'elsewhere'",
 }
 
@@ -276,6 +280,15 @@ def test_the_rest_is_predicted(folder):
     assert err.count("error: ") == 2 and "torn.jpg" in err and "nobody.jpg" in err
 
 
+def test_the_rest_is_explained(folder):
+    line = f"simpsons_explain {MODEL} torn.jpg {FACE} nobody.jpg --out mixed"
+    code, out, err = run(folder, line)
+    assert code == 1 and err.count("error: ") == 2 and "torn.jpg cannot be read" in err
+    assert [p.name for p in (folder / "mixed").iterdir()] == ["mossy_mo_0000.png"]
+    assert out.startswith(f"{FACE}: ") and out.rstrip().endswith("mixed/mossy_mo_0000.png")
+    assert Image.open(folder / "mixed/mossy_mo_0000.png").size == (720, 360)
+
+
 def test_evaluate_equals_predict(folder, tmp_path):
     "Large JPEGs, and a model with a mean of its own; contract: one image, one answer"
     own = Preprocess(64, mean=(0.2, 0.5, 0.7), std=(0.1, 0.3, 0.2))
@@ -335,6 +348,7 @@ NEXT = {
     f"simpsons_evaluate {MODEL} demo/test": f"simpsons_export {MODEL} ",
     "simpsons_data more --demo --train 1 --test 1": "simpsons_audit more/train --test more/test",
     "simpsons_audit demo/train --test demo/test": "simpsons_train --traindir demo/train --testdir",
+    f"simpsons_explain {MODEL} {FACE} --out why": f"simpsons_export {MODEL} ",
     f"simpsons_export {MODEL} --card next.md": "read 'next.md'",
 }
 

@@ -53,6 +53,8 @@ def settings(tmp, name, **kwargs) -> Path:
             crop_size=64,
             batch_size=24,
             weight_averaging=0.9,
+            cutmix=0.4,
+            mixup=0.4,
             checkpoint_seconds=0.05,
             part_of_partitions=2,
         )

@@ -58,7 +58,7 @@ def test_strangers(picture):
 
     widget = ClassifyPictures(Stranger())
     widget.folder.value = str(picture)
-    assert "None of these characters" in widget.answers.children[0].answer.value
+    assert "Not sure; nearest: moe" in widget.answers.children[0].answer.value
 
 
 def test_uploads_are_text(clf, picture, tmp_path):
