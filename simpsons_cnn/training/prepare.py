@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RUN_SHEETS', 'RUN_FILES', 'PARTS', 'make_output_folders', 'remove_run', 'new_run_folder', 'point_latest',
            'latest_run', 'in_folder', 'name_folders', 'run_folders', 'check_room', 'scan_folders', 'TrainingData',
-           'prepare']
+           'evaluation_batch_size', 'prepare']
 
 # %% ../../nbs/training/06_prepare.ipynb #a15a2e17
 import os
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from ..core.config import Config
+from ..core.device import pick_device
 from ..core.files import atomic_write, require_free_space, temp_path
 from ..core.text import first_few
 from ..data.batches import Batches, check_batch_size
@@ -291,6 +292,15 @@ def _split(config: Config, store: PixelStore) -> tuple:  # As from `make_split`
         )
     return train_idx, valid_idx, groups
 
+# %% ../../nbs/training/06_prepare.ipynb #69069d74
+def evaluation_batch_size(
+    size: int,  # Side of the stored images in pixels
+    device,  # A `torch.device` or its name
+) -> int:  # Images
+    "How many images go through a network together when no gradients are taken"
+    at_96_pixels = 64 if torch.device(device).type == "cpu" else 256
+    return max(1, round(at_96_pixels * (96 / size) ** 2))
+
 # %% ../../nbs/training/06_prepare.ipynb #a6671753
 def prepare(
     config: Config,  # Settings
@@ -302,7 +312,7 @@ def prepare(
     store = _open_store(config, files)
     test_store = _open_store(config, test_files) if test_files else None
     train_idx, valid_idx, groups = _split(config, store)
-    at_once = max(1, round(256 * (96 / config.size) ** 2))
+    at_once = evaluation_batch_size(config.size, pick_device(device))
     augment, batch_size = config.augmentation_parameters, config.batch_size
     train_dl = Batches(store, train_idx, batch_size, augment, config.seed, device=device)
     valid_dl = Batches(store, valid_idx, at_once, device=device)
