@@ -129,6 +129,11 @@ class _Steps(_Section):
         "Learning rate over time: 'one_cycle' rises, then falls to nearly 0; "
         "'constant' is the reference's",
     )
+    decay_biases: bool = _setting(
+        True,
+        "Whether `weight_decay` also shrinks biases and the factors of batch norms; "
+        "new recipes usually say false",
+    )
     crop_size: int | None = _setting(
         None,
         "Side in pixels of what the network sees: crops in training, the centre in evaluation; "
@@ -185,7 +190,11 @@ class _Goal(_Steps):
         "macro_f1", "What the best epoch is best at, on the validation pictures"
     )
     patience: int = _setting(
-        0, "Stop after this many epochs without a better one; 0 never stops early", ge=0, le=10**6
+        0,
+        "Stop after this many epochs without a better one; 0 never stops early. With 'one_cycle' "
+        "the first five eighths of the epochs, when the learning rate is high, do not count",
+        ge=0,
+        le=10**6,
     )
 
     @field_validator("imbalance", mode="before")

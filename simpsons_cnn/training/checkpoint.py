@@ -71,9 +71,10 @@ def _optimizer_tensors(model: nn.Module, optimizer) -> dict:
 # %% ../../nbs/training/03_checkpoint.ipynb #b46d7469
 def _restore_optimizer(model: nn.Module, optimizer, tensors: dict):
     "Put back what `_optimizer_tensors` took, each tensor in the layout of its parameter"
-    states = {}
-    for i, (name, parameter) in enumerate(model.named_parameters()):
-        state = _without_prefix(name, tensors)
+    states, names = {}, {parameter: name for name, parameter in model.named_parameters()}
+    given = [p for group in optimizer.param_groups for p in group["params"]]
+    for i, parameter in enumerate(given):
+        state = _without_prefix(names[parameter], tensors)
         for key, v in state.items():
             if v.shape == parameter.shape:
                 state[key] = torch.empty_like(parameter).copy_(v)
