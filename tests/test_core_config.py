@@ -46,6 +46,15 @@ def load_text(tmp_path):
         (dict(first_crop=96), "first_crop must be at most 80, the side of later crops, got 96"),
         (dict(seed=True), "seed must not be true or false, got True"),
         (dict(monitor="f1"), "monitor must be one of 'macro_f1', 'accuracy' or 'valid_loss'"),
+        (dict(imbalance="focal"), "imbalance must be one of none, auto, weights, balanced_softmax"),
+        (dict(imbalance={"otto": 0}), "imbalance must hold weights above 0, got {'otto': 0}"),
+        (dict(imbalance={"otto": float("inf")}), "imbalance must hold weights above 0"),
+        (dict(imbalance={7: 1.0}), "must hold names as text"),
+        (dict(imbalance=3), "imbalance must be one of none"),
+        (
+            dict(imbalance="auto", class_weights="inverse"),
+            "class_weights must be 'none' or left out with imbalance 'auto', got 'inverse'",
+        ),
         (
             dict(num_epochs=10**5000),
             "num_epochs must be 1,000,000 or less, got a value of type int too long to be written",
@@ -62,6 +71,13 @@ def load_text(tmp_path):
 def test_wrong_settings(settings, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         Config.load(**settings)
+
+
+def test_weights_by_name_are_kept(tmp_path):
+    config = Config.load(imbalance={"otto": 3, "007": 0.5})
+    config.save(tmp_path / "used.yaml")
+    assert Config.load(tmp_path / "used.yaml") == config
+    assert Config.load(imbalance="weights", class_weights="inverse").class_weights == "inverse"
 
 
 def test_text_means_a_value():

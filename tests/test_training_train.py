@@ -2,19 +2,26 @@
 
 import json
 import os
+import shutil
 import signal
 import time
+from dataclasses import replace
 
+import numpy as np
+import onnxruntime
 import pandas as pd
 import pytest
 import torch
 from PIL import Image
 
+import simpsons_cnn.scoring.logit_adjustment as adjustment
 import simpsons_cnn.scoring.metrics as metrics
 import simpsons_cnn.training.train as training
 from simpsons_cnn.core.config import Config
 from simpsons_cnn.demo.characters import demo_characters
+from simpsons_cnn.inference.card import model_card
 from simpsons_cnn.inference.classifier import Classifier
+from simpsons_cnn.inference.export import onnx_graph
 from simpsons_cnn.networks.losses import FocalLoss
 from simpsons_cnn.networks.model_file import load_model
 from simpsons_cnn.training.callbacks import Callback
@@ -215,3 +222,45 @@ def test_verify_needs_a_run(images, settings, tmp_path):
         verify(images)
     train(settings(), callbacks=[])
     assert verify(tmp_path / "run", learning_rate=0.1)["loss"] > 0.01
+
+
+def _lopsided(images, folder):
+    "A copy of the images with 12, 11, … 3 of each character"
+    shutil.copytree(images / "train", folder)
+    for k, character in enumerate(sorted(folder.iterdir())):
+        for path in sorted(character.iterdir())[12 - k :]:
+            path.unlink()
+    return folder
+
+
+def test_an_adjusted_network_answers_the_same_everywhere(settings, images, tmp_path, monkeypatch):
+    real = adjustment.choose_adjustment
+    monkeypatch.setattr(
+        adjustment, "choose_adjustment", lambda *args: replace(real(*args), tau=0.5)
+    )
+    folder = _lopsided(images, tmp_path / "lopsided")
+    run = train(settings(imbalance="auto", traindir=folder, batch_size=16), callbacks=[])
+    clf, found = Classifier.load(run.model_path, "cpu"), run.adjustment
+    expected = dict(run.history.best_weights)
+    expected["linear_stack.4.bias"] = expected["linear_stack.4.bias"] - 0.5 * torch.tensor(
+        found.log_prior
+    )
+    for name, tensor in clf.model.state_dict().items():
+        assert torch.allclose(tensor, expected[name], atol=1e-6), name
+    saved = json.loads((tmp_path / "run/report.json").read_text())
+    assert saved["logit_adjustment"] == clf.about["logit_adjustment"] == found.to_dict()
+    answers = clf.predict(images / "test")
+    names = [run.report.classes[i] for i in run.test_report.per_image.prediction]
+    assert [p.name for p in answers] == names
+    session = onnxruntime.InferenceSession(onnx_graph(clf), providers=["CPUExecutionProvider"])
+    for p in answers[:5]:
+        pixels = np.asarray(Image.open(p.source).convert("RGB"))[None]
+        probabilities, _ = session.run(None, {"pictures": pixels})
+        assert np.abs(probabilities[0] - p.probabilities).max() < 1e-3
+    assert "strength of 0.5" in model_card(clf)
+
+
+def test_weights_of_nobody_are_refused_before_the_images_are_decoded(settings, monkeypatch):
+    monkeypatch.setattr(training, "prepare", None)
+    with pytest.raises(ValueError, match="Unknown character 'oto'"):
+        train(settings(imbalance={"oto": 2.0}), callbacks=[])

@@ -94,6 +94,8 @@ def _print_results(run):
     for name, report in (("validation", run.report), ("test", run.test_report)):
         if report:
             print(f"{name}: {score_line(report)}")
+    if run.adjustment:
+        print(run.adjustment)
     config = run.config
     print(f"model: {run.model_path}")
     print(f"figures: {config.out_graphics_directory}")

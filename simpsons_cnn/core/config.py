@@ -129,6 +129,11 @@ class _Steps(_Section):
         "Learning rate over time: 'one_cycle' rises, then falls to nearly 0; "
         "'constant' is the reference's",
     )
+    decay_biases: bool = _setting(
+        True,
+        "Whether `weight_decay` also shrinks biases and the factors of batch norms; "
+        "new recipes usually say false",
+    )
     crop_size: int | None = _setting(
         None,
         "Side in pixels of what the network sees: crops in training, the centre in evaluation; "
@@ -144,6 +149,24 @@ class _Steps(_Section):
         le=512,
     )
 
+# %% ../../nbs/core/03_config.ipynb #15ec9f03
+_IMBALANCE = ("none", "auto", "weights", "balanced_softmax", "logit_adjustment")
+
+
+def _checked_imbalance(value):
+    "A remedy or weights by name; raises `ValueError`"
+    if not isinstance(value, dict):
+        if value in _IMBALANCE:
+            return value
+        raise ValueError(f"must be one of {', '.join(_IMBALANCE)}, or weights by name")
+    if not all(isinstance(name, str) for name in value):
+        raise ValueError("must hold names as text")
+    for weight in value.values():
+        number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
+        if not (number and 0 < weight < float("inf")):
+            raise ValueError("must hold weights above 0")
+    return value
+
 # %% ../../nbs/core/03_config.ipynb #84c361ba
 class _Goal(_Steps):
     gamma: float = _setting(
@@ -151,6 +174,11 @@ class _Goal(_Steps):
     )
     class_weights: Literal["none", "reference", "inverse", "effective"] = _setting(
         "none", "How rare characters are weighted, see `class_weights`"
+    )
+    imbalance: str | dict[str, float] = _setting(
+        "none",
+        "What is done about rare characters: 'none', 'weights', 'balanced_softmax', "
+        "'logit_adjustment' (after training), 'auto'; or weights by name",
     )
     label_smoothing: float = _setting(
         0.1, "Share of the target spread over all characters", ge=0, lt=1
@@ -162,8 +190,17 @@ class _Goal(_Steps):
         "macro_f1", "What the best epoch is best at, on the validation pictures"
     )
     patience: int = _setting(
-        0, "Stop after this many epochs without a better one; 0 never stops early", ge=0, le=10**6
+        0,
+        "Stop after this many epochs without a better one; 0 never stops early. With 'one_cycle' "
+        "the first five eighths of the epochs, when the learning rate is high, do not count",
+        ge=0,
+        le=10**6,
     )
+
+    @field_validator("imbalance", mode="before")
+    @classmethod
+    def _check_imbalance(cls, value):
+        return _checked_imbalance(value)
 
 # %% ../../nbs/core/03_config.ipynb #7aeb51ce
 class TrainingParameters(_Goal):
@@ -246,8 +283,11 @@ class Augment(_Views):
 class OutputParameters(_Section):
     "Where a run leaves its files"
 
-    part_of_partitions: int = _setting(
-        5, "Number of figures that the loss curve is cut into", ge=1, le=100
+    part_of_partitions: int | None = _setting(
+        None,
+        "Number of figures that the loss curve is cut into, as well as drawn whole; `null`: none",
+        ge=1,
+        le=100,
     )
     runs_directory: Path = _setting(
         "runs", "Folder of runs: each gets a folder of its own in it, the next of 001, 002, …"
@@ -290,6 +330,15 @@ def _check_crops(size: int, crop: int | None, first: int | None):
     last = crop or max(64, round(size * 5 / 6))  # as `Preprocess` has it
     if first and first > last:
         raise ValueError(f"first_crop must be at most {last}, the side of later crops, got {first}")
+
+# %% ../../nbs/core/03_config.ipynb #3892cf6a
+def _check_remedies(class_weights: str, imbalance):
+    "Raise `ValueError` for class weights beside another remedy for rare characters"
+    if class_weights != "none" and imbalance not in ("none", "weights"):
+        raise ValueError(
+            f"class_weights must be 'none' or left out with imbalance {short_repr(imbalance)}, "
+            f"got {class_weights!r}; two remedies would correct the same thing twice"
+        )
 
 # %% ../../nbs/core/03_config.ipynb #8a152b1c
 def _parse_yaml(data: bytes):
@@ -381,7 +430,6 @@ _DEMO = dict(
     brightness=0.2,
     contrast=0.2,
     colour=0.1,
-    part_of_partitions=1,
 )
 
 
@@ -399,9 +447,10 @@ class _Sections(_Section):
     output_parameters: OutputParameters = OutputParameters()
 
     @model_validator(mode="after")
-    def _crops_fit(self):
+    def _settings_fit(self):
         training = self.training_parameters
         _check_crops(self.dataset_parameters.size, training.crop_size, training.first_crop)
+        _check_remedies(training.class_weights, training.imbalance)
         return self
 
     def flat(self) -> dict:

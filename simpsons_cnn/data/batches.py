@@ -129,6 +129,11 @@ class Batches(_Order):
         self.labels = store.labels
         self._passes = 0  # of `for xb, yb in dl`
 
+    @property
+    def counts(self) -> Tensor:  # int64, shape `(classes,)`
+        "How many images of each class there are"
+        return self.labels[self.indices].bincount(minlength=len(self.store.classes))
+
     def __iter__(self):
         self._passes += 1
         return self.epoch(self._passes - 1)

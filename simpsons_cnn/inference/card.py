@@ -130,6 +130,10 @@ def _scores(clf: Classifier) -> list:
         lines += _report_lines(name, report) if report else []
     if not any(reports.values()):
         lines.append("The file holds no scores.\n")
+    adjustment = clf.about.get("logit_adjustment")
+    if adjustment:
+        tau = escape_html(adjustment.get("tau"))
+        lines.append(f"Its logits are adjusted for rare characters, with a strength of {tau}.\n")
     if reports["validation"]:
         lines.append(
             "The validation pictures chose the best epoch, the temperature and the threshold; "

@@ -15,7 +15,13 @@ from torch import nn
 from ..core.config import ModelParameters, TrainingParameters, settings_error
 from ..core.text import unknown_name_message
 from ..data.batches import Batches
-from ..networks.losses import FocalLoss, class_weights, loss_of_labels
+from simpsons_cnn.networks.losses import (
+    BalancedSoftmax,
+    FocalLoss,
+    class_weights,
+    loss_of_labels,
+    weights_by_name,
+)
 from ..scoring.metrics import evaluate
 from .callbacks import EarlyStopping, Progress
 from .checkpoint import Checkpoint
@@ -73,17 +79,25 @@ def as_callbacks(callbacks) -> list:
     return callbacks
 
 # %% ../../nbs/training/05_loop.ipynb #cf4f5a96
-_OF_THE_LOSS = ("gamma", "label_smoothing", "class_weights")
+_OF_THE_LOSS = ("gamma", "label_smoothing", "class_weights", "imbalance")
+
+
+def _weights_of(recipe: TrainingParameters, counts, classes: list):
+    "The class weights of a recipe, or `None`"
+    if isinstance(recipe.imbalance, dict):
+        return weights_by_name(recipe.imbalance, classes)
+    scheme = recipe.class_weights
+    if recipe.imbalance == "weights" and scheme == "none":
+        scheme = "effective"
+    return None if scheme == "none" else class_weights(counts, scheme)
 
 
 def _loss_of(recipe: TrainingParameters, train_dl: Batches) -> nn.Module:
-    "The loss of a recipe; classes are weighted by their training images if it asks for that"
-    weights = None
-    if recipe.class_weights != "none":
-        store = train_dl.store
-        counts = store.labels[train_dl.indices].bincount(minlength=len(store.classes))
-        weights = class_weights(counts, recipe.class_weights)
-    return FocalLoss(recipe.gamma, weights, recipe.label_smoothing)
+    "The loss of a recipe, with its remedy for rare characters, counted on the training images"
+    counts, classes = train_dl.counts, train_dl.store.classes
+    weights = _weights_of(recipe, counts, classes)
+    loss = FocalLoss(recipe.gamma, weights, recipe.label_smoothing)
+    return BalancedSoftmax(loss, counts) if recipe.imbalance == "balanced_softmax" else loss
 
 
 def _choose_loss(loss, recipe: TrainingParameters, changes: dict, train_dl: Batches):

@@ -12,25 +12,30 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from torch import nn
 
 from ..core.config import Config
 from ..core.device import pick_device, pick_dtype
+from ..core.figures import figure_png, one_warning_of_missing_letters
 from ..core.files import atomic_write, lock_folder, remove_temp_files
+from ..networks.losses import resolve_imbalance, weights_by_name
 from ..networks.model_file import dataset_hash, save_model, split_hash
 from ..networks.presets import create_model
 from ..quality.split import split_differences, split_table
 from ..scoring.calibration import Calibration, calibrate_logits
+from ..scoring.logit_adjustment import LogitAdjustment, adjust_logits, check_adjustable
 from ..scoring.metrics import Report, collect_logits, evaluate, score_logits
-from ..scoring.plotting import save_figures
+from ..scoring.plotting import plot_batch, plot_examples, save_figures
 from .callbacks import Callback
 from .checkpoint import Checkpoint, describe_environment, differences
-from .history import History, NonFiniteLoss
+from .history import History, NonFiniteLoss, plot_history
 from .loop import as_callbacks, fit
 from simpsons_cnn.training.prepare import (
-    CURVES,
+    PARTS,
     RUN_FILES,
+    RUN_SHEETS,
     TrainingData,
     check_room,
     make_output_folders,
@@ -54,6 +59,7 @@ class Run:
     calibration: Calibration = None  # From the validation images
     model_path: Path = None  # The file for `Classifier.load`
     graphics: list = None  # Paths of the figures
+    adjustment: LogitAdjustment = None  # What `imbalance` did to the logits; `None`: nothing
 
     @property
     def reports(self) -> dict:
@@ -63,6 +69,8 @@ class Run:
 
     def _repr_markdown_(self):
         head = f"**{self.history!r}**, saved as `{self.model_path}`"
+        if self.adjustment:
+            head += f"\n\nLogits adjusted for rare characters: {self.adjustment!r}"
         parts = [f"### {k.title()}\n\n{r._repr_markdown_()}" for k, r in self.reports.items()]
         return "\n\n".join([head, *parts])
 
@@ -123,6 +131,11 @@ def _scores(run: Run) -> dict:
     return {name: report.to_dict() for name, report in run.reports.items()}
 
 
+def _adjustment(run: Run) -> dict:
+    "What was done to the logits for rare characters, if anything"
+    return dict(logit_adjustment=run.adjustment.to_dict()) if run.adjustment else {}
+
+
 def _metadata(run: Run, table: pd.DataFrame) -> dict:
     "What the model file says of its training; `table` is the split"
     images = dict(
@@ -136,7 +149,7 @@ def _metadata(run: Run, table: pd.DataFrame) -> dict:
         data=images,
         calibration=run.calibration.to_dict(),
         **_scores(run),
-    )
+    ) | _adjustment(run)
 
 # %% ../../nbs/training/07_train.ipynb #cb4c0fb3
 def _report(run: Run, data: TrainingData) -> dict:
@@ -148,19 +161,40 @@ def _report(run: Run, data: TrainingData) -> dict:
         first_steps=run.history.first_steps,
         surroundings=describe_environment(device, pick_dtype(run.config.mixed_precision, device)),
         **_scores(run),
-    )
+    ) | _adjustment(run)
 
 # %% ../../nbs/training/07_train.ipynb #2e85dc82
-def _save_figures(run: Run) -> list:  # Paths
-    "Figures of the history and the scores; those of an earlier start, which may be more, go"
-    folder = run.config.out_graphics_directory
-    for old in folder.glob(CURVES):
+def _answers_sheet(report: Report, n: int = 12):  # -> figure
+    "Validation images with truth and answer, evenly from the lowest loss to the highest"
+    ranked = report.top_losses(len(report))[::-1]
+    places = np.linspace(0, len(ranked) - 1, min(n, len(ranked))).round().astype(int)
+    return plot_examples(report.store.pixels, ranked.iloc[places])
+
+
+def _own_figures(run: Run, data: TrainingData):
+    "Yields (file name, figure) for the history and the sheets"
+    if run.history.rows:
+        yield "curves.png", plot_history(run.history)
+    images, labels = next(data.train_dl.epoch(0))
+    store = data.train_dl.store
+    yield RUN_SHEETS[0], plot_batch(images, labels, store.classes, store.preprocess)
+    yield RUN_SHEETS[1], _answers_sheet(run.report)
+
+
+def _save_figures(run: Run, data: TrainingData) -> list:  # Paths
+    "Figures of the history, the images and the scores; parts of an earlier start go"
+    folder, parts = run.config.out_graphics_directory, run.config.part_of_partitions
+    for old in folder.glob(PARTS):
         old.unlink()
-    history = run.history if run.history.rows else None
-    judged = run.test_report or run.report
-    return save_figures(history, judged, folder, run.config.part_of_partitions)
+    paths = []
+    with one_warning_of_missing_letters():
+        for name, figure in _own_figures(run, data):
+            atomic_write(folder / name, figure_png(figure))
+            paths.append(folder / name)
+    history = run.history if run.history.rows and parts else None
+    return paths + save_figures(history, run.test_report or run.report, folder, parts or 1)
 
-
+# %% ../../nbs/training/07_train.ipynb #9e7860eb
 def _save_run(run: Run, data: TrainingData, table: pd.DataFrame):
     "Write what a run leaves behind, the model first; `table` is the split"
     store, folder = data.train_dl.store, run.config.out_model_directory
@@ -172,7 +206,29 @@ def _save_run(run: Run, data: TrainingData, table: pd.DataFrame):
     answers = judged.top_losses(len(judged)).drop(columns="row").sort_values("picture")
     predictions = run.config.out_inference_directory / "predictions.csv"
     atomic_write(predictions, answers.to_csv(index=False))
-    run.graphics = _save_figures(run)
+    run.graphics = _save_figures(run, data)
+
+# %% ../../nbs/training/07_train.ipynb #95113d70
+def _adjusts(config: Config, data: TrainingData) -> bool:
+    "Whether the logits of the finished network are to be adjusted"
+    counts = data.train_dl.counts.tolist()
+    return resolve_imbalance(config.imbalance, counts) == "logit_adjustment"
+
+
+def _check_imbalance(config: Config, data: TrainingData, model: nn.Module):
+    "Raise `ValueError` for a network that cannot be adjusted"
+    if _adjusts(config, data):
+        xb, _ = next(iter(data.valid_dl))
+        check_adjustable(model.to(xb.device), xb[:2], len(data.train_dl.store.classes))
+
+
+def _adjust(config: Config, data: TrainingData, model: nn.Module) -> LogitAdjustment | None:
+    "Adjust the logits of a trained network, in place, if the settings ask for it"
+    return (
+        adjust_logits(model, data.valid_dl, data.train_dl.counts)
+        if _adjusts(config, data)
+        else None
+    )
 
 # %% ../../nbs/training/07_train.ipynb #3b6e28e8
 def _judge(config: Config, model: nn.Module, history: History, data: TrainingData) -> Run:
@@ -223,6 +279,7 @@ class _HistoryFile(Callback):
 def _train_and_save(config, data, table, callbacks, checkpoint) -> Run:
     "Train; save what was learnt, also if the loss broke down after some epochs"
     model, broken = _create_model(config, data), None
+    _check_imbalance(config, data, model)
     callbacks = [_HistoryFile(config.out_model_directory / "history.csv"), *callbacks]
     try:
         history = _fit_config(config, data, model, callbacks=callbacks, checkpoint=checkpoint)
@@ -232,7 +289,9 @@ def _train_and_save(config, data, table, callbacks, checkpoint) -> Run:
         broken, history = e, e.history
         history.stop_reason = str(e).split(";")[0]
         model.load_state_dict(history.best_weights)
+    adjustment = _adjust(config, data, model)
     run = _judge(config, model, history, data)
+    run.adjustment = adjustment
     _save_run(run, data, table)
     if broken:
         raise broken
@@ -266,6 +325,8 @@ def train(
     announce, callbacks = callbacks is None, as_callbacks(callbacks)
     device = pick_device(config.device)
     files, test_files = scan_folders(config)
+    if isinstance(config.imbalance, dict):
+        weights_by_name(config.imbalance, files.classes)  # a wrong name is refused
     with run_folders(config, resume) as config, _own_folders(config):
         make_output_folders(config, resume)
         check_room(config, len(files.classes))
