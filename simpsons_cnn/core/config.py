@@ -294,8 +294,11 @@ class Augment(_Views):
 class OutputParameters(_Section):
     "Where a run leaves its files"
 
-    part_of_partitions: int = _setting(
-        5, "Number of figures that the loss curve is cut into", ge=1, le=100
+    part_of_partitions: int | None = _setting(
+        None,
+        "Number of figures that the loss curve is cut into, as well as drawn whole; `null`: none",
+        ge=1,
+        le=100,
     )
     runs_directory: Path = _setting(
         "runs", "Folder of runs: each gets a folder of its own in it, the next of 001, 002, …"
@@ -438,7 +441,6 @@ _DEMO = dict(
     brightness=0.2,
     contrast=0.2,
     colour=0.1,
-    part_of_partitions=1,
 )
 
 
