@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import signal
 import sys
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -13,6 +14,9 @@ ROOT = Path(__file__).parent.parent
 NBS = ROOT / "nbs"
 PAGES = sorted(p for p in NBS.rglob("*.ipynb") if "checkpoints" not in p.parent.name)
 sys.path.insert(0, str(ROOT / "scripts"))
+
+# Background jobs of a script ignore Ctrl-C, and so would the runs that tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 counts = defaultdict(Counter)  # kind of test -> outcome -> how often; tests add to it
 

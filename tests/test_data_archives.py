@@ -472,3 +472,58 @@ def test_fetch_without_kagglehub(folder):
         pytest.raises(ModuleNotFoundError, match=re.escape("pip install 'simpsons_cnn[fetch]'")),
     ):
         fetch("other")
+
+
+def packed(folder, *names):
+    "A zip with an image of each name"
+    with zipfile.ZipFile(folder / "z.zip", "w") as z:
+        for i, name in enumerate(names):
+            z.write(save(folder / f"{i}.png", i), name)
+    return folder / "z.zip"
+
+
+NFD = "train/homer/u\u0308.png"
+ALIKE = {
+    "folders": ("train/Homer/1.png", "train/homer/2.png"),
+    "files": ("train/homer/1.png", "train/homer/1.PNG"),
+    "forms": ("train/homer/\u00fc.png", NFD),
+}
+
+
+@pytest.mark.parametrize("case", ALIKE)
+def test_names_that_a_drive_takes_for_one(tmp_path, case, monkeypatch):
+    "On a drive that knows neither case nor Unicode forms nothing is written, and both are named"
+    source, seen = packed(tmp_path, *ALIKE[case], "train/marge/1.png"), set()
+
+    def insensitive(path, mode="r", *args, **kwargs):
+        name = archives.nfc(str(path)).lower()
+        if "x" in mode and name in seen:
+            raise FileExistsError(17, "File exists", str(path))
+        seen.add(name)
+        return open(path, mode, *args, **kwargs)
+
+    monkeypatch.setattr(archives, "open", insensitive, raising=False)
+    monkeypatch.setattr(archives, "_write_file", lambda *_: pytest.fail("was written"))
+    with pytest.raises(ValueError) as told:
+        unpack(source, tmp_path / "out")
+    names = [repr(name.rsplit("/", case == "folders")[0]) for name in ALIKE[case]]
+    assert all(name in str(told.value) for name in names)
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_that_this_drive_tells_apart(tmp_path):
+    source = packed(tmp_path, *ALIKE["files"], *ALIKE["forms"], "train/marge/1.png")
+    assert unpack(source, tmp_path / "out").train == {"homer": 4, "marge": 1}
+
+
+@pytest.mark.parametrize(
+    "name", ["aux", "CON.jpg", "com1.png", "moe.", "moe ", "moe:b", "a?b", "\t"]
+)
+@pytest.mark.parametrize("path", ["train/{}/1.png", "train/homer/{}"])
+def test_names_that_windows_cannot_write(name, path, monkeypatch):
+    path = path.format(name)
+    assert _safe_name(path) == path
+    monkeypatch.setattr(archives, "_ON_WINDOWS", True)
+    with pytest.raises(ValueError, match="which Windows cannot write"):
+        _safe_name(path)
+    assert _safe_name("train/auxiliary/com10.v2.png") == "train/auxiliary/com10.v2.png"

@@ -2,6 +2,8 @@
 
 import os
 import stat
+import subprocess
+import sys
 import unicodedata
 from pathlib import Path
 
@@ -174,3 +176,15 @@ def test_select_takes_masks(training):
     assert training.select([]).names == []
     with pytest.raises(IndexError):
         training.select([True])
+
+
+@pytest.mark.parametrize("names", [("Гомер/1.png", "moe/1.png"), ("moe/é.png", "carl/1.png")])
+def test_a_locale_of_ascii_is_blamed_and_not_the_names(tmp_path, names):
+    make_folder(tmp_path / "d", *names)
+    code = "import sys; from simpsons_cnn.data.folders import ImageFiles; ImageFiles.scan('d')"
+    for utf8 in ("0", "1"):
+        env = os.environ | dict(LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONUTF8=utf8)
+        options = dict(cwd=tmp_path, env=env, capture_output=True)
+        said = subprocess.run([sys.executable, "-c", code], **options).stderr.decode("latin-1")
+        assert ("the locale of this process reads names as ascii" in said) == (utf8 == "0")
+        assert "rename" not in said

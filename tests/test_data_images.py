@@ -1,5 +1,6 @@
 "Images of every mode and orientation, and files that are refused"
 
+import contextlib
 import io
 import os
 import resource
@@ -170,3 +171,14 @@ def test_tiff_description_beyond_its_end():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert np.array_equal(read_rgb(io.BytesIO(data.replace(tag + short, tag + long))), SCENE)
+
+
+def test_damaged_tiffs_write_no_lines_of_their_own(capfd):
+    for compression in ("tiff_adobe_deflate", "tiff_lzw", "jpeg", "packbits", "tiff_ccitt"):
+        im = SCENE.convert("1") if compression == "tiff_ccitt" else SCENE
+        data = bytearray(as_file(im, "tiff", compression=compression).getvalue())
+        for start in (8, 40, 200):
+            data[start : start + 20] = bytes(20)
+            with contextlib.suppress(Exception):
+                read_rgb(io.BytesIO(data))
+    assert capfd.readouterr().err == ""

@@ -200,6 +200,32 @@ def test_the_bar_of_a_resumed_epoch_starts_behind_the_steps_made(loaders, tmp_pa
     assert re.findall(r"(\d)/3 \[", terminal.getvalue())[0] == "2"
 
 
+def flat(logits, targets):
+    "A loss under which no epoch is better than the first"
+    return 1 + 0 * logits.sum()
+
+
+@pytest.mark.parametrize("schedule, epochs", [("one_cycle", 6), ("constant", 2)])
+def test_patience_waits_for_a_low_learning_rate(store, loaders, schedule, epochs):
+    few = Batches(store, loaders[0].indices[:30], 30, Augment(), device="cpu")
+    changes = dict(num_epochs=8, schedule=schedule, patience=1, monitor="valid_loss")
+    history = fit(small_model(), few, loaders[1], flat, RECIPE, callbacks=[], **changes)
+    assert len(history) == epochs  # of 8, five count for nothing
+
+
+def test_biases_are_spared_and_resumed(loaders, tmp_path):
+    "Two groups of parameters number what the optimizer remembers in another order"
+    settings = dict(num_epochs=1, decay_biases=False)
+    path = tmp_path / "last.ckpt"
+    straight, stopped = small_model(), small_model()
+    fit(straight, *loaders, recipe=RECIPE, callbacks=[], **settings)
+    fit(stopped, *loaders, recipe=RECIPE, callbacks=StopAfter(2), checkpoint=path, **settings)
+    resumed = Checkpoint(path, resume=True)
+    fit(stopped, *loaders, recipe=RECIPE, callbacks=[], checkpoint=resumed, **settings)
+    for name, weight in straight.state_dict().items():
+        assert torch.equal(weight, stopped.state_dict()[name]), name
+
+
 class OwnNetwork(nn.Module):
     "A network of a user, with PyTorch's own dropout"
 

@@ -41,6 +41,7 @@ from ..networks.model_file import load_model, save_model
 from ..networks.reference import SimpsonsCNN
 from ..scoring.metrics import evaluate
 from ..training.loop import train_epoch
+from ..training.prepare import evaluation_batch_size
 from ..training.run import TrainingRun
 from ..training.train import _FirstSteps
 
@@ -181,7 +182,9 @@ def _decoding(paths: list, size: int):
 def _evaluating(store: PixelStore, device):
     "A part: a report on every picture"
     model = SimpsonsCNN(len(store.classes)).to(device, memory_format=torch.channels_last)
-    dl = Batches(store, batch_size=256, device=device)
+    dl = Batches(
+        store, batch_size=evaluation_batch_size(store.pixels.shape[-1], device), device=device
+    )
     return lambda: len(evaluate(model, dl))
 
 # %% ../../nbs/cli/07_bench.ipynb #17bd418c

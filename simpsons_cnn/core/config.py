@@ -129,6 +129,11 @@ class _Steps(_Section):
         "Learning rate over time: 'one_cycle' rises, then falls to nearly 0; "
         "'constant' is the reference's",
     )
+    decay_biases: bool = _setting(
+        True,
+        "Whether `weight_decay` also shrinks biases and the factors of batch norms; "
+        "new recipes usually say false",
+    )
     crop_size: int | None = _setting(
         None,
         "Side in pixels of what the network sees: crops in training, the centre in evaluation; "
@@ -185,7 +190,11 @@ class _Goal(_Steps):
         "macro_f1", "What the best epoch is best at, on the validation pictures"
     )
     patience: int = _setting(
-        0, "Stop after this many epochs without a better one; 0 never stops early", ge=0, le=10**6
+        0,
+        "Stop after this many epochs without a better one; 0 never stops early. With 'one_cycle' "
+        "the first five eighths of the epochs, when the learning rate is high, do not count",
+        ge=0,
+        le=10**6,
     )
 
     @field_validator("imbalance", mode="before")
@@ -235,6 +244,17 @@ class _Views(_Section):
     colour: float = _setting(
         0.05, "Most that each of red, green and blue is raised or lowered, as a share", ge=0, lt=1
     )
+    erase: float = _setting(
+        0.0,
+        "Random erasing: probability that a rectangle of 2 to 33 % of a picture becomes grey",
+        ge=0,
+        le=1,
+    )
+    trivial_augment: bool = _setting(
+        False,
+        "TrivialAugment: one more change of random strength for each picture, chosen at random "
+        "from ten; usually with `rotation`, `brightness`, `contrast` and `colour` 0",
+    )
 
 # %% ../../nbs/core/03_config.ipynb #2990e138
 class Augment(_Views):
@@ -274,8 +294,11 @@ class Augment(_Views):
 class OutputParameters(_Section):
     "Where a run leaves its files"
 
-    part_of_partitions: int = _setting(
-        5, "Number of figures that the loss curve is cut into", ge=1, le=100
+    part_of_partitions: int | None = _setting(
+        None,
+        "Number of figures that the loss curve is cut into, as well as drawn whole; `null`: none",
+        ge=1,
+        le=100,
     )
     runs_directory: Path = _setting(
         "runs", "Folder of runs: each gets a folder of its own in it, the next of 001, 002, …"
@@ -418,7 +441,6 @@ _DEMO = dict(
     brightness=0.2,
     contrast=0.2,
     colour=0.1,
-    part_of_partitions=1,
 )
 
 

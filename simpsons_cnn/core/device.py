@@ -8,7 +8,7 @@ __all__ = ['derive_seed', 'make_generator', 'pick_device', 'pick_dtype', 'num_wo
 # %% ../../nbs/core/05_device.ipynb #6d30e7eb
 import os
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 
@@ -81,22 +81,37 @@ def pick_dtype(
     return torch.bfloat16 if mixed_precision == "bf16" else None
 
 # %% ../../nbs/core/05_device.ipynb #cdde0061
-def _quota(cpu_max: Path = Path("/sys/fs/cgroup/cpu.max")) -> float:
-    "Processors that the control group grants; infinite where it sets no limit"
-    try:
-        granted, period = cpu_max.read_text().split()
-        return float("inf") if granted == "max" else int(granted) / int(period)
-    except (OSError, ValueError):
-        return float("inf")
+def _quota(folder: Path) -> float:
+    "Processors that a control group grants; infinite where it sets no limit"
+    for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):  # version 2, 1
+        with suppress(OSError, ValueError):
+            granted, period = " ".join((folder / name).read_text() for name in names).split()
+            return float("inf") if granted in ("max", "-1") else int(granted) / int(period)
+    return float("inf")
 
 
+def _cgroups(root: Path, membership: Path) -> list[Path]:
+    "Folders of the control groups of this process, with those around them"
+    folders = []
+    with suppress(OSError):
+        for line in membership.read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers and "cpu" not in controllers.split(","):
+                continue
+            base = root / "cpu" if controllers else root
+            inner = base / path.lstrip("/")
+            folders += [inner, *(p for p in inner.parents if p.is_relative_to(base))]
+    return folders
+
+# %% ../../nbs/core/05_device.ipynb #91632f1a
 def num_workers() -> int:
     "Number of processors that this process may use"
     if hasattr(os, "sched_getaffinity"):
         processors = len(os.sched_getaffinity(0))
     else:
         processors = os.cpu_count() or 1
-    return max(1, int(min(processors, _quota())))
+    groups = _cgroups(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"))
+    return max(1, int(min([processors, *map(_quota, groups)])))
 
 # %% ../../nbs/core/05_device.ipynb #13cb071a
 _lock = Lock()

@@ -24,15 +24,24 @@ from pathlib import Path
 from ..core.display import progress_bar
 from ..core.files import replace_folder, require_empty_folder, require_free_space
 from ..core.text import first_few
-from .folders import is_hidden, is_picture, pictures_under
+from .folders import is_hidden, is_picture, nfc, pictures_under
 
 # %% ../../nbs/data/04_archives.ipynb #316969a8
+_ON_WINDOWS = os.name == "nt"
+_NOT_ON_WINDOWS = re.compile(  # devices, characters, and ends that Windows cuts off
+    r'(con|prn|aux|nul|(com|lpt)[1-9¹²³])(\..*)?|.*[<>:"|?*\x00-\x1f].*|.*[. ]', re.I | re.S
+)
+
+
 def _safe_name(name: str) -> str:
     "A path with forward slashes; `ValueError` if it leads out of the folder it is unpacked to"
     parts = name.replace("\\", "/").split("/")
     if not parts[0] or ".." in parts or any(re.match("[A-Za-z]:", p) for p in parts):
         raise ValueError(f"it holds the path {name!r}, which leads out of the target folder")
-    return "/".join(p for p in parts if p not in ("", "."))
+    parts = [p for p in parts if p not in ("", ".")]
+    if _ON_WINDOWS and any(map(_NOT_ON_WINDOWS.fullmatch, parts)):
+        raise ValueError(f"it holds the path {name!r}, which Windows cannot write; rename it there")
+    return "/".join(parts)
 
 # %% ../../nbs/data/04_archives.ipynb #65985e9e
 _MAX_ENTRIES = 500_000  # no set of images has as many files
@@ -404,11 +413,40 @@ def _write_file(source, name: str, target: Path):
     if written < claimed:
         raise ValueError(f"{name!r} should have {claimed:,} bytes and has {written:,}")
 
+# %% ../../nbs/data/04_archives.ipynb #ac0a01df
+def _are_one_file(folder: Path, one: str, other: str) -> bool:
+    "Whether the file system of a folder takes two names for the same"
+    names = [folder / os.path.basename(name) for name in (one, other)]
+    try:
+        for name in names:
+            open(name, "x").close()
+    except FileExistsError:
+        return True
+    finally:
+        for name in names:
+            name.unlink(missing_ok=True)
+    return False
+
+
+def _check_distinct(targets, folder: Path):
+    "Raise `ValueError` for paths that differ too little for the drive of `folder`, or for a scan"
+    seen = {}  # path as file systems may compare it -> path
+    for target in targets:
+        parent = os.path.dirname(target)
+        for path in (parent, target):
+            other = seen.setdefault(nfc(path).casefold(), path)
+            if other != path and (path == parent or _are_one_file(folder, other, path)):
+                raise ValueError(
+                    f"it would write {other!r} and {path!r}, which differ only in case or Unicode "
+                    "form (NFC, NFD); rename one of them"
+                )
+
 # %% ../../nbs/data/04_archives.ipynb #74913dd3
 def _write_all(source, goes: dict, folder: Path):
     "Write what `goes` somewhere under a folder, in the order of the archive"
     needed = sum(source.sizes[name] for name in goes)
     require_free_space(folder.parent, needed, "The unpacked data set")
+    _check_distinct(goes.values(), folder)
     names = [name for name in source.sizes if name in goes]
     for name in progress_bar(names, desc="unpacking"):
         _write_file(source, name, folder / goes[name])

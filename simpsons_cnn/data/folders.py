@@ -7,6 +7,7 @@ __all__ = ['is_picture', 'is_hidden', 'pictures_under', 'nfc', 'ImageFiles']
 
 # %% ../../nbs/data/03_folders.ipynb #40a7340a
 import os
+import sys
 import unicodedata
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -174,14 +175,21 @@ def _check_distinct(root: Path, folders: list):
 
 # %% ../../nbs/data/03_folders.ipynb #ac7fc9dd
 def _check_utf8(folder: Path, names: list):
-    "Names must be UTF-8 text"
+    "Names must be UTF-8 text, and this process must read them as such"
+    encoding = sys.getfilesystemencoding()
     for name in names:
+        raw = os.fsencode(name)
         try:
-            name.encode()
-        except UnicodeEncodeError:
+            is_read_right = raw.decode() == name
+        except UnicodeDecodeError:
             raise ValueError(
-                f"'{folder}' holds {os.fsencode(name)!r}, whose name is not UTF-8 text; rename it"
+                f"'{folder}' holds {raw!r}, whose name is not UTF-8 text; rename it"
             ) from None
+        if not is_read_right:
+            raise ValueError(
+                f"'{folder}' holds {raw.decode()!r}, but the locale of this process reads names "
+                f"as {encoding}; set the environment variable PYTHONUTF8=1"
+            )
 
 # %% ../../nbs/data/03_folders.ipynb #c10cfa45
 def _find_images(root: Path) -> dict:

@@ -6,6 +6,7 @@
 __all__ = ['check_file', 'file_sha256', 'open_picture', 'open_for_decoding', 'to_rgb', 'read_rgb']
 
 # %% ../../nbs/data/01_images.ipynb #f308068b
+import ctypes
 import hashlib
 import os
 import stat
@@ -27,6 +28,18 @@ with suppress(ImportError):  # optional: pip install pillow-heif
 Image.init()  # finds the formats that this build of Pillow can read
 _WANTED = ("AVIF", "BMP", "DIB", "GIF", "HEIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _FORMATS = tuple(f for f in _WANTED if f in Image.OPEN)  # tried whatever the suffix
+
+# %% ../../nbs/data/01_images.ipynb #da2d12c5
+def _silence_libtiff():
+    "Keep libtiff from writing to the error stream"
+    folder = Path(Image.__file__).parent
+    bundled = [*folder.parent.glob("pillow.libs/libtiff-*"), *folder.glob(".dylibs/libtiff*")]
+    for library in bundled or ["libtiff.so.6"]:
+        with suppress(OSError, AttributeError):  # built into Pillow, as on Windows
+            ctypes.CDLL(str(library)).TIFFSetErrorHandler(None)
+
+
+_silence_libtiff()
 
 # %% ../../nbs/data/01_images.ipynb #07236f17
 _MAX_BYTES = 2**28  # of a file

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['REPORT_FIGURES', 'display_name', 'split_history', 'plot_losses', 'plot_metrics', 'plot_confusion', 'plot_reliability',
-           'plot_pictures', 'plot_batch', 'plot_top_losses', 'save_figures']
+           'plot_pictures', 'plot_batch', 'plot_examples', 'plot_top_losses', 'save_figures']
 
 # %% ../../nbs/scoring/03_plotting.ipynb #f2a8d309
 from pathlib import Path
@@ -220,18 +220,25 @@ def plot_batch(
     return plot_pictures(pictures, [display_name(classes[int(y)], 18) for y in yb[:n]])
 
 # %% ../../nbs/scoring/03_plotting.ipynb #daec1e02
+def plot_examples(
+    pixels,  # Of all images, each uint8 of shape `(3, height, width)`
+    rows,  # Rows of `Report.top_losses`: which images, and what was answered
+) -> NotebookFigure:
+    "Images with truth, answer and its probability"
+    pictures = np.stack([np.asarray(pixels[row]) for row in rows.row])
+    texts = [
+        f"{display_name(r.truth, 17)}\n→ {display_name(r.prediction, 15)}\n{r.probability:.0%}"
+        for r in rows.itertuples()
+    ]
+    return plot_pictures(pictures, texts)
+
+
 def plot_top_losses(
     report,  # `Report` from `evaluate`
     n: int = 12,  # Number of images
 ) -> NotebookFigure:
     "The images with the highest loss, with truth, answer and its probability"
-    top = report.top_losses(n)
-    pictures = np.stack([np.asarray(report.store.pixels[row]) for row in top.row])
-    texts = [
-        f"{display_name(r.truth, 17)}\n→ {display_name(r.prediction, 15)}\n{r.probability:.0%}"
-        for r in top.itertuples()
-    ]
-    return plot_pictures(pictures, texts)
+    return plot_examples(report.store.pixels, report.top_losses(n))
 
 # %% ../../nbs/scoring/03_plotting.ipynb #d8fc3fcd
 REPORT_FIGURES = {"metrics.png": plot_metrics, "confusion.png": plot_confusion}

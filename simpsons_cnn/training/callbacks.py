@@ -38,7 +38,7 @@ class Callback:
 
 # %% ../../nbs/training/02_callbacks.ipynb #f4b9dfdb
 class EarlyStopping(Callback):
-    "Ends a run that has stopped improving"
+    "Ends a run that has stopped improving, once its learning rate is low"
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class EarlyStopping(Callback):
 
     def on_epoch(self, run):
         history = run.history
-        if len(history) - history.best_epoch >= self.patience:
+        if len(history) - max(history.best_epoch, run.epochs_at_high_rate) >= self.patience:
             reason = f"no better {history.monitor} for {self.patience} epochs"
             run.stop(reason, resumable=False)
 

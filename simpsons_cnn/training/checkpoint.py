@@ -71,9 +71,10 @@ def _optimizer_tensors(model: nn.Module, optimizer) -> dict:
 # %% ../../nbs/training/03_checkpoint.ipynb #b46d7469
 def _restore_optimizer(model: nn.Module, optimizer, tensors: dict):
     "Put back what `_optimizer_tensors` took, each tensor in the layout of its parameter"
-    states = {}
-    for i, (name, parameter) in enumerate(model.named_parameters()):
-        state = _without_prefix(name, tensors)
+    states, names = {}, {parameter: name for name, parameter in model.named_parameters()}
+    given = [p for group in optimizer.param_groups for p in group["params"]]
+    for i, parameter in enumerate(given):
+        state = _without_prefix(names[parameter], tensors)
         for key, v in state.items():
             if v.shape == parameter.shape:
                 state[key] = torch.empty_like(parameter).copy_(v)
@@ -288,18 +289,20 @@ def stop_on_signal(
     stop,  # Called with the reason, a text, at the first signal
     signals=(signal.SIGINT, signal.SIGTERM),
 ):
-    "Within, the first signal calls `stop`, and the next acts as usual; main thread only"
+    "Within, the first signal calls `stop`, the next acts as usual; an ignored one stays so"
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    left_alone = (signal.SIG_IGN, None)  # ignored by the parent, or handled outside of Python
     before = {number: signal.getsignal(number) for number in signals}
+    before = {number: handler for number, handler in before.items() if handler not in left_alone}
 
     def on_signal(number, frame):
         for other, handler in before.items():
             signal.signal(other, signal.default_int_handler if other == signal.SIGINT else handler)
         stop(f"interrupted by {signal.Signals(number).name}")
 
-    for number in signals:
+    for number in before:
         signal.signal(number, on_signal)
     try:
         yield

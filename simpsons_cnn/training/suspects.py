@@ -25,6 +25,7 @@ from ..quality.duplicates import group_pictures, near_duplicates
 from ..scoring.metrics import Report, confusion_matrix, evaluate
 from .callbacks import Callback
 from .loop import fit
+from .prepare import evaluation_batch_size
 
 # %% ../../nbs/training/08_suspects.ipynb #e29b4f5d
 def add_label_noise(files: ImageFiles, share: float = 0.03, seed: int = 0) -> tuple:
@@ -75,7 +76,9 @@ def _fold_batches(store: PixelStore, fold: tuple, batch_size: int, seed: int, de
     "Loaders of a fold: to train on, with augmentation, and to judge"
     taught, judged = fold
     train_dl = Batches(store, taught, min(batch_size, len(taught)), Augment(), seed, device)
-    return train_dl, Batches(store, judged, 256, device=device)
+    return train_dl, Batches(
+        store, judged, evaluation_batch_size(store.pixels.shape[-1], device), device=device
+    )
 
 # %% ../../nbs/training/08_suspects.ipynb #8d702617
 class _Epochs(Callback):

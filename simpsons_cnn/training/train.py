@@ -12,11 +12,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from torch import nn
 
 from ..core.config import Config
 from ..core.device import pick_device, pick_dtype
+from ..core.figures import figure_png, one_warning_of_missing_letters
 from ..core.files import atomic_write, lock_folder, remove_temp_files
 from ..networks.losses import resolve_imbalance, weights_by_name
 from ..networks.model_file import dataset_hash, save_model, split_hash
@@ -25,14 +27,15 @@ from ..quality.split import split_differences, split_table
 from ..scoring.calibration import Calibration, calibrate_logits
 from ..scoring.logit_adjustment import LogitAdjustment, adjust_logits, check_adjustable
 from ..scoring.metrics import Report, collect_logits, evaluate, score_logits
-from ..scoring.plotting import save_figures
+from ..scoring.plotting import plot_batch, plot_examples, save_figures
 from .callbacks import Callback
 from .checkpoint import Checkpoint, describe_environment, differences
-from .history import History, NonFiniteLoss
+from .history import History, NonFiniteLoss, plot_history
 from .loop import as_callbacks, fit
 from simpsons_cnn.training.prepare import (
-    CURVES,
+    PARTS,
     RUN_FILES,
+    RUN_SHEETS,
     TrainingData,
     check_room,
     make_output_folders,
@@ -161,16 +164,37 @@ def _report(run: Run, data: TrainingData) -> dict:
     ) | _adjustment(run)
 
 # %% ../../nbs/training/07_train.ipynb #2e85dc82
-def _save_figures(run: Run) -> list:  # Paths
-    "Figures of the history and the scores; those of an earlier start, which may be more, go"
-    folder = run.config.out_graphics_directory
-    for old in folder.glob(CURVES):
+def _answers_sheet(report: Report, n: int = 12):  # -> figure
+    "Validation images with truth and answer, evenly from the lowest loss to the highest"
+    ranked = report.top_losses(len(report))[::-1]
+    places = np.linspace(0, len(ranked) - 1, min(n, len(ranked))).round().astype(int)
+    return plot_examples(report.store.pixels, ranked.iloc[places])
+
+
+def _own_figures(run: Run, data: TrainingData):
+    "Yields (file name, figure) for the history and the sheets"
+    if run.history.rows:
+        yield "curves.png", plot_history(run.history)
+    images, labels = next(data.train_dl.epoch(0))
+    store = data.train_dl.store
+    yield RUN_SHEETS[0], plot_batch(images, labels, store.classes, store.preprocess)
+    yield RUN_SHEETS[1], _answers_sheet(run.report)
+
+
+def _save_figures(run: Run, data: TrainingData) -> list:  # Paths
+    "Figures of the history, the images and the scores; parts of an earlier start go"
+    folder, parts = run.config.out_graphics_directory, run.config.part_of_partitions
+    for old in folder.glob(PARTS):
         old.unlink()
-    history = run.history if run.history.rows else None
-    judged = run.test_report or run.report
-    return save_figures(history, judged, folder, run.config.part_of_partitions)
+    paths = []
+    with one_warning_of_missing_letters():
+        for name, figure in _own_figures(run, data):
+            atomic_write(folder / name, figure_png(figure))
+            paths.append(folder / name)
+    history = run.history if run.history.rows and parts else None
+    return paths + save_figures(history, run.test_report or run.report, folder, parts or 1)
 
-
+# %% ../../nbs/training/07_train.ipynb #9e7860eb
 def _save_run(run: Run, data: TrainingData, table: pd.DataFrame):
     "Write what a run leaves behind, the model first; `table` is the split"
     store, folder = data.train_dl.store, run.config.out_model_directory
@@ -182,7 +206,7 @@ def _save_run(run: Run, data: TrainingData, table: pd.DataFrame):
     answers = judged.top_losses(len(judged)).drop(columns="row").sort_values("picture")
     predictions = run.config.out_inference_directory / "predictions.csv"
     atomic_write(predictions, answers.to_csv(index=False))
-    run.graphics = _save_figures(run)
+    run.graphics = _save_figures(run, data)
 
 # %% ../../nbs/training/07_train.ipynb #95113d70
 def _adjusts(config: Config, data: TrainingData) -> bool:

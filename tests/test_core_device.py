@@ -1,0 +1,55 @@
+"Processors that are lent: affinity, and control groups of both versions"
+
+import os
+
+import pytest
+
+from simpsons_cnn.core import device
+from simpsons_cnn.core.device import num_workers, worker_pool
+
+V1 = "4:memory:/a\n1:cpu,cpuacct:/docker/abc\n0::/"
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    "A function that lends processors, by files of control groups and by affinity"
+
+    def lend(membership: str, files: dict, affinity: int = 8):
+        (tmp_path / "proc/self").mkdir(parents=True)
+        (tmp_path / "proc/self/cgroup").write_text(membership)
+        for name, text in files.items():
+            path = tmp_path / "sys/fs/cgroup" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(affinity)))
+        monkeypatch.setattr(device, "Path", lambda name: tmp_path / str(name).lstrip("/"))
+
+    return lend
+
+
+@pytest.mark.parametrize(
+    "membership, files, affinity, expected",
+    [
+        ("0::/", {"cpu.max": "200000 100000\n"}, 8, 2),
+        ("0::/", {"cpu.max": "max 100000\n"}, 8, 8),
+        ("0::/", {"cpu.max": "50000 100000\n"}, 8, 1),
+        ("0::/a/b", {"a/cpu.max": "350000 100000", "a/b/cpu.max": "max 100000"}, 8, 3),
+        ("0::/a/b", {"cpu.max": "100000 100000"}, 8, 1),  # a container that shows its own root
+        ("0::/", {"cpu.max": "400000 100000"}, 2, 2),
+        ("0::/", {}, 3, 3),
+        ("", {}, 3, 3),
+        ("0::/", {"cpu.max": "nonsense"}, 3, 3),
+        (
+            V1,
+            {"cpu/docker/abc/cpu.cfs_quota_us": "-1", "cpu/docker/abc/cpu.cfs_period_us": "1"},
+            8,
+            8,
+        ),
+        (V1, {"cpu/cpu.cfs_quota_us": "250000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 8, 2),
+    ],
+)
+def test_processors_that_are_lent(machine, membership, files, affinity, expected):
+    machine(membership, files, affinity)
+    assert num_workers() == expected
+    with worker_pool() as pool:
+        assert pool._max_workers == expected
