@@ -5,6 +5,7 @@ from importlib import import_module
 
 COMMANDS = {
     "train": ("cli.train", "train a network"),
+    "runs": ("cli.runs", "list runs and compare them"),
     "predict": ("cli.predict", "name the character in pictures"),
     "evaluate": ("cli.predict", "judge a model on pictures with known names"),
     "export": ("cli.export", "write a model for other programs"),
