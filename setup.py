@@ -23,7 +23,7 @@ setup(
     long_description_content_type="text/markdown",
     packages=find_packages(include=["simpsons_cnn", "simpsons_cnn.*"]),
     python_requires=f">={cfg['min_python']}",
-    package_data={"simpsons_cnn": ["py.typed", "*.pyi"]},
+    package_data={"simpsons_cnn": ["py.typed", "*.pyi", "inference/web_page/*"]},
     zip_safe=False,
     install_requires=cfg["requirements"].split(),
     extras_require={

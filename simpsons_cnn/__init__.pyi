@@ -24,6 +24,7 @@ from .inference.explain import Explanation as Explanation
 from .inference.explain import grad_cam as grad_cam
 from .inference.export import export_onnx as export_onnx
 from .inference.export import export_torch as export_torch
+from .inference.web import export_web as export_web
 from .lab.classify import ClassifyPictures as ClassifyPictures
 from .lab.cleaner import LabelCleaner as LabelCleaner
 from .lab.controls import TrainingControls as TrainingControls

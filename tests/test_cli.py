@@ -106,6 +106,8 @@ MISTAKES = {
     f"simpsons_evaluate {MODEL} demo": "one level too high?",
     f"simpsons_export {MODEL}": "model.onnx' exists; name another file",
     f"simpsons_export {MODEL} --torch no/x.pt2": "No folder 'no'",
+    f"simpsons_export {MODEL} --web demo": "'demo' already holds something else",
+    f"simpsons_export {MODEL} --web new --onnxruntime-web torn.jpg": "got 10 bytes",
     f"simpsons_export {FACE}": "is not a safetensors file",
     f"simpsons_explain {MODEL} {FACE} --out figures": "figures/mossy_mo_0000.png' exists",
     f"simpsons_explain {MODEL} {FACE} --out no --character moe": "Unknown character 'moe'",

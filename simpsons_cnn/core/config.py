@@ -244,6 +244,17 @@ class _Views(_Section):
     colour: float = _setting(
         0.05, "Most that each of red, green and blue is raised or lowered, as a share", ge=0, lt=1
     )
+    erase: float = _setting(
+        0.0,
+        "Random erasing: probability that a rectangle of 2 to 33 % of a picture becomes grey",
+        ge=0,
+        le=1,
+    )
+    trivial_augment: bool = _setting(
+        False,
+        "TrivialAugment: one more change of random strength for each picture, chosen at random "
+        "from ten; usually with `rotation`, `brightness`, `contrast` and `colour` 0",
+    )
 
 # %% ../../nbs/core/03_config.ipynb #2990e138
 class Augment(_Views):

@@ -79,6 +79,92 @@ def _colour_jitter(augment: Augment, prep: Preprocess, n: int, rng: torch.Genera
     shift = shift * 255 * norm_scale + norm_shift
     return scale[..., None, None], shift[..., None, None]
 
+# %% ../../nbs/data/07_augment.ipynb #34e907ef
+def _draw_boxes(erase: float, n: int, rng: torch.Generator) -> Tensor:
+    "Rows `x, y, half-width, half-height` of rectangles to erase; half-sides of −1 hold nothing"
+    chance, area, log_aspect, x, y = torch.rand(5, n, generator=rng)
+    area = 0.02 + 0.31 * area
+    aspect = torch.exp((2 * log_aspect - 1) * math.log(3.3))
+    half = torch.stack([(area * aspect).sqrt(), (area / aspect).sqrt()], 1).clamp(max=1)
+    centre = (2 * torch.stack([x, y], 1) - 1) * (1 - half)
+    return torch.cat([centre, half.where(chance[:, None] < erase, -1)], 1)
+
+
+def _inside(boxes: Tensor, size: int) -> Tensor:  # bool, shape `(n, 1, size, size)`
+    "Which pixels lie in each rectangle"
+    t = (torch.arange(size, device=boxes.device) * 2 + 1) / size - 1
+    x, y, half_width, half_height = boxes.T[..., None]
+    in_columns, in_rows = (t - x).abs() < half_width, (t - y).abs() < half_height
+    return (in_columns[:, None, :] & in_rows[:, :, None])[:, None]
+
+# %% ../../nbs/data/07_augment.ipynb #b6975ee7
+_CHANGES = ["none", "shear_x", "shear_y", "shift_x", "shift_y", "turn"]
+_CHANGES += ["brightness", "contrast", "saturation", "solarise"]
+
+
+def _amounts(
+    kind: Tensor,  # Positions in `_CHANGES`, shape `(n,)`
+    strength: Tensor,  # From −1 to 1, shape `(n,)`
+) -> dict:  # name -> strength, or 0 for images that get another change
+    "The strength of each change for each image"
+    return {name: strength * (kind == i) for i, name in enumerate(_CHANGES)}
+
+
+def _trivial_maps(amounts: dict) -> Tensor:  # Shape `(n, 2, 3)`
+    "Shear up to .3, shift by up to 30 % of a side, turn by up to 30 degrees"
+    angle = math.radians(30) * amounts["turn"]
+    row_x = (angle.cos(), 0.3 * amounts["shear_x"] - angle.sin(), 0.6 * amounts["shift_x"])
+    row_y = (0.3 * amounts["shear_y"] + angle.sin(), angle.cos(), 0.6 * amounts["shift_y"])
+    return torch.stack([*row_x, *row_y], 1).view(-1, 2, 3)
+
+
+def _compose(outer: Tensor, inner: Tensor) -> Tensor:  # Each of shape `(n, 2, 3)`
+    "The affine maps that take a point through `inner`, then `outer`"
+    linear = outer[:, :, :2] @ inner
+    return torch.cat([linear[:, :, :2], linear[:, :, 2:] + outer[:, :, 2:]], 2)
+
+# %% ../../nbs/data/07_augment.ipynb #ec3b0979
+def _trivial_colours(amounts: dict) -> tuple:  # (gain, offset, saturation, threshold)
+    "Colour changes of bytes, each of shape `(n, 1, 1, 1)`; factors from .1 to 1.9"
+    brightness, contrast = 0.9 * amounts["brightness"], 0.9 * amounts["contrast"]
+    gain, offset = 1 + brightness + contrast, -127.5 * contrast
+    saturation = 1 + 0.9 * amounts["saturation"]
+    solarise = amounts["solarise"].abs()
+    threshold = torch.where(solarise > 0, 255 * (1 - solarise), math.inf)
+    return tuple(t.view(-1, 1, 1, 1) for t in (gain, offset, saturation, threshold))
+
+
+def _recolour(seen: Tensor, saturation: Tensor, threshold: Tensor) -> Tensor:
+    "Change the saturation, and invert what is brighter than a threshold"
+    seen = torch.lerp(seen.mean(1, keepdim=True), seen, saturation)
+    return torch.where(seen < threshold, seen, 255 - seen)
+
+# %% ../../nbs/data/07_augment.ipynb #125c48a9
+def _draw_changes(augment: Augment, prep: Preprocess, n: int, rng: torch.Generator) -> dict:
+    "All that is random in a batch, as tensors with a row per image"
+    theta = augment.sample_affine(n, rng)
+    scale, shift = _colour_jitter(augment, prep, n, rng)
+    changes = dict(theta=theta, scale=scale, shift=shift)
+    if augment.trivial_augment:
+        kind = torch.randint(len(_CHANGES), (n,), generator=rng)
+        amounts = _amounts(kind, 2 * torch.rand(n, generator=rng) - 1)
+        gain, offset, saturation, threshold = _trivial_colours(amounts)
+        changes |= dict(theta=_compose(theta, _trivial_maps(amounts)), scale=gain * scale)
+        changes |= dict(shift=shift + offset * scale, saturation=saturation, threshold=threshold)
+    if augment.erase:
+        changes["boxes"] = _draw_boxes(augment.erase, n, rng)
+    return changes
+
+
+def _change_images(xb: Tensor, changes: dict, out: Tensor):
+    "Apply what `_draw_changes` has drawn for these images; the result goes to `out`"
+    seen = resample(xb.float(), changes["theta"], out.shape[-1])
+    if "saturation" in changes:
+        seen = _recolour(seen, changes["saturation"], changes["threshold"])
+    torch.mul(seen, changes["scale"], out=out).add_(changes["shift"])
+    if "boxes" in changes:
+        out.masked_fill_(_inside(changes["boxes"], out.shape[-1]), 0)
+
 # %% ../../nbs/data/07_augment.ipynb #46035554
 def augment_batch(
     xb: Tensor,  # uint8, shape `(n, 3, height, width)`, on any device
@@ -87,14 +173,14 @@ def augment_batch(
     rng: torch.Generator,  # Source of random numbers, on the CPU
     crop: int | None = None,  # Side of the result; `None`: `prep.crop`, which evaluation shows
 ) -> Tensor:  # float32, shape `(n, 3, crop, crop)`
-    "Crop, turn, mirror, recolour and normalise a batch"
-    maps = (augment.sample_affine(len(xb), rng), *_colour_jitter(augment, prep, len(xb), rng))
-    theta, scale, shift = [t.to(xb.device, non_blocking=True) for t in maps]
+    "Crop, turn, mirror, recolour, erase and normalise a batch"
+    changes = _draw_changes(augment, prep, len(xb), rng)
+    changes = {name: t.to(xb.device, non_blocking=True) for name, t in changes.items()}
     side = crop or prep.crop
     at_once = 16 if xb.device.type == "cpu" else len(xb)
     out = torch.empty(len(xb), 3, side, side, device=xb.device)
     for start in range(0, len(xb), at_once):
         part = slice(start, start + at_once)
-        seen = resample(xb[part].float(), theta[part], side)
-        torch.mul(seen, scale[part], out=out[part]).add_(shift[part])
+        of_part = {name: t[part] for name, t in changes.items()}
+        _change_images(xb[part], of_part, out[part])
     return out

@@ -1,0 +1,258 @@
+"""The page of `export_web` in a real browser: the answers of the library, and no other host.
+
+Needs Chromium (another one is named by CHROMIUM), Playwright's Python package, and
+onnxruntime-web, from the cache or from npm; without them the tests are skipped, and say so.
+With SCREENSHOTS set to a folder, pictures of the page in both themes are left there.
+"""
+
+import base64
+import functools
+import io
+import os
+import re
+import shutil
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_inference_export import opinionated
+
+from simpsons_cnn.inference.export import pictures_to_check
+from simpsons_cnn.inference.web import _is_runtime, export_web, runtime_archive
+
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+PHONE = dict(width=390, height=844)
+
+
+def test_another_file_is_no_runtime(tmp_path):
+    (tmp_path / "other.tgz").write_bytes(b"something else")
+    with pytest.raises(ValueError, match="onnxruntime-web .* as packed by npm, got 14 bytes"):
+        runtime_archive(tmp_path / "other.tgz")
+    assert not _is_runtime(b"")
+
+
+def test_a_download_that_fails_says_what_to_do(tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
+    with pytest.raises(OSError, match="no network.*npm pack onnxruntime-web@"):
+        runtime_archive()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if not CHROMIUM:
+        pytest.skip("no Chromium here: apt-get install chromium, or name one in CHROMIUM")
+    sync_api = pytest.importorskip(
+        "playwright.sync_api", reason="no Playwright here: pip install playwright"
+    )
+    flags = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+    with sync_api.sync_playwright() as p:
+        yield p.chromium.launch(executable_path=CHROMIUM, args=flags)
+
+
+@pytest.fixture(scope="module")
+def runtime():
+    try:
+        return runtime_archive()
+    except OSError as e:
+        pytest.skip(f"no onnxruntime-web here: {e}")
+
+
+def serve(folder: Path) -> ThreadingHTTPServer:
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+    handler = functools.partial(Quiet, directory=str(folder))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
+
+
+class Site:
+    "An exported folder on a server of its own, and the classifier it was made from"
+
+    def __init__(self, folder: Path, rule: str, threshold: float = None):
+        self.clf = opinionated(rule, threshold=threshold)
+        self.found = export_web(self.clf, folder, pictures_to_check(n=3))
+        self.folder, self.server = folder, serve(folder)
+        self.url = f"http://localhost:{self.server.server_port}/"
+
+    def open(self, browser, **options):
+        "A page on which the model is ready; `page.hosts` collects what it asks for"
+        page = browser.new_page(**options)
+        page.hosts = set()
+        page.on("request", lambda r: page.hosts.add(r.url.split("/")[2]))
+        page.goto(self.url)
+        page.locator("#status", has_text=re.compile("^Ready$")).wait_for()
+        return page
+
+
+@pytest.fixture(scope="module")
+def sites(tmp_path_factory, runtime):
+    "A function that makes the site of a resize rule, once; the model of 'pad' is never sure"
+    made = {}
+
+    def site(rule):
+        if rule not in made:
+            folder = tmp_path_factory.mktemp("web") / "site"
+            made[rule] = Site(folder, rule, 1e9 if rule == "pad" else None)
+        return made[rule]
+
+    yield site
+    for one in made.values():
+        one.server.shutdown()
+
+
+def as_bytes(image: Image.Image, kind: str) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind)
+    return file.getvalue()
+
+
+def largest_difference(page, clf, pictures: list) -> float:
+    "Of a probability, between the page and the library"
+    ask = """async (text) => {
+        const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+        return (await classify(new Blob([bytes]))).probabilities;
+    }"""
+    found = [page.evaluate(ask, base64.b64encode(data).decode()) for data in pictures]
+    expected = [clf.predict(data).probabilities for data in pictures]
+    return float(np.abs(np.array(found) - np.array(expected)).max())
+
+
+@pytest.mark.parametrize("rule, n", [("stretch", 50), ("pad", 15)])
+def test_drawn_pictures_have_the_answers_of_the_library(browser, sites, rule, n):
+    site = sites(rule)
+    page = site.open(browser)
+    pictures = [as_bytes(image, "png") for image in pictures_to_check(n=n)]
+    assert largest_difference(page, site.clf, pictures) < 1e-3
+    own = f"localhost:{site.server.server_port}"
+    assert page.hosts == {own}
+
+
+def test_kinds_of_files(browser, sites):
+    "JPEG, WebP, turned by EXIF, with transparency, grey, very wide, of one pixel, of 12 megapixels"
+    site = sites("stretch")
+    face = pictures_to_check(n=1)[0].resize((400, 300))
+    turned = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    face.save(turned, "jpeg", quality=95, exif=exif)
+    ghost = face.copy()
+    ghost.putalpha(Image.linear_gradient("L").resize(face.size))
+    images = [(face.convert("L"), "png"), (face.resize((1000, 9)), "png"), (ghost, "png")]
+    images += [(Image.new("RGB", (1, 1), "red"), "png"), (face, "jpeg"), (face, "webp")]
+    images += [(face.resize((4000, 3000)), "jpeg")]
+    pictures = [as_bytes(*image) for image in images] + [turned.getvalue()]
+    assert largest_difference(site.open(browser), site.clf, pictures) < 1e-3
+
+
+def choose(page, *files):
+    "Put (name, bytes) into the field and wait until each has a card"
+    before = page.locator(".card").count()
+    given = [dict(name=name, mimeType="image/png", buffer=data) for name, data in files]
+    page.set_input_files("#files", given)
+    page.locator(".card").nth(before + len(files) - 1).wait_for()
+
+
+def test_the_page_shows_names_and_broken_files(browser, sites):
+    site = sites("pad")
+    page = site.open(browser, viewport=PHONE)
+    good = as_bytes(pictures_to_check(n=1)[0], "png")
+    choose(page, ("good.png", good), ("<b>torn.png", b"no picture"))
+    torn, answered = [page.locator(".card").nth(i) for i in (0, 1)]
+    assert "not a picture" in torn.get_by_role("alert").inner_text()
+    assert "<b>torn.png" in torn.inner_text()
+    prediction = site.clf.predict(good)
+    name = prediction.name.replace("_", " ")
+    assert answered.get_by_role("heading").inner_text() == f"Not sure; nearest: {name}"
+    rows = answered.get_by_role("listitem").all_inner_texts()
+    assert len(rows) == 5 and f"{prediction.probability:.1%}".rstrip("%") in rows[0]
+    assert "torn.png" in page.locator("#answers").inner_text()
+    width = page.evaluate("document.documentElement.scrollWidth")
+    assert width <= PHONE["width"]
+
+
+def leave_screenshots(page):
+    "Pictures of the page in both themes, on a phone and on a desk, if a folder is named for them"
+    folder = os.environ.get("SCREENSHOTS")
+    for scheme in ("light", "dark") if folder else ():
+        page.emulate_media(color_scheme=scheme)
+        for size in (PHONE, dict(width=1200, height=800)):
+            page.set_viewport_size(size)
+            path = Path(folder) / f"web_{scheme}_{size['width']}.png"
+            page.screenshot(path=path, full_page=True)
+
+
+def test_keyboard_heat_map_camera_and_clear(browser, sites):
+    page = sites("stretch").open(browser)
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "files"
+    choose(page, ("a.png", as_bytes(pictures_to_check(n=1)[0], "png")))
+    why = page.get_by_role("button", name="Why?")
+    why.focus()
+    page.keyboard.press("Enter")
+    page.get_by_role("img", name="heat map").wait_for()
+    assert why.get_attribute("aria-pressed") == "true"
+    assert "supports it most" in page.locator(".card").inner_text()
+    colours = page.evaluate("""() => {
+        const c = document.querySelector('.card canvas');
+        const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
+        return new Set(d).size;
+    }""")
+    assert colours > 20
+    leave_screenshots(page)
+    page.get_by_role("button", name="Use the camera").click()
+    page.get_by_role("button", name="Take the picture").click()
+    page.locator(".card").nth(1).wait_for()
+    assert "camera" in page.locator(".card").first.inner_text()
+    page.get_by_role("button", name="Clear").click()
+    assert page.locator(".card").count() == 0
+
+
+DROP = """async ([text, kind]) => {
+    const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+    const data = new DataTransfer();
+    data.items.add(new File([bytes], "given.png", { type: "image/png" }));
+    const init = { bubbles: true, cancelable: true };
+    const event = kind === "drop"
+        ? new DragEvent("drop", { ...init, dataTransfer: data })
+        : new ClipboardEvent("paste", { ...init, clipboardData: data });
+    document.body.dispatchEvent(event);
+}"""
+
+
+@pytest.mark.parametrize("kind", ["drop", "paste"])
+def test_dropped_and_pasted(browser, sites, kind):
+    page = sites("stretch").open(browser)
+    data = base64.b64encode(as_bytes(pictures_to_check(n=1)[0], "png")).decode()
+    page.evaluate(DROP, [data, kind])
+    page.locator(".card").wait_for()
+    assert "given.png: " in page.locator("#status").inner_text()
+
+
+def test_without_a_network_after_the_first_visit(browser, sites):
+    site = sites("stretch")
+    context = browser.new_context()
+    page = site.open(context)
+    page.evaluate("navigator.serviceWorker.ready")
+    context.set_offline(True)
+    again = site.open(context)
+    choose(again, ("a.png", as_bytes(pictures_to_check(n=1)[0], "png")))
+    assert again.locator(".card h2").count() == 1
+    context.close()
+
+
+def test_opened_as_a_file_it_says_what_to_do(browser, sites):
+    page = browser.new_page()
+    page.goto((sites("stretch").folder / "index.html").as_uri())
+    page.wait_for_timeout(500)
+    assert "python -m http.server" in page.locator("#status").inner_text()
