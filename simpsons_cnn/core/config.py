@@ -57,7 +57,8 @@ _RULES = {
 # %% ../../nbs/core/03_config.ipynb #6eed0413
 def _complaint(error: dict) -> str:
     "One of pydantic's errors as `setting rule, got value`"
-    if error["type"] == "value_error" and isinstance(error["input"], dict):
+    section = not error["loc"] or str(error["loc"][-1]).endswith("_parameters")
+    if section and error["type"] == "value_error":
         return str(error["ctx"]["error"])  # a rule about several settings is a whole sentence
     rule = _RULES.get(error["type"], error["msg"]).format(**error.get("ctx", {}))
     return f"{error['loc'][-1]} {rule}, got {short_repr(error['input'])}"
