@@ -26,8 +26,12 @@ from ..core.files import atomic_write
 
 # %% ../../nbs/cli/03_predict.ipynb #3dae9367
 def _add_tta(parser: CommandParser):
-    text = "show each picture mirrored as well, and take the mean"
-    parser.add_argument("--flip", action="store_true", help=text)
+    text = "mean of several looks: 'flip' shows each picture mirrored as well, 'unsure' shows "
+    text += "mirrored and shifted versions of pictures that the model is unsure of"
+    parser.add_argument("--tta", choices=("flip", "unsure"), default=False, help=text)
+    parser.add_argument(
+        "--flip", action="store_const", const="flip", dest="tta", help="the same as --tta flip"
+    )
 
 # %% ../../nbs/cli/03_predict.ipynb #acbfdfd1
 def _predict_parser() -> CommandParser:
@@ -57,7 +61,7 @@ def _csv_target(args) -> Path:  # `None` if none is wanted
     return target
 
 # %% ../../nbs/cli/03_predict.ipynb #0b7f3f8c
-def _predict_each(clf, pictures: list, tta: bool):  # -> `Predictions`
+def _predict_each(clf, pictures: list, tta: bool | str):  # -> `Predictions`
     "Predict images and folders; what cannot be read is noted"
     from simpsons_cnn.inference.classifier import Predictions
 
@@ -106,7 +110,7 @@ def simpsons_predict(
     from simpsons_cnn.inference.classifier import Classifier
 
     clf = Classifier.load(args.model, args.device)
-    found = _predict_each(clf, args.pictures, args.flip)
+    found = _predict_each(clf, args.pictures, args.tta)
     _print_predictions(found, args.k, target, args.model)
     if found.unreadable:
         sys.exit(safe_str(_unreadable_lines(found.unreadable)))
@@ -190,7 +194,7 @@ def _evaluate_folder(clf, args):  # -> `Report`
     from simpsons_cnn.scoring.metrics import evaluate
 
     dl = Batches(_build_store(clf, args), batch_size=128, device=clf.device)
-    return evaluate(clf.model, dl, tta=args.flip)
+    return evaluate(clf.model, dl, tta=args.tta)
 
 # %% ../../nbs/cli/03_predict.ipynb #457356dd
 def _print_report(report):

@@ -35,6 +35,7 @@ from ..data.preprocess import Preprocess
 from .explain import Explanation, grad_cam
 from ..networks.model_file import dataset_hash, load_model, save_model, split_hash
 from ..scoring.calibration import Calibration
+from ..scoring.test_time import check_tta, tta_logits
 
 # %% ../../nbs/inference/02_classifier.ipynb #e7aab59a
 def _is_channels_last(x: np.ndarray) -> bool:
@@ -292,21 +293,18 @@ def _forward(model: nn.Module, xb: Tensor) -> Tensor:
 def logits(
     self: Classifier,
     xb: Tensor,  # Prepared images, uint8, shape `(n, 3, size, size)`
-    tta: bool = False,  # Show each image mirrored as well, and take the mean
+    tta: bool | str = False,  # `True` or 'flip', or 'unsure'; see `tta_logits`
 ) -> Tensor:  # float32, shape `(n, classes)`, on the CPU
     "The raw scores of the network"
     x = self.preprocess.normalise(self.preprocess.center_crop(xb.to(self.device)))
-    scores = _forward(self.model, x)
-    if tta:
-        scores = (scores + _forward(self.model, x.flip(3))) / 2
-    return scores.cpu()
+    return tta_logits(lambda images: _forward(self.model, images), x, tta).cpu()
 
 # %% ../../nbs/inference/02_classifier.ipynb #4ae7fee2
 @patch
 def probabilities(
     self: Classifier,
     xb: Tensor,  # See `logits`
-    tta: bool = False,  # See `logits`
+    tta: bool | str = False,  # See `logits`
 ) -> np.ndarray:  # Shape `(n, classes)`
     "The calibrated probability of each character"
     return self.calibration.probabilities(self.logits(xb, tta)).numpy()
@@ -344,7 +342,7 @@ def _make_prediction(
 
 # %% ../../nbs/inference/02_classifier.ipynb #d2a4234a
 @patch
-def _make_predictions(self: Classifier, sources: list, images: list, tta: bool) -> list:
+def _make_predictions(self: Classifier, sources: list, images: list, tta: bool | str) -> list:
     "A `Prediction` for each source and its prepared image"
     if not images:
         return []
@@ -357,7 +355,7 @@ def _make_predictions(self: Classifier, sources: list, images: list, tta: bool) 
 # %% ../../nbs/inference/02_classifier.ipynb #13efe706
 @patch
 def _predict_batch(
-    self: Classifier, sources: list, tta: bool, skip_unreadable: bool = False
+    self: Classifier, sources: list, tta: bool | str, skip_unreadable: bool = False
 ) -> Predictions:
     "Predict images together; raises `FileNotFoundError` or `ValueError` for the first unreadable"
     readable, images, unreadable = [], [], {}
@@ -380,7 +378,7 @@ def _batches_of(sources: list, batch_size: int) -> list:
 # %% ../../nbs/inference/02_classifier.ipynb #c34a08de
 @patch
 def _predict_parallel(
-    self: Classifier, sources: list, batch_size: int, tta: bool, skip_unreadable: bool
+    self: Classifier, sources: list, batch_size: int, tta: bool | str, skip_unreadable: bool
 ) -> Predictions:
     "Predict many images with one thread per processor"
     batches = _batches_of(sources, batch_size)
@@ -398,11 +396,12 @@ def predict(
     self: Classifier,
     source,  # An image, a list of images, or a folder, which is searched with its subfolders
     batch_size: int = 32,  # At most this many images go through the network together
-    tta: bool = False,  # Show each image mirrored as well, and take the mean
+    tta: bool | str = False,  # `True` or 'flip', or 'unsure'; see `tta_logits`
 ):  # -> `Prediction` for an image, `Predictions` for a list or a folder
     "Name the character; an unreadable image raises an error, but in a folder it is only noted"
     if batch_size < 1:
         raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
+    check_tta(tta)
     if isinstance(source, (list, tuple)):
         if not source:
             raise FileNotFoundError("The list of pictures is empty")

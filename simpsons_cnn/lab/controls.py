@@ -20,6 +20,7 @@ from ..data.folders import ImageFiles
 from .dashboard import TrainingDashboard
 from .html import STYLE, Html, element, join_html, svg_curves, table_html
 from ..training.prepare import in_folder, new_run_folder
+from ..training.runs import settings_that_differ
 
 # %% ../../nbs/lab/04_controls.ipynb #a5f240ea
 def config_code(config: Config) -> str:
@@ -30,13 +31,6 @@ def config_code(config: Config) -> str:
             plain = str(value) if isinstance(value, Path) else value
             arguments.append(f"{key}={plain!r}")
     return f"Config.load({', '.join(arguments)})"
-
-# %% ../../nbs/lab/04_controls.ipynb #183d9440
-def _settings_that_differ(configs: list) -> list:
-    "Names of settings that are not the same in all of `configs`, without those of the output"
-    flat = [config.flat() for config in configs]
-    keys = [key for key, section in setting_sections().items() if section != "output_parameters"]
-    return [key for key in keys if any(settings[key] != flat[0][key] for settings in flat)]
 
 # %% ../../nbs/lab/04_controls.ipynb #5e8484ef
 def _score_cells(run: TrainingDashboard) -> list:
@@ -52,7 +46,7 @@ _COLUMNS = ("run", "state", "epochs", "accuracy", "macro F1", "test macro F1")
 
 def _runs_table(runs: list) -> Html:
     "A row for each run; the last columns are the settings that differ"
-    differ = _settings_that_differ([run.config for run in runs])
+    differ = settings_that_differ([run.config for run in runs])
     rows = []
     for number, run in enumerate(runs, 1):
         state = run.state if run.ended() else "under way"

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from ..core.text import escape_html, first_few, unknown_name_message
 from ..networks.reference import evaluating
+from .test_time import tta_logits
 
 # %% ../../nbs/scoring/01_metrics.ipynb #3dea069f
 def _class_numbers(name: str, values, num_classes: int) -> np.ndarray:
@@ -509,15 +510,14 @@ def collect_logits(
     model: nn.Module,  # In evaluation mode meanwhile
     dl,  # `Batches` without augmentation
     dtype: torch.dtype | None = None,  # `torch.bfloat16` computes in it where that is faster
-    tta: bool = False,  # Show each image mirrored as well, and take the mean
+    tta: bool | str = False,  # `True` or 'flip', or 'unsure'; see `tta_logits`
 ) -> tuple:  # Logits, shape `(n, classes)`, and true classes, shape `(n,)`, on the device
     "The network's logits for each image, in order"
     logits, targets = [], []
     with evaluating(model):
         for xb, yb in dl:
             with torch.autocast(xb.device.type, dtype, enabled=dtype is not None):
-                z = model(xb).float()
-                logits.append((z + model(xb.flip(3)).float()) / 2 if tta else z)
+                logits.append(tta_logits(lambda x: model(x).float(), xb, tta))
             targets.append(yb)
     return torch.cat(logits), torch.cat(targets)
 
@@ -564,7 +564,7 @@ def evaluate(
     dl,  # `Batches` without augmentation
     loss: nn.Module | None = None,  # For `report.loss`; `None`: cross entropy
     dtype: torch.dtype | None = None,  # `torch.bfloat16` computes in it where that is faster
-    tta: bool = False,  # Show each image mirrored as well, as `Classifier.predict` can
+    tta: bool | str = False,  # `True` or 'flip', or 'unsure'; see `tta_logits`
     groups=None,  # Group of each image of the store, for the intervals of accuracy and F1
 ) -> Report:
     "Answers and scores of a model on all images of `dl`; raises `ValueError`"
