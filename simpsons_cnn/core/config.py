@@ -275,6 +275,11 @@ class Augment(_Views):
         ge=0,
         le=1,
     )
+    cutmix_rare: bool = _setting(
+        False,
+        "Whether the rectangles of CutMix come from all characters equally often, "
+        "so that rare ones are seen more",
+    )
     mix_alpha: float = _setting(
         1.0,
         "Shares of the two pictures: 1 makes all equally likely; "
@@ -289,6 +294,8 @@ class Augment(_Views):
             raise ValueError(
                 f"cutmix and mixup must be at most 1 together, got {self.cutmix} and {self.mixup}"
             )
+        if self.cutmix_rare and not self.cutmix:
+            raise ValueError("cutmix_rare needs cutmix above 0, got 0")
         return self
 
 # %% ../../nbs/core/03_config.ipynb #decca041
