@@ -74,23 +74,7 @@ if [ -n "$(ls "$tmp/failed")" ]; then failed=1; fi
 if [ -z "$(ls "$tmp/passed")" ]; then echo 'error: no notebook was run' >&2; failed=1; fi
 
 if [ $# -eq 0 ]; then
-    echo '== the commands, from a shell, on drawn pictures'
-    cd "$tmp"
-    simpsons_data data/demo --demo --train 40 --test 5
-    "$root/scripts/train.sh" "$root/configs/demo.yaml" --num_epochs 2
-    "$root/scripts/train.sh" --num_epochs 1
-    test -s runs/001/model/model.safetensors -a -s runs/002/model/model.safetensors
-    if "$root/scripts/train.sh" --num_epochs 1 --out_directory runs/002 2> "$tmp/err"; then
-        echo 'error: a run was overwritten unasked' >&2
-        exit 1
-    fi
-    grep 'already holds a run' "$tmp/err"
-    simpsons_predict runs/latest/model/model.safetensors data/demo/test/mossy_mo/mossy_mo_0000.jpg
-    simpsons_evaluate runs/001/model/model.safetensors data/demo/test --out judged | tail -n 1
-    test -s judged/confusion.png
-
-    echo "== whole processes${FULL:+, the long form}"
-    cd "$root"
+    echo "== whole processes, README's commands among them${FULL:+; the long form}"
     python -m pytest -q -rs -p no:cacheprovider -n "$workers" --dist worksteal --durations 15 \
         tests || failed=1
 fi

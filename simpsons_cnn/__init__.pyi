@@ -63,6 +63,7 @@ from .training.checkpoint import Checkpoint as Checkpoint
 from .training.history import History as History
 from .training.history import NonFiniteLoss as NonFiniteLoss
 from .training.loop import fit as fit
+from .training.runs import list_runs as list_runs
 from .training.suspects import find_suspects as find_suspects
 from .training.train import Run as Run
 from .training.train import train as train

@@ -5,8 +5,10 @@ from importlib import import_module
 
 COMMANDS = {
     "train": ("cli.train", "train a network"),
+    "runs": ("cli.runs", "list runs and compare them"),
     "predict": ("cli.predict", "name the character in pictures"),
     "evaluate": ("cli.predict", "judge a model on pictures with known names"),
+    "explain": ("cli.explain", "show which parts of a picture an answer rests on"),
     "export": ("cli.export", "write a model for other programs"),
     "data": ("cli.data", "draw, unpack or fetch pictures"),
     "audit": ("cli.data", "find broken, duplicate and leaking pictures"),

@@ -56,6 +56,11 @@ def load_text(tmp_path):
             "class_weights must be 'none' or left out with imbalance 'auto', got 'inverse'",
         ),
         (
+            dict(cutmix=0.8, mixup=0.4),
+            "cutmix and mixup must be at most 1 together, got 0.8 and 0.4",
+        ),
+        (dict(cutmix_rare=True), "cutmix_rare needs cutmix above 0, got 0"),
+        (
             dict(num_epochs=10**5000),
             "num_epochs must be 1,000,000 or less, got a value of type int too long to be written",
         ),

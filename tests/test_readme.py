@@ -2,8 +2,19 @@
 
 import ast
 import configparser
+import json
+import os
 import re
+import shlex
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+import urllib.request
+from contextlib import suppress
 
+import pytest
 from conftest import ROOT
 
 
@@ -27,3 +38,70 @@ def test_the_notebook_extra_brings_a_kernel():
     "JupyterLab alone opens a page and cannot run it"
     required = {re.split(r"[<>=]", r)[0] for r in extras()["notebook"].split()}
     assert {"jupyterlab", "ipykernel"} <= required
+
+
+NOT_RUN = {
+    "./scripts/test.sh",  # runs this test
+    "source .venv/bin/activate",  # the environment of the tests is the one to use
+    "python -m pip install -e '.[onnx]'",
+    ".venv/bin/python -m pip install -e '.[notebook]'",
+    ".venv/bin/jupyter lab nbs/tutorials/01_train_interactively.ipynb",  # tests/test_lab.py
+}
+TINY = {  # what makes a line of README quick
+    "./scripts/train.sh": "--epochs 1 --size 64 --crop_size 64 --batch_size 32",
+    "simpsons_export": "--pictures data/demo/test",
+}
+
+
+def lines_for_drawn_pictures() -> list:
+    "The lines that README tells a newcomer to type, up to those for real pictures"
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```sh\n(.*?)```", readme.split("With the [real pictures]")[0], re.DOTALL)
+    return [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
+
+
+def type_line(line: str, folder) -> subprocess.CompletedProcess:
+    "Run a line in a shell, in a folder that stands for a fresh clone"
+    command = line.split()[0]
+    line = f"{line} {TINY.get(command, '')}".replace("./scripts", shlex.quote(f"{ROOT}/scripts"))
+    path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]])
+    env = os.environ | dict(PATH=path, VENV=sys.prefix, PYTHONPATH=str(ROOT))
+    return subprocess.run(line, shell=True, cwd=folder, env=env, capture_output=True, text=True)
+
+
+def served(line: str, folder) -> dict:
+    "What the page asks for first, while the server of README's last line runs"
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    command = [sys.executable, *line.replace("8000", str(port)).split()[1:]]
+    with subprocess.Popen(command, cwd=folder, stderr=subprocess.DEVNULL) as server:
+        try:
+            for _ in range(100):
+                with suppress(OSError):
+                    url = f"http://localhost:{port}/model.json"
+                    return json.load(urllib.request.urlopen(url, timeout=5))
+                time.sleep(0.1)
+        finally:
+            server.kill()
+    raise AssertionError("the server did not answer")
+
+
+def test_from_training_to_a_page_in_the_browser_as_readme_says(tmp_path):
+    "Train, judge, use, explain, export: README's lines in README's order, and what each says next"
+    lines = lines_for_drawn_pictures()
+    assert set(lines) >= NOT_RUN
+    assert type_line("simpsons_data data/demo --demo --train 12 --test 2", tmp_path).returncode == 0
+    *commands, serve = [line for line in lines if line not in NOT_RUN]
+    for line in commands:
+        done = type_line(line, tmp_path)
+        if "npm pack" in done.stderr:
+            pytest.skip(f"no onnxruntime-web here: {done.stderr}")
+        assert done.returncode == 0, f"{line}: {done.stderr}"
+        assert done.stderr.splitlines()[-1].startswith("next: "), line
+    names = [line.split()[0].removeprefix("simpsons_") for line in commands]
+    assert names == ["./scripts/train.sh", "evaluate", "predict", "explain", "export"]
+    assert (tmp_path / "why/mossy_mo_0000.png").stat().st_size > 0
+    assert len(served(serve, tmp_path)["classes"]) == 10
+    refused = type_line("./scripts/train.sh --out_directory runs/001", tmp_path)
+    assert refused.returncode == 1 and "already holds a run" in refused.stderr

@@ -103,4 +103,5 @@ def simpsons_explain(
     errors = _explain_each(clf, pairs, args.character)
     if errors:
         sys.exit(safe_str("\n".join(errors)))
-    print_next(f"simpsons_export {shlex.quote(args.model)} takes the model to other programs")
+    model = shlex.quote(args.model)
+    print_next(f"simpsons_export {model} --web FOLDER makes a page for the browser of it")

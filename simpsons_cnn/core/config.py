@@ -57,7 +57,8 @@ _RULES = {
 # %% ../../nbs/core/03_config.ipynb #6eed0413
 def _complaint(error: dict) -> str:
     "One of pydantic's errors as `setting rule, got value`"
-    if error["type"] == "value_error" and isinstance(error["input"], dict):
+    section = not error["loc"] or str(error["loc"][-1]).endswith("_parameters")
+    if section and error["type"] == "value_error":
         return str(error["ctx"]["error"])  # a rule about several settings is a whole sentence
     rule = _RULES.get(error["type"], error["msg"]).format(**error.get("ctx", {}))
     return f"{error['loc'][-1]} {rule}, got {short_repr(error['input'])}"
@@ -279,6 +280,11 @@ class Augment(_Views):
         ge=0,
         le=1,
     )
+    cutmix_rare: bool = _setting(
+        False,
+        "Whether the rectangles of CutMix come from all characters equally often, "
+        "so that rare ones are seen more",
+    )
     mix_alpha: float = _setting(
         1.0,
         "Shares of the two pictures: 1 makes all equally likely; "
@@ -293,6 +299,8 @@ class Augment(_Views):
             raise ValueError(
                 f"cutmix and mixup must be at most 1 together, got {self.cutmix} and {self.mixup}"
             )
+        if self.cutmix_rare and not self.cutmix:
+            raise ValueError("cutmix_rare needs cutmix above 0, got 0")
         return self
 
 # %% ../../nbs/core/03_config.ipynb #decca041

@@ -13,10 +13,16 @@ import json
 import os
 import tarfile
 import urllib.request
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 
-from ..core.files import atomic_write, replace_folder, require_empty_folder
+from simpsons_cnn.core.files import (
+    atomic_write,
+    read_limited,
+    replace_folder,
+    require_empty_folder,
+)
 from .classifier import Classifier
 from .export import export_onnx
 
@@ -50,21 +56,27 @@ def _download() -> bytes:
         ) from None
 
 # %% ../../nbs/inference/05_web.ipynb #c6e86211
-def runtime_archive(
-    path=None,  # File made by `npm pack onnxruntime-web@1.30.0`; `None`: the cache, or npm
-) -> bytes:  # The package as a .tar.gz
-    "ONNX Runtime Web, checked; raises `OSError`, or `ValueError` for any other file"
-    cached = _cached_runtime()
-    source = Path(path) if path else cached
-    archive = source.read_bytes() if path or cached.exists() else b""
-    if not path and not _is_runtime(archive):
-        source, archive = _ORT_URL, _download()
+def _checked(archive: bytes, source) -> bytes:
+    "The archive; raises `ValueError` unless it is the pinned one"
     if not _is_runtime(archive):
         raise ValueError(
             f"'{source}' must be onnxruntime-web {ORT_VERSION} as packed by npm, "
             f"got {len(archive):,} bytes with another SHA-512"
         )
-    if source == _ORT_URL:
+    return archive
+
+
+def runtime_archive(
+    path=None,  # File made by `npm pack onnxruntime-web@1.30.0`; `None`: the cache, or npm
+) -> bytes:  # The package as a .tar.gz
+    "ONNX Runtime Web, checked; raises `OSError`, or `ValueError` for any other file"
+    if path:
+        return _checked(read_limited(path, "package of onnxruntime-web"), path)
+    cached = _cached_runtime()
+    if cached.exists() and _is_runtime(archive := cached.read_bytes()):
+        return archive
+    archive = _checked(_download(), _ORT_URL)
+    with suppress(OSError):  # a home without room or rights
         cached.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(cached, archive)
     return archive

@@ -25,7 +25,7 @@ from ..core.device import derive_seed, make_generator, pick_dtype
 from ..core.tensors import weights_hash
 from ..core.text import first_few
 from ..data.batches import Batches
-from ..data.mixing import mix_batch
+from ..data.mixing import balanced_chances, mix_batch
 from ..networks.reference import set_dropout_generator
 from ..scoring.metrics import Report
 from .callbacks import Callback
@@ -209,6 +209,7 @@ class TrainingRun:
     report = error = None  # `Report` on the validation images; an exception
     stop_reason, resumable = "", False
     seconds_before = 0.0  # that this epoch took before a resume
+    _chances = None  # of the training images, see `rare_batch`
 
     def __post_init__(self):
         _check_arguments(self)
@@ -339,6 +340,19 @@ def before_step(self: TrainingRun):
     rng = make_generator(self.train_dl.seed, "dropout", *position, device=self.device)
     set_dropout_generator(self.model, rng)
 
+# %% ../../nbs/training/04_run.ipynb #80e270a9
+@patch
+def rare_batch(
+    self: TrainingRun,
+    rng: np.random.Generator,
+) -> tuple:  # As from `Batches.batch`
+    "A batch for this step in which each character is equally likely"
+    dl = self.train_dl
+    if self._chances is None:
+        self._chances = balanced_chances(dl.labels[dl.indices])
+    drawn = rng.choice(len(dl.indices), dl.batch_size, p=self._chances)
+    return dl.batch(dl.indices[drawn], self.epoch, self.step, self.crop())
+
 # %% ../../nbs/training/04_run.ipynb #006286dc
 @patch
 def mix(
@@ -350,8 +364,8 @@ def mix(
     augment = self.train_dl.augment
     if augment is None or not mixes_in(self.epoch, self.num_epochs):
         return xb, yb
-    seed = derive_seed(self.train_dl.seed, "mix", self.epoch, self.step)
-    return mix_batch(xb, yb, augment, np.random.default_rng(seed))
+    rng = np.random.default_rng(derive_seed(self.train_dl.seed, "mix", self.epoch, self.step))
+    return mix_batch(xb, yb, augment, rng, self.rare_batch if augment.cutmix_rare else None)
 
 # %% ../../nbs/training/04_run.ipynb #8f7ff40a
 @torch.no_grad()
