@@ -134,3 +134,22 @@ def test_names_are_text(controls):
     assert found.count("svg") == 2
     controls.fields["traindir"].value = EVIL
     assert elements_of(controls.notes["traindir"].value) == ["div"]
+
+
+def test_forms_of_one_folder_share_their_runs(controls, tmp_path):
+    "After a page is loaded again, its cell makes a new form; the run must be heard there"
+    run = TrainingDashboard(lambda callbacks: None)
+    run.config, run.state = Config.demo(), "paused"
+    controls.runs.append(run)
+    again = TrainingControls(controls.presets, folder=tmp_path / "x/../runs")
+    elsewhere = TrainingControls(controls.presets, folder=tmp_path / "other")
+    assert again.runs == [run] and elsewhere.runs == []
+    assert again.start.disabled and again.again.disabled
+    run.state = "finished"
+    run.at_end(run)  # tells the newest form
+    assert not again.start.disabled
+
+
+def test_each_field_is_explained(controls):
+    for key, field in controls.fields.items():
+        assert "title='" in field.description and field.description_allow_html, key

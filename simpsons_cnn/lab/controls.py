@@ -103,17 +103,18 @@ _SLIDERS = dict(  # setting -> (widget, lowest, highest, step)
 _LABELS = dict(traindir="pictures", testdir="test pictures")
 
 
-def _field_layout(label: str) -> dict:
+def _field_layout(label: str, text: str) -> dict:
+    "What fields have in common; the text is shown beside the mouse"
     look = dict(style=dict(description_width="110px"), layout=dict(width="440px"))
-    return dict(description=label, **look)
+    name = str(element("span", label, title=text))
+    return dict(description=name, description_allow_html=True, **look)
 
 
 def _setting_widget(key: str) -> widgets.Widget:
-    "An input for a setting, explained by its tooltip"
+    "An input for a setting, explained where the mouse is held over its name"
     section = Config.model_fields[setting_sections()[key]].annotation
     field = section.model_fields[key]
-    common = _field_layout(_LABELS.get(key, key.replace("_", " ")))
-    common["tooltip"] = field.description
+    common = _field_layout(_LABELS.get(key, key.replace("_", " ")), field.description)
     if get_origin(field.annotation) is Literal:
         return widgets.Dropdown(options=get_args(field.annotation), **common)
     if key not in _SLIDERS:
@@ -151,7 +152,12 @@ class _SettingsForm:
         presets: dict,  # name -> `Config`; the first is shown
     ):
         self.presets = presets
-        self.preset = widgets.Dropdown(options=list(presets), **_field_layout("preset"))
+        self.preset = widgets.Dropdown(
+            options=list(presets),
+            **_field_layout(
+                "preset", "Settings to begin with; the fields below change some of them"
+            ),
+        )
         self.fields = {key: _setting_widget(key) for key in _FIELDS}
         self.filling = False  # while a preset is copied into the fields
 
@@ -250,9 +256,8 @@ def _note_html(text: str, is_error: bool) -> Html:
     return element("div", text, class_="sc", role=role, style=f"{colour}padding:4px 8px")
 
 # %% ../../nbs/lab/04_controls.ipynb #09e4ed47
-def _start_button() -> widgets.Button:
-    layout = dict(width="140px", margin="2px 2px 2px 118px")
-    return widgets.Button(description="Start training", button_style="primary", layout=layout)
+def _form_button(name: str, **look) -> widgets.Button:
+    return widgets.Button(description=name, layout=dict(width="140px", margin="2px"), **look)
 
 
 def _form_box(first: widgets.Widget, inputs: dict, notes: dict) -> widgets.VBox:
@@ -268,8 +273,10 @@ class _CheckedForm(_SettingsForm):
         super().__init__(presets)
         self.notes = {key: widgets.HTML() for key in (*_FIELDS, "start")}
         self.scans = dict(traindir=_LastScan(), testdir=_LastScan())
-        self.start = _start_button()
-        self.form = _form_box(self.preset, self.fields | dict(start=self.start), self.notes)
+        self.start = _form_button("Start training", button_style="primary")
+        self.again = _form_button("Continue last run", tooltip="Go on where it was stopped")
+        buttons = widgets.HBox([self.start, self.again], layout=dict(margin="0 0 0 116px"))
+        self.form = _form_box(self.preset, self.fields | dict(start=buttons), self.notes)
         self.preset.observe(self._use_preset, "value")
         for field in self.fields.values():
             field.observe(self.check, "value")
@@ -315,8 +322,8 @@ def _run_list(label: str) -> widgets.Dropdown:
 class _RunTable:
     "The table of runs on the page, and two lists to choose which runs are drawn together"
 
-    def __init__(self):
-        self.runs = []  # `TrainingDashboard`s
+    def __init__(self, runs: list):
+        self.runs = runs  # `TrainingDashboard`s
         self.handle = None  # of the table, once it is on the page
         self.compared = [_run_list("compare run"), _run_list("with run")]
         self.choice = widgets.HBox(self.compared).add_class("sc-live")
@@ -344,41 +351,66 @@ class _RunTable:
         if self.handle:
             self.handle.update(HTML(self.html()))
 
+# %% ../../nbs/lab/04_controls.ipynb #b0f07976
+_STARTED = {}  # folder -> `TrainingDashboard`s
+
+
+def _runs_started_in(folder: Path) -> list:
+    "The runs that the forms of this kernel have started in a folder"
+    return _STARTED.setdefault(folder.resolve(), [])
+
 # %% ../../nbs/lab/04_controls.ipynb #55c881f5
 class _RunStarter(_CheckedForm):
-    "A form whose button starts runs, one at a time"
+    "A form whose buttons start runs and continue them, one at a time"
 
     def __init__(self, presets: dict, folder):
         self.folder, self.run_area = Path(folder), None  # the area: once it is on the page
-        self.run_table = _RunTable()
-        self.runs = self.run_table.runs
+        self.runs = _runs_started_in(self.folder)
+        self.run_table = _RunTable(self.runs)
         super().__init__(presets)
         self.start.on_click(lambda _: self.begin())
+        self.again.on_click(lambda _: self.resume())
+        for run in self.runs:
+            run.at_end = self._refresh
         self._refresh()
 
     def busy(self) -> bool:
         return any(not run.ended() for run in self.runs)
 
+    def can_resume(self) -> bool:
+        "Whether the last run was stopped before its end"
+        history = self.runs[-1].history if self.runs and not self.busy() else None
+        return history is not None and history.resumable
+
     def begin(self):
-        "What the button does: a new run with the settings shown, in a folder of its own"
-        if self.busy():
-            return
-        config = _in_new_folder(self.config, self.folder)
-        run = TrainingDashboard(config, at_end=lambda _: self._refresh())
+        "What *Start* does: a new run with the settings shown, in a folder of its own"
+        if not self.busy():
+            config = _in_new_folder(self.config, self.folder)
+            self._launch(TrainingDashboard(config, at_end=self._refresh), len(self.runs))
+
+    def resume(self):
+        "What *Continue* does: the last run goes on where it was stopped"
+        if self.can_resume():
+            config = self.runs[-1].config
+            run = TrainingDashboard(config, resume=True, at_end=self._refresh)
+            self._launch(run, len(self.runs) - 1)
+
+    def _launch(self, run: TrainingDashboard, number: int):
+        self.runs[number:] = [run]
         self._show_in_area(run)
-        self.runs.append(run)
         run.start()
         self._refresh()
 
     def _show_in_area(self, run: TrainingDashboard):
-        for earlier in self.runs:
-            earlier.handles.clear()
+        for each in self.runs:
+            each.handles.clear()
         if self.run_area:
-            self.run_area.update(run.widget)
+            self.run_area.update(HTML(run.static_html()) if run.ended() else run.widget)
             run.handles.append(self.run_area)
 
-    def _refresh(self):
+    def _refresh(self, run=None):
         self.check()
+        self.again.disabled = not self.can_resume()
         self.run_table.refresh()
 
 # %% ../../nbs/lab/04_controls.ipynb #9ad5f65e
@@ -399,6 +431,8 @@ class TrainingControls(_RunStarter):
     def _ipython_display_(self):
         display(self.form)
         self.run_area = display(HTML(""), display_id=True)
+        if self.runs:
+            self._show_in_area(self.runs[-1])
         display(self.run_table.choice)
         self.run_table.handle = display(HTML(self.run_table.html()), display_id=True)
 
