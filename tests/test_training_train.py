@@ -128,20 +128,6 @@ def test_the_model_is_saved_once_and_judged_once(settings, monkeypatch):
     assert judged.count(n) == 3  # after each epoch, and at the end
 
 
-@pytest.mark.parametrize("names", [["0", "1", "2"], ["007", "NA", "1e5"], ["true", "None", "-1"]])
-def test_characters_whose_names_look_like_values(settings, tmp_path, names):
-    "A finished run can be verified, and resumed"
-    for k, name in enumerate(names):
-        (tmp_path / "train" / name).mkdir(parents=True)
-        for i in range(8):
-            im = Image.effect_noise((64, 64), 20 + 30 * k + i).convert("RGB")
-            im.save(tmp_path / "train" / name / f"{i}.png")
-    config = settings(traindir=tmp_path / "train", testdir=None, batch_size=8)
-    assert train(config, callbacks=[]).report.classes == sorted(names)
-    assert verify(tmp_path / "run")["same"]
-    assert len(train(config, callbacks=[], resume=True).history) == 1
-
-
 def test_a_split_file_that_is_none(settings, tmp_path):
     train(settings(), callbacks=[])
     (tmp_path / "run/split.csv").write_text("nothing,of\nthe,kind\n")
@@ -264,3 +250,31 @@ def test_weights_of_nobody_are_refused_before_the_images_are_decoded(settings, m
     monkeypatch.setattr(training, "prepare", None)
     with pytest.raises(ValueError, match="Unknown character 'oto'"):
         train(settings(imbalance={"oto": 2.0}), callbacks=[])
+
+
+NAMES = ["001", "1", "1e5", "NA", "nan", "null", "true", "+1", "=1", "-inf", "マージ"]
+
+
+def test_names_that_look_like_numbers_or_nothing(tmp_path, recwarn):
+    "They are text in each file: a run is verified, continued, and its answers are named"
+    rng = np.random.default_rng(0)
+    for name in NAMES:
+        (tmp_path / "d" / name).mkdir(parents=True)
+        for i in range(4):
+            pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).resize((64, 64)).save(tmp_path / f"d/{name}/{i}.png")
+    (tmp_path / "fixes.csv").write_text("file,action,character\n001/0.png,move,nan\n")
+    folders = {f"out_{kind}_directory": tmp_path for kind in ("model", "graphics", "inference")}
+    sizes = dict(size=64, crop_size=64, batch_size=8, num_epochs=1)
+    given = dict(traindir=tmp_path / "d", testdir=None, fixes=tmp_path / "fixes.csv")
+    config = Config.load(**folders, **sizes, **given)
+    weights = train(config, callbacks=[]).history.best_weights
+    assert len([w for w in recwarn if "Some letters" in str(w.message)]) == 1
+    assert verify(tmp_path)["same"]
+    again = train(config, callbacks=[], resume=True).history.best_weights
+    assert all(torch.equal(weights[k], again[k]) for k in weights)
+    assert Classifier.load(tmp_path / "model.safetensors").classes == sorted(NAMES)
+    answers = pd.read_csv(tmp_path / "predictions.csv", dtype=str, keep_default_na=False)
+    shown = {f"'{name}" if name[0] in "+=-" else name for name in NAMES}
+    assert {*answers.truth, *answers.prediction} <= shown
+    assert set(answers.truth) & {"'+1", "'=1", "'-inf"}

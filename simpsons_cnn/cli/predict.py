@@ -18,6 +18,7 @@ from simpsons_cnn.cli.common import (
     add_overwrite,
     add_store_directory,
     check_target,
+    make_out_folder,
     print_next,
     score_line,
     tidy_errors,
@@ -87,10 +88,12 @@ def _unreadable_lines(unreadable: dict) -> str:
 # %% ../../nbs/cli/03_predict.ipynb #135f0fae
 def _print_predictions(found, k: int, target: Path, model: str):
     "Print the answers and what to do next; write them to `target`, if any"
-    if target and found:
-        found.to_csv(target, k)
-    for p in found:
-        print(p.line(k))
+    try:
+        if target and found:
+            found.to_csv(target, k)
+    finally:  # answers that cannot be written can still be read
+        for p in found:
+            print(p.line(k))
     if target and found:
         print(f"{len(found):,} predictions: {target}", file=sys.stderr)
     if not found.unreadable:
@@ -177,7 +180,7 @@ def _make_out_folder(out: Path, overwrite: bool):
         raise FileExistsError(
             f"'{out}' already holds a report; name another --out or pass --overwrite"
         )
-    out.mkdir(parents=True, exist_ok=True)
+    make_out_folder(out)
 
 # %% ../../nbs/cli/03_predict.ipynb #0c7a4f2a
 def _build_store(clf, args):  # -> `PixelStore`

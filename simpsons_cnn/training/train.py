@@ -20,6 +20,7 @@ from ..core.config import Config
 from ..core.device import pick_device, pick_dtype
 from ..core.figures import figure_png, one_warning_of_missing_letters
 from ..core.files import atomic_write, lock_folder, remove_temp_files
+from ..core.text import safe_csv
 from ..networks.losses import resolve_imbalance, weights_by_name
 from ..networks.model_file import dataset_hash, save_model, split_hash
 from ..networks.presets import create_model
@@ -191,8 +192,9 @@ def _save_figures(run: Run, data: TrainingData) -> list:  # Paths
         for name, figure in _own_figures(run, data):
             atomic_write(folder / name, figure_png(figure))
             paths.append(folder / name)
-    history = run.history if run.history.rows and parts else None
-    return paths + save_figures(history, run.test_report or run.report, folder, parts or 1)
+        history = run.history if run.history.rows and parts else None
+        paths += save_figures(history, run.test_report or run.report, folder, parts or 1)
+    return paths
 
 # %% ../../nbs/training/07_train.ipynb #9e7860eb
 def _save_run(run: Run, data: TrainingData, table: pd.DataFrame):
@@ -205,7 +207,7 @@ def _save_run(run: Run, data: TrainingData, table: pd.DataFrame):
     judged = run.test_report or run.report
     answers = judged.top_losses(len(judged)).drop(columns="row").sort_values("picture")
     predictions = run.config.out_inference_directory / "predictions.csv"
-    atomic_write(predictions, answers.to_csv(index=False))
+    atomic_write(predictions, safe_csv(answers))
     run.graphics = _save_figures(run, data)
 
 # %% ../../nbs/training/07_train.ipynb #95113d70
