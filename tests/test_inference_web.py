@@ -21,7 +21,13 @@ from PIL import Image
 from test_inference_export import opinionated
 
 from simpsons_cnn.inference.export import pictures_to_check
-from simpsons_cnn.inference.web import _is_runtime, export_web, runtime_archive
+from simpsons_cnn.inference.web import (
+    _ORT_FILES,
+    _is_runtime,
+    _write_page,
+    export_web,
+    runtime_archive,
+)
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 PHONE = dict(width=390, height=844)
@@ -43,6 +49,13 @@ def test_a_download_that_fails_says_what_to_do(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no network.*npm pack onnxruntime-web@"):
         runtime_archive()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_each_file_is_kept_for_a_visit_without_a_network(tmp_path):
+    _write_page(tmp_path)
+    kept = set(re.findall(r'"([\w.]+\.\w+)"', (tmp_path / "offline.js").read_text()))
+    page = {path.name for path in tmp_path.iterdir()} - {"index.html", "offline.js"}
+    assert kept == page | set(_ORT_FILES.values()) | {"model.json", "model.onnx"}
 
 
 @pytest.fixture(scope="module")
