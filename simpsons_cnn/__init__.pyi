@@ -56,6 +56,7 @@ from .scoring.plotting import plot_metrics as plot_metrics
 from .scoring.plotting import plot_pictures as plot_pictures
 from .scoring.plotting import plot_reliability as plot_reliability
 from .scoring.plotting import plot_top_losses as plot_top_losses
+from .training.auto import auto_config as auto_config
 from .training.callbacks import Callback as Callback
 from .training.callbacks import EarlyStopping as EarlyStopping
 from .training.callbacks import Progress as Progress

@@ -80,12 +80,25 @@ def _latest_settings(settings: dict) -> dict:  # Empty if there is none, or fold
         return {}
     return dict(path=folder / "model/config.yaml") | in_folder(folder)
 
+# %% ../../nbs/cli/02_train.ipynb #ddb8b7a6
+def _config_for_images(path, settings: dict) -> Config:
+    "The settings of a file, or chosen for somebody's own images; prints what was chosen and why"
+    Config.load(path, **settings)  # mistakes are reported before PyTorch is imported
+    from simpsons_cnn.training.auto import adapt_config, auto_config
 
+    config, choices = adapt_config(path, **settings) if path else auto_config(**settings)
+    for choice in choices:
+        print(choice)
+    return config
+
+# %% ../../nbs/cli/02_train.ipynb #7f410b11
 def _load_config(path, settings: dict, resume: bool = False) -> Config:
     "The settings of a file, of the run to resume, of somebody's own images, or of the drawn images"
     latest = _latest_settings(settings) if resume and not path else {}
-    if latest or path or "traindir" in settings:
-        return Config.load(**dict(path=path) | latest | settings)
+    if latest:
+        return Config.load(**latest | settings)
+    if path or "traindir" in settings:
+        return _config_for_images(path, settings)
     return Config.demo(**settings)
 
 # %% ../../nbs/cli/02_train.ipynb #eeaf9ed5

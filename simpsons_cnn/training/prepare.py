@@ -224,10 +224,24 @@ def scan_folders(config: Config) -> tuple:  # `ImageFiles` for training, and for
     check_batch_size(config.batch_size, round(len(files) * (1 - config.valid)))
     return files, ImageFiles.scan(config.testdir, classes=files.classes) if config.testdir else None
 
+# %% ../../nbs/training/06_prepare.ipynb #069bcf3c
+_FEW_JUDGED = 5  # validation pictures of a character
+
+
+def _certainty(n: int) -> str:
+    "How far a share of `n` right answers can be from the truth, at 95 % and at worst"
+    points = 98 / np.sqrt(n)  # 1.96 standard deviations of a share of one half, in percent
+    return f"{n:,} validation pictures: expect an accuracy within ±{points:.0f} points"
+
 # %% ../../nbs/training/06_prepare.ipynb #2a966674
 def _remarks(store: PixelStore, valid_rows: list, missing_in_test: list) -> list:
     "What a reader of the scores should know, a line each"
-    lines = []
+    lines = [_certainty(len(valid_rows))]
+    counts = store.files.select(valid_rows).counts
+    hardly = [c for c, n in zip(store.classes, counts, strict=True) if 0 < n < _FEW_JUDGED]
+    if hardly:
+        names = first_few(hardly)
+        lines.append(f"fewer than {_FEW_JUDGED}, hardly judged: {names}")
     unjudged = store.files.select(valid_rows).missing
     if unjudged:
         names = first_few(unjudged)

@@ -1,0 +1,62 @@
+"Settings that are chosen for a folder of pictures"
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from simpsons_cnn.training.auto import adapt_config, auto_config
+
+
+def make_pictures(root, characters, each, side):
+    "A folder of noise: `each` pictures of each of some characters"
+    rng = np.random.default_rng(0)
+    for k in range(characters):
+        folder = root / f"character_{k:03}"
+        folder.mkdir(parents=True)
+        for i in range(each):
+            pixels = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{i}.png")
+    return root
+
+
+@pytest.mark.parametrize(
+    "characters, each, side, chosen",
+    [
+        (3, 30, 28, dict(batch_size=16, num_epochs=40, size=64, monitor="valid_loss")),
+        (3, 5, 96, dict(batch_size=6, num_epochs=40, size=96)),
+        (200, 5, 8, dict(batch_size=16, num_epochs=40, size=64, monitor="macro_f1")),
+    ],
+)
+def test_settings_follow_the_pictures(tmp_path, characters, each, side, chosen):
+    config, _ = auto_config(make_pictures(tmp_path / "train", characters, each, side))
+    assert {name: getattr(config, name) for name in chosen} == chosen
+
+
+def test_what_is_given_wins(tmp_path):
+    root = make_pictures(tmp_path / "train", 3, 5, 28)
+    given = dict(batch_size=4, crop_size=80, monitor="accuracy", testdir=None)
+    config, choices = auto_config(root, **given)
+    assert {name: getattr(config, name) for name in given} == given
+    assert config.size == 96 and not set(given) & {choice.name for choice in choices}
+
+
+def test_the_test_folder_is_the_sibling(tmp_path):
+    root = make_pictures(tmp_path / "train", 2, 2, 28)
+    assert auto_config(root)[0].testdir is None
+    make_pictures(tmp_path / "test", 2, 1, 28)
+    assert auto_config(root)[0].testdir == tmp_path / "test"
+
+
+def test_a_recipe_keeps_its_licence_for_its_own_pictures(tmp_path):
+    root = make_pictures(tmp_path / "train", 3, 5, 28)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "output_parameters: {licence: CC0}\ntraining_parameters: {batch_size: 128}\n"
+        f"dataset_parameters: {{traindir: '{root}'}}\n"
+    )
+    config, _ = adapt_config(recipe)
+    assert (config.licence, config.batch_size) == ("CC0", 6)
+    config, _ = adapt_config(recipe, traindir=root)
+    assert config.licence is None
+    config, _ = adapt_config(recipe, traindir=root, licence="MIT", batch_size=3)
+    assert (config.licence, config.batch_size) == ("MIT", 3)
