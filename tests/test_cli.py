@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -18,6 +19,7 @@ import torch
 from PIL import Image
 
 from simpsons_cnn.cli.common import tidy_errors
+from simpsons_cnn.cli.predict import simpsons_predict
 from simpsons_cnn.core.config import setting_sections
 from simpsons_cnn.data.folders import ImageFiles
 from simpsons_cnn.data.preprocess import Preprocess
@@ -239,6 +241,9 @@ def outcome_of(error):
         RuntimeError(
             "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"
         ),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 2 bytes"),
+        RuntimeError("unable to mmap 4096 bytes from file <x>: Cannot allocate memory (12)"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         RuntimeError("MPS backend out of memory (MPS allocated: 8 GB)"),
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
     ],
@@ -268,6 +273,56 @@ def test_names_that_a_terminal_cannot_print(tmp_path, encoding):
     assert code == 0, err
     assert len((tmp_path / "found.csv").read_text(encoding="utf-8").splitlines()) == 4
     assert len(out.splitlines()) == 3
+
+
+def through_pipe(folder, line: str, end: str) -> tuple:
+    "Run a command line with its output sent elsewhere; exit code of the command, and errors"
+    name, *args = shlex.split(line)
+    module, function = COMMANDS[name]
+    code = f"import sys; from {module} import {function}; sys.exit({function}())"
+    command = shlex.join([sys.executable, "-c", code, *args])
+    script = f"{command} {end}; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", script], cwd=folder, capture_output=True, text=True)
+    return done.returncode, done.stderr
+
+
+def test_a_reader_that_leaves(folder):
+    "As `| head` does: no line of errors, and the exit code of a broken pipe"
+    code, err = through_pipe(folder, f"simpsons_predict {MODEL} {FACE}", "| true")
+    assert code == 141 and "error" not in err and "Traceback" not in err
+
+
+def test_a_closed_or_full_output(folder):
+    line = f"simpsons_predict {MODEL} {FACE}"
+    code, err = through_pipe(folder, line, ">&-")
+    assert code == 0 and err.startswith("next: ")
+    code, err = through_pipe(folder, line, "> /dev/full")
+    assert code == 1 and err.endswith("error: [Errno 28] No space left on device\n")
+    assert "Traceback" not in err
+
+
+def test_answers_are_printed_where_they_cannot_be_saved(folder, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("simpsons_cnn.inference.classifier.atomic_write", full)
+    with pytest.raises(SystemExit, match="No space left on device"):
+        simpsons_predict([MODEL, FACE, "--csv", "full.csv"])
+    assert capsys.readouterr().out.startswith(FACE)
+
+
+@pytest.mark.parametrize(
+    "line", [f"simpsons_predict {MODEL} {FACE} --csv p.csv", f"simpsons_export {MODEL} --card c.md"]
+)
+def test_a_folder_that_cannot_be_written_to(folder, monkeypatch, line):
+    "Said before the model is opened"
+    module, function = COMMANDS[line.split()[0]]
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.setattr(Classifier, "load", lambda *_: pytest.fail("opened"))
+    with pytest.raises(SystemExit, match="Cannot write to the folder '.'"):
+        getattr(importlib.import_module(module), function)(line.split()[1:])
 
 
 def test_predict_k_and_flip(folder):
@@ -334,6 +389,15 @@ def test_evaluate_says_what_was_trained_on(folder):
     split.write_text(before)
     assert code == 0 and "on 30 pictures" in out
     assert "is not known: " in err and "is not a split file" in err
+
+
+def test_evaluate_on_some_of_the_characters(folder, tmp_path):
+    "No rows for characters that have no picture and were no answer"
+    shutil.copytree(folder / "demo/test/mossy_mo", tmp_path / "some/mossy_mo")
+    code, out, _ = run(tmp_path, f"simpsons_evaluate {folder / MODEL} some")
+    rows = out.splitlines()[1:-1]
+    assert code == 0 and 1 <= len(rows) <= 2
+    assert any(row.split()[:2] == ["mossy_mo", "1"] for row in rows)
 
 
 def test_evaluate_refuses_to_replace(folder):

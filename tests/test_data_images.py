@@ -4,6 +4,9 @@ import contextlib
 import io
 import os
 import resource
+import struct
+import subprocess
+import sys
 import warnings
 import zlib
 
@@ -182,3 +185,28 @@ def test_damaged_tiffs_write_no_lines_of_their_own(capfd):
             with contextlib.suppress(Exception):
                 read_rgb(io.BytesIO(data))
     assert capfd.readouterr().err == ""
+
+
+def test_nothing_is_logged_without_a_file_name():
+    "Pillow's log goes to the error stream where no program has set up one"
+    data = as_file(SCENE, "tiff").read()
+    entry = struct.pack("<HHIHH", 277, 3, 1, 3, 0)  # three samples per pixel
+    assert entry in data
+    code = "import io, sys; from simpsons_cnn.data.images import read_rgb\n"
+    code += "try: read_rgb(io.BytesIO(sys.stdin.buffer.read()))\nexcept ValueError: pass"
+    harmed = data.replace(entry, struct.pack("<HHIHH", 277, 3, 1, 60000, 0))
+    done = subprocess.run([sys.executable, "-c", code], input=harmed, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("width, length", [(2**18, 2**12), (2**16, 2**16), (2**20, 2**20)])
+def test_tiff_with_huge_tiles(tmp_path, width, length):
+    "1 kB that claims 64×64 pixels, in one tile of a gigabyte and more"
+    data = zlib.compress(bytes(10**6))
+    tags = {256: 64, 257: 64, 258: 8, 259: 8, 262: 1, 277: 1, 322: width, 323: length}
+    tags |= {324: 8 + 2 + 12 * 10 + 4, 325: len(data)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    path = tmp_path / "tiles.tif"
+    path.write_bytes(struct.pack("<2sHIH", b"II", 42, 8, 10) + entries + bytes(4) + data)
+    with pytest.raises(ValueError, match="a TIFF's tiles must have at most 89,478,485 pixels"):
+        read_rgb(path)

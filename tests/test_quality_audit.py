@@ -65,3 +65,15 @@ def test_a_file_without_a_suffix(tmp_path):
 def test_a_file_that_is_no_picture(tmp_path):
     (tmp_path / "x.jpg").write_bytes(b"no picture")
     assert _file_anomalies(tmp_path / "x.jpg") == []
+
+
+def test_tables_hold_no_formulas(train, tmp_path):
+    first, second = sorted(train.iterdir())[:2]
+    shutil.copy(sorted(second.iterdir())[0], first / "a.jpg")
+    first.rename(train / "=1+1")
+    audit(ImageFiles.scan(train)).to_csv(tmp_path / "found")
+    for path in (tmp_path / "found").iterdir():
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        texts = {text for column in table for text in table[column]}
+        assert not [text for text in texts if text.startswith("=")]
+    assert "'=1+1/a.jpg" in (tmp_path / "found/conflicts.csv").read_text()

@@ -128,20 +128,6 @@ def test_the_model_is_saved_once_and_judged_once(settings, monkeypatch):
     assert judged.count(n) == 3  # after each epoch, and at the end
 
 
-@pytest.mark.parametrize("names", [["0", "1", "2"], ["007", "NA", "1e5"], ["true", "None", "-1"]])
-def test_characters_whose_names_look_like_values(settings, tmp_path, names):
-    "A finished run can be verified, and resumed"
-    for k, name in enumerate(names):
-        (tmp_path / "train" / name).mkdir(parents=True)
-        for i in range(8):
-            im = Image.effect_noise((64, 64), 20 + 30 * k + i).convert("RGB")
-            im.save(tmp_path / "train" / name / f"{i}.png")
-    config = settings(traindir=tmp_path / "train", testdir=None, batch_size=8)
-    assert train(config, callbacks=[]).report.classes == sorted(names)
-    assert verify(tmp_path / "run")["same"]
-    assert len(train(config, callbacks=[], resume=True).history) == 1
-
-
 def test_a_split_file_that_is_none(settings, tmp_path):
     train(settings(), callbacks=[])
     (tmp_path / "run/split.csv").write_text("nothing,of\nthe,kind\n")
@@ -264,3 +250,93 @@ def test_weights_of_nobody_are_refused_before_the_images_are_decoded(settings, m
     monkeypatch.setattr(training, "prepare", None)
     with pytest.raises(ValueError, match="Unknown character 'oto'"):
         train(settings(imbalance={"oto": 2.0}), callbacks=[])
+
+
+class FailsInThirdStep(Fails):
+    def on_step(self, run):
+        if run.step == 2:
+            super().on_step(run)
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+    monkeypatch.setattr(training, "_save_figures", lambda run, data: [])
+
+
+def _weights(run):
+    return load_model(run.model_path)[0].state_dict()
+
+
+def _same(a, b):
+    return all(torch.equal(v, b[k]) for k, v in a.items())
+
+
+def test_a_refit_has_seen_all_images_and_says_whose_the_scores_are(settings, tmp_path, no_figures):
+    plain = train(settings("plain", num_epochs=2), callbacks=[])
+    first = _weights(plain)
+    report = json.loads((tmp_path / "plain/report.json").read_text())
+    run = train(settings("plain", num_epochs=2, refit=True), callbacks=[], resume=True)
+    assert not _same(_weights(run), first)
+    assert _same(_weights(run), run.model.state_dict())
+    saved = json.loads((tmp_path / "plain/report.json").read_text())
+    refit = saved.pop("refit")
+    assert saved == report
+    assert (refit["pictures"], refit["epochs"]) == (120, plain.history.best_epoch)
+    assert refit["scores"] == "those of the network before the refit"
+    clf = Classifier.load(run.model_path, "cpu")
+    assert clf.about["refit"] == refit and "Nobody has judged the result" in model_card(clf)
+    paths = sorted((settings().traindir).rglob("*.jpg"))
+    found = clf.count_trained_on(paths, tmp_path / "plain/split.csv")
+    assert found == dict(train=len(paths), valid=0)
+    assert "Trained once more, on all 120 pictures" in run._repr_markdown_()
+
+
+def test_a_refit_that_dies_leaves_a_model_and_is_continued(settings, monkeypatch):
+    monkeypatch.setattr(training, "_save_figures", lambda run, data: [])
+    changes = dict(refit=True, checkpoint_seconds=1e-6)
+    straight = train(settings("straight", **changes), callbacks=[])
+    real_fit = training.fit
+
+    def dying_fit(*args, **kwargs):
+        if kwargs["checkpoint"].path.name == "refit.ckpt":
+            kwargs["callbacks"] = [FailsInThirdStep()]
+        return real_fit(*args, **kwargs)
+
+    monkeypatch.setattr(training, "fit", dying_fit)
+    with pytest.raises(RuntimeError, match="the power is out"):
+        train(settings("dies", **changes), callbacks=[])
+    path = settings("dies").out_model_directory / "model.safetensors"
+    assert "refit" not in Classifier.load(path, "cpu").about
+    assert path.with_name("refit.ckpt").exists()
+    monkeypatch.setattr(training, "fit", real_fit)
+    resumed = train(settings("dies", **changes), callbacks=[], resume=True)
+    assert _same(_weights(resumed), _weights(straight))
+    assert resumed.refit == straight.refit
+
+
+NAMES = ["001", "1", "1e5", "NA", "nan", "null", "true", "+1", "=1", "-inf", "マージ"]
+
+
+def test_names_that_look_like_numbers_or_nothing(tmp_path, recwarn):
+    "They are text in each file: a run is verified, continued, and its answers are named"
+    rng = np.random.default_rng(0)
+    for name in NAMES:
+        (tmp_path / "d" / name).mkdir(parents=True)
+        for i in range(4):
+            pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).resize((64, 64)).save(tmp_path / f"d/{name}/{i}.png")
+    (tmp_path / "fixes.csv").write_text("file,action,character\n001/0.png,move,nan\n")
+    folders = {f"out_{kind}_directory": tmp_path for kind in ("model", "graphics", "inference")}
+    sizes = dict(size=64, crop_size=64, batch_size=8, num_epochs=1)
+    given = dict(traindir=tmp_path / "d", testdir=None, fixes=tmp_path / "fixes.csv")
+    config = Config.load(**folders, **sizes, **given)
+    weights = train(config, callbacks=[]).history.best_weights
+    assert len([w for w in recwarn if "Some letters" in str(w.message)]) == 1
+    assert verify(tmp_path)["same"]
+    again = train(config, callbacks=[], resume=True).history.best_weights
+    assert all(torch.equal(weights[k], again[k]) for k in weights)
+    assert Classifier.load(tmp_path / "model.safetensors").classes == sorted(NAMES)
+    answers = pd.read_csv(tmp_path / "predictions.csv", dtype=str, keep_default_na=False)
+    shown = {f"'{name}" if name[0] in "+=-" else name for name in NAMES}
+    assert {*answers.truth, *answers.prediction} <= shown
+    assert set(answers.truth) & {"'+1", "'=1", "'-inf"}

@@ -11,7 +11,13 @@ import shlex
 import sys
 from pathlib import Path
 
-from .common import CommandParser, add_store_directory, print_next, tidy_errors
+from simpsons_cnn.cli.common import (
+    CommandParser,
+    add_store_directory,
+    make_out_folder,
+    print_next,
+    tidy_errors,
+)
 
 # %% ../../nbs/cli/04_data.ipynb #e203696a
 def _add_sources(parser: CommandParser):
@@ -121,7 +127,7 @@ def _audit_folders(args):  # -> `AuditReport`
     files = ImageFiles.scan(args.folder)
     if args.fixes:
         files = apply_fixes(files, args.fixes)
-    args.out.mkdir(parents=True, exist_ok=True)
+    make_out_folder(args.out)
     test = ImageFiles.scan(args.test, classes=files.classes) if args.test else None
     report = audit(files, test, store_directory=args.store_directory)
     report.to_csv(args.out)

@@ -18,6 +18,7 @@ from simpsons_cnn.cli.common import (
     add_overwrite,
     add_store_directory,
     check_target,
+    make_out_folder,
     print_next,
     score_line,
     tidy_errors,
@@ -87,10 +88,12 @@ def _unreadable_lines(unreadable: dict) -> str:
 # %% ../../nbs/cli/03_predict.ipynb #135f0fae
 def _print_predictions(found, k: int, target: Path, model: str):
     "Print the answers and what to do next; write them to `target`, if any"
-    if target and found:
-        found.to_csv(target, k)
-    for p in found:
-        print(p.line(k))
+    try:
+        if target and found:
+            found.to_csv(target, k)
+    finally:  # answers that cannot be written can still be read
+        for p in found:
+            print(p.line(k))
     if target and found:
         print(f"{len(found):,} predictions: {target}", file=sys.stderr)
     if not found.unreadable:
@@ -177,7 +180,7 @@ def _make_out_folder(out: Path, overwrite: bool):
         raise FileExistsError(
             f"'{out}' already holds a report; name another --out or pass --overwrite"
         )
-    out.mkdir(parents=True, exist_ok=True)
+    make_out_folder(out)
 
 # %% ../../nbs/cli/03_predict.ipynb #0c7a4f2a
 def _build_store(clf, args):  # -> `PixelStore`
@@ -198,10 +201,11 @@ def _evaluate_folder(clf, args):  # -> `Report`
 
 # %% ../../nbs/cli/03_predict.ipynb #457356dd
 def _print_report(report):
-    "Print the scores of each character, then those of all"
+    "Print the scores of each character that has images or was an answer, then those of all"
     left_out = {"jaccard", "recall_low", "recall_high"}
     columns = [name for name in report.table if name not in left_out]
-    table = report.table[columns]
+    concerned = (report.table.pictures > 0) | (report.table.named > 0)
+    table = report.table.loc[concerned, columns]
     print(table.to_string(index=False, float_format=lambda v: f"{v:.3f}", na_rep="-"))
     print(score_line(report))
 

@@ -31,20 +31,27 @@ def figure_png(
     return file.getvalue()
 
 # %% ../../nbs/core/07_figures.ipynb #108dba78
+_MISSING_LETTERS = (
+    "Some letters of the names are not in the figure's font and are drawn as boxes; set"
+    " matplotlib's font.family to an installed font that has them"
+)
+
+
+def _is_of_missing_letters(warning) -> bool:
+    text = str(warning.message)
+    return "missing from font" in text or text == _MISSING_LETTERS
+
+
 @contextmanager
 def one_warning_of_missing_letters():
     "Within, warnings of letters without a glyph become one, at the end"
     with caught_warnings() as caught:
         yield
-    others = [w for w in caught if "missing from font" not in str(w.message)]
+    others = [w for w in caught if not _is_of_missing_letters(w)]
     for w in others:
         warnings.warn_explicit(w.message, w.category, w.filename, w.lineno)
     if len(others) < len(caught):
-        warnings.warn(
-            "Some letters of the names are not in the figure's font and are drawn as boxes; set"
-            " matplotlib's font.family to an installed font that has them",
-            stacklevel=4,
-        )
+        warnings.warn(_MISSING_LETTERS, stacklevel=4)
 
 # %% ../../nbs/core/07_figures.ipynb #10b1cc03
 class NotebookFigure(Figure):

@@ -8,6 +8,7 @@ __all__ = ['check_file', 'file_sha256', 'open_picture', 'open_for_decoding', 'to
 # %% ../../nbs/data/01_images.ipynb #f308068b
 import ctypes
 import hashlib
+import logging
 import os
 import stat
 import threading
@@ -40,6 +41,7 @@ def _silence_libtiff():
 
 
 _silence_libtiff()
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # its lines name no file either
 
 # %% ../../nbs/data/01_images.ipynb #07236f17
 _MAX_BYTES = 2**28  # of a file
@@ -89,6 +91,16 @@ def _check_size(im: Image.Image, max_pixels: int | None):
     if max(im.size) > _MAX_SIDE:
         raise ValueError(
             f"a picture must be at most {_MAX_SIDE:,} pixels wide and high, got {size}; shrink it"
+        )
+
+# %% ../../nbs/data/01_images.ipynb #c749d56e
+def _check_tiles(im: Image.Image, max_pixels: int | None):
+    "Refuse a TIFF whose tiles have too many pixels"
+    width, height = [getattr(im, "tag_v2", {}).get(tag, 0) for tag in (322, 323)]
+    if max_pixels and width * height > max_pixels:
+        raise ValueError(
+            f"a TIFF's tiles must have at most {max_pixels:,} pixels, got {width:,}×{height:,}; "
+            "save it without tiles"
         )
 
 # %% ../../nbs/data/01_images.ipynb #04bb4bf8
@@ -148,6 +160,7 @@ def open_picture(
         im = _identify(source)
     try:
         _check_size(im, max_pixels)
+        _check_tiles(im, max_pixels)
         _check_scans(im)
     except ValueError:
         im.close()

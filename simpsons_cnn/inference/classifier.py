@@ -25,7 +25,7 @@ from ..core.files import atomic_write
 from simpsons_cnn.core.text import (
     escape_html,
     first_few,
-    safe_cell,
+    safe_csv,
     safe_str,
     unknown_name_message,
 )
@@ -213,11 +213,7 @@ def to_csv(
     k: int = 1,  # See `to_frame`
 ):
     "Write the table as a CSV file"
-    table = self.to_frame(k)
-    for column in table.columns:
-        if column.startswith(("picture", "character")):
-            table[column] = [safe_cell(name) for name in table[column]]
-    atomic_write(path, table.to_csv(index=False))
+    atomic_write(path, safe_csv(self.to_frame(k)))
 
 # %% ../../nbs/inference/02_classifier.ipynb #fcbf6b0f
 def _calibration_of(about: dict) -> Calibration:
@@ -477,5 +473,7 @@ def count_trained_on(
     from simpsons_cnn.quality.split import file_hashes  # here, because it imports slowly
 
     side_of = self._read_split(split)
+    if self.about.get("refit"):  # trained on both in the end
+        side_of = dict.fromkeys(side_of, "train")
     sides = [side_of.get(digest) for digest in file_hashes(paths)]
     return {side: sides.count(side) for side in ("train", "valid")}

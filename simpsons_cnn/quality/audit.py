@@ -21,7 +21,7 @@ from ..core.device import num_workers
 from ..core.display import jpeg_uri
 from ..core.figures import NotebookFigure
 from ..core.files import atomic_write
-from ..core.text import escape_html, unknown_name_message
+from ..core.text import escape_html, safe_csv, unknown_name_message
 from ..data.folders import ImageFiles
 from ..data.images import open_picture
 from ..data.store import PixelStore
@@ -251,7 +251,7 @@ def _write_tables(report, folder):
     groups = dict(file=files.names, character=characters, group=report.groups)
     tables = {name: getattr(report, name) for name in ("unreadable", *_FINDINGS)}
     for name, table in (tables | dict(groups=pd.DataFrame(groups))).items():
-        text = table.rename(columns=_CSV_COLUMNS).to_csv(index=False)
+        text = safe_csv(table.rename(columns=_CSV_COLUMNS))
         atomic_write(folder / f"{_CSV_FILES.get(name, name)}.csv", text)
 
 # %% ../../nbs/quality/03_audit.ipynb #2d927c1a
