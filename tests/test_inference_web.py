@@ -21,7 +21,13 @@ from PIL import Image
 from test_inference_export import opinionated
 
 from simpsons_cnn.inference.export import pictures_to_check
-from simpsons_cnn.inference.web import _is_runtime, export_web, runtime_archive
+from simpsons_cnn.inference.web import (
+    _ORT_FILES,
+    _is_runtime,
+    _write_page,
+    export_web,
+    runtime_archive,
+)
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 PHONE = dict(width=390, height=844)
@@ -43,6 +49,13 @@ def test_a_download_that_fails_says_what_to_do(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no network.*npm pack onnxruntime-web@"):
         runtime_archive()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_each_file_is_kept_for_a_visit_without_a_network(tmp_path):
+    _write_page(tmp_path)
+    kept = set(re.findall(r'"([\w.]+\.\w+)"', (tmp_path / "offline.js").read_text()))
+    page = {path.name for path in tmp_path.iterdir()} - {"index.html", "offline.js"}
+    assert kept == page | set(_ORT_FILES.values()) | {"model.json", "model.onnx"}
 
 
 @pytest.fixture(scope="module")
@@ -86,9 +99,11 @@ class Site:
         self.url = f"http://localhost:{self.server.server_port}/"
 
     def open(self, browser, **options):
-        "A page on which the model is ready; `page.hosts` collects what it asks for"
+        "A page on which the model is ready; it collects the `hosts` that it asks, and its `errors`"
         page = browser.new_page(**options)
-        page.hosts = set()
+        page.hosts, page.errors = set(), []
+        page.on("console", lambda m: page.errors.append(m.text) if m.type == "error" else None)
+        page.on("pageerror", lambda error: page.errors.append(str(error)))
         page.on("request", lambda r: page.hosts.add(r.url.split("/")[2]))
         page.goto(self.url)
         page.locator("#status", has_text=re.compile("^Ready$")).wait_for()
@@ -135,7 +150,7 @@ def test_drawn_pictures_have_the_answers_of_the_library(browser, sites, rule, n)
     pictures = [as_bytes(image, "png") for image in pictures_to_check(n=n)]
     assert largest_difference(page, site.clf, pictures) < 1e-3
     own = f"localhost:{site.server.server_port}"
-    assert page.hosts == {own}
+    assert page.hosts == {own} and page.errors == []
 
 
 def test_kinds_of_files(browser, sites):
@@ -215,7 +230,7 @@ def test_keyboard_heat_map_camera_and_clear(browser, sites):
     page.locator(".card").nth(1).wait_for()
     assert "camera" in page.locator(".card").first.inner_text()
     page.get_by_role("button", name="Clear").click()
-    assert page.locator(".card").count() == 0
+    assert page.locator(".card").count() == 0 and page.errors == []
 
 
 DROP = """async ([text, kind]) => {
