@@ -255,6 +255,68 @@ def test_weights_of_nobody_are_refused_before_the_images_are_decoded(settings, m
         train(settings(imbalance={"oto": 2.0}), callbacks=[])
 
 
+class FailsInThirdStep(Fails):
+    def on_step(self, run):
+        if run.step == 2:
+            super().on_step(run)
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+    monkeypatch.setattr(training, "_save_figures", lambda run, data: [])
+
+
+def _weights(run):
+    return load_model(run.model_path)[0].state_dict()
+
+
+def _same(a, b):
+    return all(torch.equal(v, b[k]) for k, v in a.items())
+
+
+def test_a_refit_has_seen_all_images_and_says_whose_the_scores_are(settings, tmp_path, no_figures):
+    plain = train(settings("plain", num_epochs=2), callbacks=[])
+    first = _weights(plain)
+    report = json.loads((tmp_path / "plain/report.json").read_text())
+    run = train(settings("plain", num_epochs=2, refit=True), callbacks=[], resume=True)
+    assert not _same(_weights(run), first)
+    assert _same(_weights(run), run.model.state_dict())
+    saved = json.loads((tmp_path / "plain/report.json").read_text())
+    refit = saved.pop("refit")
+    assert saved == report
+    assert (refit["pictures"], refit["epochs"]) == (120, plain.history.best_epoch)
+    assert refit["scores"] == "those of the network before the refit"
+    clf = Classifier.load(run.model_path, "cpu")
+    assert clf.about["refit"] == refit and "Nobody has judged the result" in model_card(clf)
+    paths = sorted((settings().traindir).rglob("*.jpg"))
+    found = clf.count_trained_on(paths, tmp_path / "plain/split.csv")
+    assert found == dict(train=len(paths), valid=0)
+    assert "Trained once more, on all 120 pictures" in run._repr_markdown_()
+
+
+def test_a_refit_that_dies_leaves_a_model_and_is_continued(settings, monkeypatch):
+    monkeypatch.setattr(training, "_save_figures", lambda run, data: [])
+    changes = dict(refit=True, checkpoint_seconds=1e-6)
+    straight = train(settings("straight", **changes), callbacks=[])
+    real_fit = training.fit
+
+    def dying_fit(*args, **kwargs):
+        if kwargs["checkpoint"].path.name == "refit.ckpt":
+            kwargs["callbacks"] = [FailsInThirdStep()]
+        return real_fit(*args, **kwargs)
+
+    monkeypatch.setattr(training, "fit", dying_fit)
+    with pytest.raises(RuntimeError, match="the power is out"):
+        train(settings("dies", **changes), callbacks=[])
+    path = settings("dies").out_model_directory / "model.safetensors"
+    assert "refit" not in Classifier.load(path, "cpu").about
+    assert path.with_name("refit.ckpt").exists()
+    monkeypatch.setattr(training, "fit", real_fit)
+    resumed = train(settings("dies", **changes), callbacks=[], resume=True)
+    assert _same(_weights(resumed), _weights(straight))
+    assert resumed.refit == straight.refit
+
+
 NAMES = ["001", "1", "1e5", "NA", "nan", "null", "true", "+1", "=1", "-inf", "マージ"]
 
 

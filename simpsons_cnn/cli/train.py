@@ -96,6 +96,8 @@ def _print_results(run):
             print(f"{name}: {score_line(report)}")
     if run.adjustment:
         print(run.adjustment)
+    if run.refit:
+        print(f"refit on all {run.refit['pictures']:,} pictures; the scores are those before it")
     config = run.config
     print(f"model: {run.model_path}")
     print(f"figures: {config.out_graphics_directory}")

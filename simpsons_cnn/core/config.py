@@ -197,6 +197,11 @@ class _Goal(_Steps):
         ge=0,
         le=10**6,
     )
+    refit: bool = _setting(
+        False,
+        "In the end, train once more on training and validation pictures together, for as many "
+        "epochs as were best; the scores are those of the run before",
+    )
 
     @field_validator("imbalance", mode="before")
     @classmethod

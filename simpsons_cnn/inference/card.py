@@ -134,6 +134,11 @@ def _scores(clf: Classifier) -> list:
     if adjustment:
         tau = escape_html(adjustment.get("tau"))
         lines.append(f"Its logits are adjusted for rare characters, with a strength of {tau}.\n")
+    if clf.about.get("refit"):
+        lines.append(
+            "After these scores were measured, the network was trained once more, on training and "
+            "validation pictures together. Nobody has judged the result.\n"
+        )
     if reports["validation"]:
         lines.append(
             "The validation pictures chose the best epoch, the temperature and the threshold; "

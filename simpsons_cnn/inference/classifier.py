@@ -473,5 +473,7 @@ def count_trained_on(
     from simpsons_cnn.quality.split import file_hashes  # here, because it imports slowly
 
     side_of = self._read_split(split)
+    if self.about.get("refit"):  # trained on both in the end
+        side_of = dict.fromkeys(side_of, "train")
     sides = [side_of.get(digest) for digest in file_hashes(paths)]
     return {side: sides.count(side) for side in ("train", "valid")}

@@ -37,6 +37,8 @@ RUN_FILES = dict(
         "model.safetensors",
         "last.ckpt",
         "last.previous.ckpt",
+        "refit.ckpt",
+        "refit.previous.ckpt",
         "history.csv",
         "report.json",
         "config.yaml",
@@ -205,7 +207,8 @@ def check_room(
     weights = sum(v.nbytes for v in model.state_dict().values())
     folder = config.out_model_directory
     freed = sum(path.stat().st_size for path in folder.glob("*.ckpt"))
-    needed = (3 * 6 + 2) * weights - freed
+    checkpoints = 3 + (2 if config.refit else 0)  # the third is being written
+    needed = (checkpoints * 6 + 2) * weights - freed
     require_free_space(folder, needed, "A run with its checkpoints and its model")
 
 # %% ../../nbs/training/06_prepare.ipynb #5f3cdfbe

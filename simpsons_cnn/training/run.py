@@ -221,7 +221,7 @@ def _loss_identity(loss) -> list:
     return [f"{getattr(loss, '__module__', '')}.{name}"]
 
 # %% ../../nbs/training/04_run.ipynb #ac39e776
-_NOT_IDENTITY = {"device", "mixed_precision", "patience"}
+_NOT_IDENTITY = {"device", "mixed_precision", "patience", "refit"}
 _IN_THE_LOSS = {"gamma", "class_weights", "imbalance", "label_smoothing"}
 
 

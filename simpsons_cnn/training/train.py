@@ -9,11 +9,12 @@ __all__ = ['Run', 'train', 'verify']
 import hashlib
 import json
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import nn
 
 from ..core.config import Config
@@ -21,15 +22,21 @@ from ..core.device import pick_device, pick_dtype
 from ..core.figures import figure_png, one_warning_of_missing_letters
 from ..core.files import atomic_write, lock_folder, remove_temp_files
 from ..core.text import safe_csv
-from ..networks.losses import resolve_imbalance, weights_by_name
+from ..data.batches import Batches
+from ..networks.losses import log_prior, resolve_imbalance, weights_by_name
 from ..networks.model_file import dataset_hash, save_model, split_hash
 from ..networks.presets import create_model
 from ..quality.split import split_differences, split_table
 from ..scoring.calibration import Calibration, calibrate_logits
-from ..scoring.logit_adjustment import LogitAdjustment, adjust_logits, check_adjustable
+from simpsons_cnn.scoring.logit_adjustment import (
+    LogitAdjustment,
+    adjust_logits,
+    check_adjustable,
+    shift_logits,
+)
 from ..scoring.metrics import Report, collect_logits, evaluate, score_logits
 from ..scoring.plotting import plot_batch, plot_examples, save_figures
-from .callbacks import Callback
+from .callbacks import Callback, Progress
 from .checkpoint import Checkpoint, describe_environment, differences
 from .history import History, NonFiniteLoss, plot_history
 from .loop import as_callbacks, fit
@@ -61,6 +68,7 @@ class Run:
     model_path: Path = None  # The file for `Classifier.load`
     graphics: list = None  # Paths of the figures
     adjustment: LogitAdjustment = None  # What `imbalance` did to the logits; `None`: nothing
+    refit: dict = None  # `epochs` and `pictures` of a training on all of them after the scores
 
     @property
     def reports(self) -> dict:
@@ -72,6 +80,9 @@ class Run:
         head = f"**{self.history!r}**, saved as `{self.model_path}`"
         if self.adjustment:
             head += f"\n\nLogits adjusted for rare characters: {self.adjustment!r}"
+        if self.refit:
+            trained = "Trained once more, on all {pictures:,} pictures for {epochs} epochs"
+            head += f"\n\n{trained.format(**self.refit)}; the scores are those before."
         parts = [f"### {k.title()}\n\n{r._repr_markdown_()}" for k, r in self.reports.items()]
         return "\n\n".join([head, *parts])
 
@@ -90,7 +101,7 @@ def _fit_config(config: Config, data: TrainingData, model: nn.Module, **kwargs) 
 
 # %% ../../nbs/training/07_train.ipynb #38f713cd
 _FOLDERS = {"traindir", "testdir", "store_directory", "fixes"}
-_ELSEWHERE = _FOLDERS | {"device", "mixed_precision", "patience"}
+_ELSEWHERE = _FOLDERS | {"device", "mixed_precision", "patience", "refit"}
 
 
 def _identity(config: Config) -> dict:
@@ -132,9 +143,12 @@ def _scores(run: Run) -> dict:
     return {name: report.to_dict() for name, report in run.reports.items()}
 
 
-def _adjustment(run: Run) -> dict:
-    "What was done to the logits for rare characters, if anything"
-    return dict(logit_adjustment=run.adjustment.to_dict()) if run.adjustment else {}
+def _afterwards(run: Run) -> dict:
+    "What was done after the training: logits adjusted for rare characters, a refit"
+    done = dict(logit_adjustment=run.adjustment.to_dict()) if run.adjustment else {}
+    if run.refit:
+        done["refit"] = run.refit | dict(scores="those of the network before the refit")
+    return done
 
 
 def _metadata(run: Run, table: pd.DataFrame) -> dict:
@@ -150,7 +164,7 @@ def _metadata(run: Run, table: pd.DataFrame) -> dict:
         data=images,
         calibration=run.calibration.to_dict(),
         **_scores(run),
-    ) | _adjustment(run)
+    ) | _afterwards(run)
 
 # %% ../../nbs/training/07_train.ipynb #cb4c0fb3
 def _report(run: Run, data: TrainingData) -> dict:
@@ -162,7 +176,7 @@ def _report(run: Run, data: TrainingData) -> dict:
         first_steps=run.history.first_steps,
         surroundings=describe_environment(device, pick_dtype(run.config.mixed_precision, device)),
         **_scores(run),
-    ) | _adjustment(run)
+    ) | _afterwards(run)
 
 # %% ../../nbs/training/07_train.ipynb #2e85dc82
 def _answers_sheet(report: Report, n: int = 12):  # -> figure
@@ -267,6 +281,43 @@ def _start_message(config: Config, data: TrainingData, checkpoint: Checkpoint) -
         lines.append(f"no checkpoint in '{checkpoint.path.parent}' to resume; starting")
     return "\n".join(lines)
 
+# %% ../../nbs/training/07_train.ipynb #c3cbbbf4
+def _all_batches(data: TrainingData) -> Batches:
+    "Training batches of training and validation images together"
+    dl = data.train_dl
+    indices = torch.cat([dl.indices, data.valid_dl.indices]).sort().values
+    return Batches(dl.store, indices, dl.batch_size, dl.augment, dl.seed, dl.device)
+
+
+def _fit_all(run: Run, data: TrainingData, dl: Batches, callbacks, checkpoint: Checkpoint) -> tuple:
+    "Train a new network on all images, for as many epochs as were best; resumes if it can"
+    config, path = run.config, run.model_path.with_name("refit.ckpt")
+    kept = Checkpoint(path, True, checkpoint.seconds, checkpoint.identity)
+    shown = [Progress()] if any(isinstance(c, Progress) for c in callbacks) else []
+    if shown:
+        print(f"refit on all {len(dl.indices):,} pictures; scores below are of pictures trained on")
+    model, recipe = _create_model(config, data), config.training_parameters
+    changes = dict(num_epochs=run.history.best_epoch, patience=0)
+    loaders, how = (dl, data.valid_dl), (None, recipe, config.weight_decay)
+    history = fit(model, *loaders, *how, callbacks=shown, checkpoint=kept, **changes)
+    model.load_state_dict(history.last_weights)
+    return model, history
+
+# %% ../../nbs/training/07_train.ipynb #77e589e6
+def _refit(run: Run, data: TrainingData, callbacks, checkpoint: Checkpoint):
+    "Put a network trained on all images into the run; one that was stopped is to be resumed"
+    dl = _all_batches(data)
+    model, history = _fit_all(run, data, dl, callbacks, checkpoint)
+    if history.resumable:
+        run.history.resumable, run.history.stop_reason = True, history.stop_reason
+        return
+    if run.adjustment:
+        prior = log_prior(dl.counts)
+        shift_logits(model, -run.adjustment.tau * prior)
+        run.adjustment = replace(run.adjustment, log_prior=prior.tolist())
+    run.model = model
+    run.refit = dict(epochs=run.history.best_epoch, pictures=len(dl.indices))
+
 # %% ../../nbs/training/07_train.ipynb #2e1029aa
 class _HistoryFile(Callback):
     "Writes the epochs so far to a CSV file"
@@ -297,6 +348,9 @@ def _train_and_save(config, data, table, callbacks, checkpoint) -> Run:
     _save_run(run, data, table)
     if broken:
         raise broken
+    if config.refit and not history.resumable:
+        _refit(run, data, callbacks, checkpoint)
+        _save_run(run, data, table)
     return run
 
 # %% ../../nbs/training/07_train.ipynb #95755e97
