@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -388,6 +389,15 @@ def test_evaluate_says_what_was_trained_on(folder):
     split.write_text(before)
     assert code == 0 and "on 30 pictures" in out
     assert "is not known: " in err and "is not a split file" in err
+
+
+def test_evaluate_on_some_of_the_characters(folder, tmp_path):
+    "No rows for characters that have no picture and were no answer"
+    shutil.copytree(folder / "demo/test/mossy_mo", tmp_path / "some/mossy_mo")
+    code, out, _ = run(tmp_path, f"simpsons_evaluate {folder / MODEL} some")
+    rows = out.splitlines()[1:-1]
+    assert code == 0 and 1 <= len(rows) <= 2
+    assert any(row.split()[:2] == ["mossy_mo", "1"] for row in rows)
 
 
 def test_evaluate_refuses_to_replace(folder):

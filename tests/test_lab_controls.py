@@ -1,5 +1,6 @@
 """Training form: notes beside fields, scans of folders, names from outside"""
 
+import asyncio
 from html.parser import HTMLParser
 
 import pytest
@@ -148,6 +149,24 @@ def test_forms_of_one_folder_share_their_runs(controls, tmp_path):
     run.state = "finished"
     run.at_end(run)  # tells the newest form
     assert not again.start.disabled
+
+
+def test_a_cell_that_is_run_again_trains_again(controls, tmp_path, monkeypatch):
+    "And does not hand out the finished run of the form before it"
+    run = TrainingDashboard(lambda callbacks: None)
+    run.config, run.state = Config.demo(), "finished"
+    controls.runs.append(run)
+    again = TrainingControls(controls.presets, folder=tmp_path / "runs")
+    begun = []
+
+    def begin():
+        begun.append(True)
+        again.runs.append(TrainingDashboard(lambda callbacks: "done"))
+        again.runs[-1].config = Config.demo()
+
+    monkeypatch.setattr(again, "begin", begin)
+    assert asyncio.run(again._wait()) == "done"
+    assert asyncio.run(again._wait()) == "done" and begun == [True]
 
 
 def test_each_field_is_explained(controls):

@@ -201,10 +201,11 @@ def _evaluate_folder(clf, args):  # -> `Report`
 
 # %% ../../nbs/cli/03_predict.ipynb #457356dd
 def _print_report(report):
-    "Print the scores of each character, then those of all"
+    "Print the scores of each character that has images or was an answer, then those of all"
     left_out = {"jaccard", "recall_low", "recall_high"}
     columns = [name for name in report.table if name not in left_out]
-    table = report.table[columns]
+    concerned = (report.table.pictures > 0) | (report.table.named > 0)
+    table = report.table.loc[concerned, columns]
     print(table.to_string(index=False, float_format=lambda v: f"{v:.3f}", na_rep="-"))
     print(score_line(report))
 

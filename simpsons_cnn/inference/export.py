@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import __version__
+from ..core.device import num_workers
 from ..core.display import progress_bar
 from ..core.files import atomic_write
 from ..data.folders import pictures_under
@@ -504,7 +505,9 @@ def export_onnx(
     "Write the classifier as ONNX; raises `ValueError`, and writes nothing, if it differs"
     runtime = require("onnxruntime", "onnx")
     graph = onnx_graph(clf)
-    session = runtime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = num_workers()  # its own count ignores what is lent
+    session = runtime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
     def answer(pixels):
         probabilities, ood_score = session.run(None, {"pictures": pixels[None]})

@@ -366,6 +366,7 @@ class _RunStarter(_CheckedForm):
     def __init__(self, presets: dict, folder):
         self.folder, self.run_area = Path(folder), None  # the area: once it is on the page
         self.runs = _runs_started_in(self.folder)
+        self.earlier = [run for run in self.runs if run.ended()]  # those of earlier forms
         self.run_table = _RunTable(self.runs)
         super().__init__(presets)
         self.start.on_click(lambda _: self.begin())
@@ -437,11 +438,11 @@ class TrainingControls(_RunStarter):
         self.run_table.handle = display(HTML(self.run_table.html()), display_id=True)
 
     def __await__(self):
-        "`run = await controls`: the newest run when it has ended; starts one if there is none"
+        "`run = await controls`: the newest run when it has ended; starts one if this form has none"
         return self._wait().__await__()
 
     async def _wait(self):
-        if not self.runs:
+        if not self.runs or self.runs[-1] in self.earlier:
             self.begin()
         self._enable_fields(False)
         try:
