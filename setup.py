@@ -28,7 +28,7 @@ setup(
     install_requires=cfg["requirements"].split(),
     extras_require={
         extra: cfg[f"{extra}_requirements"].split()
-        for extra in ("dev", "notebook", "fetch", "onnx", "hub")
+        for extra in ("dev", "notebook", "fetch", "onnx", "hub", "ray")
     },
     entry_points={
         "console_scripts": cfg["console_scripts"].split(),

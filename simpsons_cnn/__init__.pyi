@@ -14,6 +14,7 @@ from .data.preprocess import Preprocess as Preprocess
 from .data.store import PixelStore as PixelStore
 from .demo.characters import demo_characters as demo_characters
 from .demo.characters import draw_character as draw_character
+from .inference.batch import BatchPredictor as BatchPredictor
 from .inference.card import from_hub as from_hub
 from .inference.card import model_card as model_card
 from .inference.card import push_to_hub as push_to_hub

@@ -83,3 +83,17 @@ def test_lengths():
     assert short_repr(deep) == "a value of type list too long to be written"
     while deep:  # such a list is taken apart by hand, or freeing it overflows the stack
         deep = deep[0]
+
+
+def test_neighbours_of_what_is_escaped_stay():
+    "The first and last of each range are escaped, the letters beside them are not"
+    escaped = "\x00\x1f\x7f\x9f\u202a\u202e\u2066\u2069"
+    kept = "\x20\x7e\xa0\u2029\u202f\u2065\u206a"
+    assert safe_str(kept) == kept
+    assert all(safe_str(letter) != letter for letter in escaped)
+
+
+def test_a_few_is_exactly_as_many():
+    assert first_few("abc") == "a, b, c" and first_few("abcd") == "a, b, c and 1 more"
+    assert first_few(["x" * 300]) == "x" * 300
+    assert first_few(["x" * 301]) == "x" * 300 + "…"

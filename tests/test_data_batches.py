@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from simpsons_cnn.data import batches
 from simpsons_cnn.data.augment import Augment
 from simpsons_cnn.data.batches import Batches
 from simpsons_cnn.data.folders import ImageFiles
@@ -82,3 +83,24 @@ def test_passes_are_epochs(store):
     for epoch in range(2):
         for (x, _), (xx, _) in zip(dl, dl.epoch(epoch), strict=True):
             assert torch.equal(x, xx)
+
+
+def test_a_store_is_uploaded_once(store, monkeypatch):
+    "Training and validation batches share the pixels on a GPU, as long as one of them is there"
+    uploads = []
+
+    class Pixels(torch.Tensor):
+        def to(self, device):
+            uploads.append(device)
+            return self.clone()
+
+    gpu = torch.device("cuda")
+    pixels = store.pixels.as_subclass(Pixels)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (10**12, 10**12))
+    first = batches._to_gpu_if_it_fits(pixels, gpu)
+    assert batches._to_gpu_if_it_fits(pixels, gpu) is first and uploads == [gpu]
+    batches._to_gpu_if_it_fits(pixels[:5], gpu)
+    assert len(uploads) == 2  # other pixels
+    del first
+    batches._to_gpu_if_it_fits(pixels, gpu)
+    assert len(uploads) == 3  # nobody held them, so their memory was free again

@@ -5,8 +5,10 @@ import threading
 import numpy as np
 import pytest
 import torch
+from torchvision.models import resnet18
 
-from simpsons_cnn.inference.explain import Explanation, grad_cam
+from simpsons_cnn.inference.explain import Explanation, _record_feature_maps, grad_cam
+from simpsons_cnn.networks.presets import create_model
 from simpsons_cnn.networks.reference import SimpsonsCNN
 
 
@@ -70,3 +72,25 @@ def test_names_are_text():
     shown = Explanation("<b>", 0.5, np.eye(4), np.zeros((3, 4, 4), np.uint8), source)
     page = shown._repr_html_()
     assert "<b>" not in page and "<img src=x>" not in page and page.count("<img ") == 1
+
+
+def test_a_residual_block_is_explained_with_its_shortcut(xb):
+    "In ResNet-18, 80 px leave 10×10 positions after the second stage, and 5×5 after the third"
+    network = resnet18(weights=None, num_classes=4).eval()
+    outputs = []
+    handle = network.layer2.register_forward_hook(lambda m, i, output: outputs.append(output))
+    with _record_feature_maps(network, 8) as feature_maps:
+        network(xb)
+    handle.remove()
+    assert feature_maps[-1] is outputs[0]
+    assert hooks(network) == 0
+    assert grad_cam(network, xb, torch.arange(5) % 4).shape == (5, 80, 80)
+
+
+@pytest.mark.parametrize("name", ["plain", "residual", "residual_large"])
+@pytest.mark.parametrize("side", [32, 80])
+def test_deeper_networks(name, side):
+    network = create_model(name, 4, seed=0).eval()
+    images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    cam = grad_cam(network, images, torch.tensor([0, 1]))
+    assert cam.shape == (2, side, side) and cam.amax((1, 2)).tolist() == [1, 1]

@@ -12,6 +12,7 @@ from simpsons_cnn.data.preprocess import Preprocess
 from simpsons_cnn.demo.characters import character_names, draw_character
 from simpsons_cnn.inference.classifier import Classifier
 from simpsons_cnn.inference.export import (
+    _WRITERS,
     _resize,
     check_parity,
     export_onnx,
@@ -99,27 +100,51 @@ def test_metadata(tmp_path, clf, drawn):
     assert (metadata["threshold"], metadata["licence"]) == ("2.0", "MIT")
 
 
-class Biased(SimpsonsCNN):
-    "Adds something to its logits that the graph knows nothing of"
+def test_what_differs_is_not_written(tmp_path, clf, drawn, monkeypatch):
+    def without_bias(x, layer):
+        return x._apply("Gemm", layer.weight, torch.zeros_like(layer.bias), transB=1)
 
-    def forward(self, xb):
-        return super().forward(xb) + torch.arange(10) * 0.05
-
-
-def test_what_differs_is_not_written(tmp_path, clf, drawn):
-    model = Biased(10)
-    model.load_state_dict(clf.model.state_dict())
-    biased = Classifier(model, clf.classes, clf.preprocess, clf.about)
+    monkeypatch.setitem(_WRITERS, "Linear", without_bias)
     with pytest.raises(ValueError, match="; nothing was written"):
-        export_onnx(biased, tmp_path / "biased.onnx", drawn)
+        export_onnx(clf, tmp_path / "biased.onnx", drawn)
     assert not (tmp_path / "biased.onnx").exists()
 
 
 def test_unknown_layer(clf):
     other = opinionated()
-    other.model.linear_stack.append(nn.Sigmoid())
-    with pytest.raises(ValueError, match="cannot write a Sigmoid layer"):
+    other.model.linear_stack.append(nn.Softplus())
+    with pytest.raises(ValueError, match="cannot write a Softplus layer"):
         onnx_graph(other)
+
+
+class Squared(SimpsonsCNN):
+    def forward(self, xb):
+        return torch.square(super().forward(xb))
+
+
+def test_unknown_function(clf):
+    other = Classifier(Squared(10), clf.classes, clf.preprocess, clf.about)
+    with pytest.raises(ValueError, match="^export_onnx cannot write square"):
+        onnx_graph(other)
+
+
+@pytest.mark.parametrize("name", ["plain", "residual", "residual_large"])
+def test_deeper_networks(tmp_path, clf, drawn, name):
+    "With branches that are not silent, and moments of batch norm taken from one pass"
+    model, prep = create_model(name, 10, seed=0).train(), clf.preprocess
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = None
+            nn.init.ones_(layer.weight)
+    images = torch.stack([prep(image) for image in drawn[:12]])
+    with torch.no_grad():
+        model(prep.normalise(prep.center_crop(images)))
+        model.linear_stack[1].weight *= 10
+    other = Classifier(model, clf.classes, prep, clf.about)
+    answers = np.stack([p.probabilities for p in other.predict(drawn[:12])])
+    assert np.ptp(answers, axis=0).max() > 0.1  # they depend on the picture
+    found = export_onnx(other, tmp_path / "m.onnx", drawn[:12])
+    assert found["largest_difference"] < 1e-3
 
 
 def answer_of(clf):

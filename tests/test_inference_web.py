@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 from test_inference_export import opinionated
 
+from simpsons_cnn.data.preprocess import Preprocess
 from simpsons_cnn.inference.export import pictures_to_check
 from simpsons_cnn.inference.web import (
     _ORT_FILES,
@@ -92,8 +93,8 @@ def serve(folder: Path) -> ThreadingHTTPServer:
 class Site:
     "An exported folder on a server of its own, and the classifier it was made from"
 
-    def __init__(self, folder: Path, rule: str, threshold: float = None):
-        self.clf = opinionated(rule, threshold=threshold)
+    def __init__(self, folder: Path):
+        self.clf = opinionated()
         self.found = export_web(self.clf, folder, pictures_to_check(n=3))
         self.folder, self.server = folder, serve(folder)
         self.url = f"http://localhost:{self.server.server_port}/"
@@ -111,19 +112,10 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def sites(tmp_path_factory, runtime):
-    "A function that makes the site of a resize rule, once; the model of 'pad' is never sure"
-    made = {}
-
-    def site(rule):
-        if rule not in made:
-            folder = tmp_path_factory.mktemp("web") / "site"
-            made[rule] = Site(folder, rule, 1e9 if rule == "pad" else None)
-        return made[rule]
-
-    yield site
-    for one in made.values():
-        one.server.shutdown()
+def site(tmp_path_factory, runtime):
+    made = Site(tmp_path_factory.mktemp("web") / "site")
+    yield made
+    made.server.shutdown()
 
 
 def as_bytes(image: Image.Image, kind: str) -> bytes:
@@ -143,19 +135,32 @@ def largest_difference(page, clf, pictures: list) -> float:
     return float(np.abs(np.array(found) - np.array(expected)).max())
 
 
-@pytest.mark.parametrize("rule, n", [("stretch", 50), ("pad", 15)])
-def test_drawn_pictures_have_the_answers_of_the_library(browser, sites, rule, n):
-    site = sites(rule)
+def test_50_drawn_pictures_have_the_answers_of_the_library(browser, site):
     page = site.open(browser)
-    pictures = [as_bytes(image, "png") for image in pictures_to_check(n=n)]
+    pictures = [as_bytes(image, "png") for image in pictures_to_check(n=50)]
     assert largest_difference(page, site.clf, pictures) < 1e-3
-    own = f"localhost:{site.server.server_port}"
-    assert page.hosts == {own} and page.errors == []
+    assert page.hosts == {f"localhost:{site.server.server_port}"} and page.errors == []
 
 
-def test_kinds_of_files(browser, sites):
+RESIZE = """async ([text, size, rule]) => {
+    const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+    return Array.from(toSquare(await decode(new Blob([bytes])), size, rule));
+}"""
+
+
+@pytest.mark.parametrize("rule", ["stretch", "pad"])
+def test_resized_to_the_same_bytes(browser, site, rule):
+    page = site.open(browser)
+    face = pictures_to_check(n=1)[0]
+    for size, shape in ((96, (300, 401)), (64, (7, 500)), (97, (50, 41)), (64, (1, 2))):
+        picture = as_bytes(face.resize(shape), "png")
+        found = page.evaluate(RESIZE, [base64.b64encode(picture).decode(), size, rule])
+        expected = Preprocess(size, rule).decode(io.BytesIO(picture))
+        assert found == expected.ravel().tolist(), (size, shape)
+
+
+def test_kinds_of_files(browser, site):
     "JPEG, WebP, turned by EXIF, with transparency, grey, very wide, of one pixel, of 12 megapixels"
-    site = sites("stretch")
     face = pictures_to_check(n=1)[0].resize((400, 300))
     turned = io.BytesIO()
     exif = Image.Exif()
@@ -178,9 +183,9 @@ def choose(page, *files):
     page.locator(".card").nth(before + len(files) - 1).wait_for()
 
 
-def test_the_page_shows_names_and_broken_files(browser, sites):
-    site = sites("pad")
+def test_the_page_shows_names_and_broken_files(browser, site):
     page = site.open(browser, viewport=PHONE)
+    page.evaluate("about.threshold = 1e9")  # nothing reaches it
     good = as_bytes(pictures_to_check(n=1)[0], "png")
     choose(page, ("good.png", good), ("<b>torn.png", b"no picture"))
     torn, answered = [page.locator(".card").nth(i) for i in (0, 1)]
@@ -207,8 +212,8 @@ def leave_screenshots(page):
             page.screenshot(path=path, full_page=True)
 
 
-def test_keyboard_heat_map_camera_and_clear(browser, sites):
-    page = sites("stretch").open(browser)
+def test_keyboard_heat_map_camera_and_clear(browser, site):
+    page = site.open(browser)
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "files"
     choose(page, ("a.png", as_bytes(pictures_to_check(n=1)[0], "png")))
@@ -246,16 +251,15 @@ DROP = """async ([text, kind]) => {
 
 
 @pytest.mark.parametrize("kind", ["drop", "paste"])
-def test_dropped_and_pasted(browser, sites, kind):
-    page = sites("stretch").open(browser)
+def test_dropped_and_pasted(browser, site, kind):
+    page = site.open(browser)
     data = base64.b64encode(as_bytes(pictures_to_check(n=1)[0], "png")).decode()
     page.evaluate(DROP, [data, kind])
     page.locator(".card").wait_for()
     assert "given.png: " in page.locator("#status").inner_text()
 
 
-def test_without_a_network_after_the_first_visit(browser, sites):
-    site = sites("stretch")
+def test_without_a_network_after_the_first_visit(browser, site):
     context = browser.new_context()
     page = site.open(context)
     page.evaluate("navigator.serviceWorker.ready")
@@ -266,8 +270,8 @@ def test_without_a_network_after_the_first_visit(browser, sites):
     context.close()
 
 
-def test_opened_as_a_file_it_says_what_to_do(browser, sites):
+def test_opened_as_a_file_it_says_what_to_do(browser, site):
     page = browser.new_page()
-    page.goto((sites("stretch").folder / "index.html").as_uri())
+    page.goto((site.folder / "index.html").as_uri())
     page.wait_for_timeout(500)
     assert "python -m http.server" in page.locator("#status").inner_text()

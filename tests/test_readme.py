@@ -105,3 +105,27 @@ def test_from_training_to_a_page_in_the_browser_as_readme_says(tmp_path):
     assert len(served(serve, tmp_path)["classes"]) == 10
     refused = type_line("./scripts/train.sh --out_directory runs/001", tmp_path)
     assert refused.returncode == 1 and "already holds a run" in refused.stderr
+
+
+def commands(text: str) -> list:
+    "The lines of the blocks of commands, without their comments"
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, flags=re.M | re.S)
+    lines = "".join(blocks).splitlines()
+    return [line.split(" #")[0].rstrip() for line in lines]
+
+
+def test_the_russian_readme_has_the_same_commands_and_scores():
+    english, russian = (
+        (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.ru.md")
+    )
+    assert commands(english) == commands(russian)
+    scores = re.compile(r"\.\d{3}")
+    assert scores.findall(english) == scores.findall(russian)
+
+
+def test_the_links_of_the_russian_readme_lead_somewhere():
+    text = (ROOT / "README.ru.md").read_text(encoding="utf-8")
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)", text)
+    assert len(targets) > 5
+    for target in targets:
+        assert (ROOT / target).exists(), target

@@ -14,6 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
+import simpsons_cnn.data.store as store_page
+import simpsons_cnn.quality.duplicates as duplicates
+import simpsons_cnn.quality.split as split_page
 import simpsons_cnn.scoring.logit_adjustment as adjustment
 import simpsons_cnn.scoring.metrics as metrics
 import simpsons_cnn.training.train as training
@@ -340,3 +343,26 @@ def test_names_that_look_like_numbers_or_nothing(tmp_path, recwarn):
     shown = {f"'{name}" if name[0] in "+=-" else name for name in NAMES}
     assert {*answers.truth, *answers.prediction} <= shown
     assert set(answers.truth) & {"'+1", "'=1", "'-inf"}
+
+
+def test_nothing_is_done_twice(settings, images, tmp_path, monkeypatch):
+    "A run on a store that is there opens no image, hashes each file once, compares none"
+    train(settings("before"), callbacks=[])
+    opened, hashed, searched = [], [], []
+    real = store_page.file_sha256
+
+    def sha256(path):
+        hashed.append(path)
+        return real(path)
+
+    monkeypatch.setattr(store_page, "file_sha256", sha256)
+    monkeypatch.setattr(split_page, "file_sha256", sha256)
+    monkeypatch.setattr(store_page, "_decode_row", lambda _, path, row: opened.append(path) or "")
+    monkeypatch.setattr(duplicates, "_find_pairs", lambda *_: searched.append(1))
+    train(settings(), callbacks=[])
+    files = [path for side in ("train", "test") for path in (images / side).rglob("*.*")]
+    assert sorted(hashed) == sorted(files)
+    assert (opened, searched) == ([], [])
+    hashed.clear()
+    verify(tmp_path / "run")
+    assert sorted(hashed) == sorted((images / "train").rglob("*.*"))

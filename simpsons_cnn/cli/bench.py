@@ -250,7 +250,7 @@ import time
 start = time.perf_counter()
 import torch, torchvision
 middle = time.perf_counter()
-import simpsons_cnn.inference
+import simpsons_cnn.inference.classifier
 print(middle - start, time.perf_counter() - middle)
 """
 
@@ -258,7 +258,7 @@ print(middle - start, time.perf_counter() - middle)
 def _seconds_of_imports() -> dict:  # What -> seconds
     command = [sys.executable, "-c", _IMPORTS]
     out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    names = ("import torch, torchvision", "import simpsons_cnn.inference after them")
+    names = ("import torch, torchvision", "import simpsons_cnn.inference.classifier after them")
     return dict(zip(names, map(float, out.split()), strict=True))
 
 # %% ../../nbs/cli/07_bench.ipynb #667f91b8

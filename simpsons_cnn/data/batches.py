@@ -9,6 +9,7 @@ __all__ = ['check_batch_size', 'Batches']
 import math
 from collections.abc import Iterator
 from numbers import Integral
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -101,11 +102,19 @@ def _gather(pixels: Tensor, rows: Tensor) -> Tensor:
     return pixels.index_select(0, rows).permute(0, 3, 1, 2)
 
 # %% ../../nbs/data/08_batches.ipynb #d9a0ba22
+_on_gpu = WeakValueDictionary()  # (address, shape, device) of pixels -> the pixels there
+
+
 def _to_gpu_if_it_fits(pixels: Tensor, device: torch.device) -> Tensor:
-    "All pixels on a GPU if they take at most half of its free memory"
+    "All pixels on a GPU if they take at most half of its free memory; the same for all batches"
+    key = (pixels.data_ptr(), pixels.shape, device)
+    there = _on_gpu.get(key)
+    if there is not None:
+        return there
     if device.type != "cuda" or pixels.nbytes > torch.cuda.mem_get_info(device)[0] / 2:
         return pixels
-    return pixels.to(device)
+    _on_gpu[key] = there = pixels.to(device)
+    return there
 
 # %% ../../nbs/data/08_batches.ipynb #a3b006e8
 class Batches(_Order):

@@ -319,7 +319,8 @@ def _open_or_update(job: _Job) -> tuple:  # (`_Kept`, what changed)
     except OSError as e:
         raise type(e)(
             f"Cannot keep decoded pictures in '{paths.folder}' ({e.strerror or e}); "
-            "set store_directory to a folder that can be written and has room"
+            "set store_directory to a folder that can be written and has room "
+            "(for a command: --store_directory FOLDER)"
         ) from None
 
 # %% ../../nbs/data/06_store.ipynb #9f277431
@@ -364,6 +365,7 @@ class PixelStore:
     unreadable: dict | None = None  # name -> reason, of images left out
     path: Path | None = None  # File of the array; `None`: in memory only
     digest: str = ""  # SHA-256 of what the rows hold
+    hashes: tuple = ()  # SHA-256 of the file of each row; empty where they are not known
 
     def __len__(self):
         return len(self.pixels)
@@ -403,7 +405,8 @@ class PixelStore:
             raise ValueError(_unreadable_message(len(files), bad))
         files = files.select([i for i, name in enumerate(files.names) if name not in bad])
         path = job.paths.array(digest)
-        return cls(files, kept.pixels[: len(files)], prep, changes, bad, path, digest)
+        hashes = tuple(kept.manifest.rows) if all(kept.manifest.rows) else ()
+        return cls(files, kept.pixels[: len(files)], prep, changes, bad, path, digest, hashes)
 
     def cached(
         self,

@@ -24,15 +24,16 @@ from ..core.text import escape_html, safe_str
 def _record_feature_maps(
     model: nn.Module,
     min_side: int,  # Record outputs with at least this height and width
-):  # Yields a list to which the convolutions of this thread append their outputs
+):  # Yields a list to which the layers and blocks of this thread append their outputs
     feature_maps, thread = [], get_ident()
 
     def record(layer, inputs, output):
-        if get_ident() == thread and min(output.shape[2:]) >= min_side:
+        if get_ident() != thread or not isinstance(output, Tensor) or output.ndim != 4:
+            return
+        if min(output.shape[2:]) >= min_side:
             feature_maps.append(output)
 
-    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
-    hooks = [m.register_forward_hook(record) for m in convolutions]
+    hooks = [module.register_forward_hook(record) for module in model.modules()]
     try:
         yield feature_maps
     finally:
@@ -52,7 +53,7 @@ def grad_cam(
     xb: Tensor,  # Normalised images, shape `(n, 3, height, width)`
     targets: Tensor,  # The class to explain in each image, shape `(n,)`
     average_gradient: bool = False,  # Average the gradient over all positions, as the paper does
-    min_side: int = 8,  # Use the last convolution whose output has at least this height and width
+    min_side: int = 8,  # Use the last feature map of at least this height and width
 ) -> Tensor:  # From 0 to 1, shape `(n, height, width)`; the largest value of each map is 1
     "Map of the pixels that support a class; `ValueError` if no feature map is large enough"
     with torch.inference_mode(False), torch.enable_grad():

@@ -9,13 +9,17 @@ __all__ = ['require', 'onnx_graph', 'pictures_to_check', 'check_parity', 'export
 import copy
 import io
 import json
+from operator import add, iadd, mul
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.fx
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .. import __version__
+from ..core.device import num_workers
 from ..core.display import progress_bar
 from ..core.files import atomic_write
 from ..data.folders import pictures_under
@@ -247,8 +251,8 @@ class _Reductions(_Elementwise):
         axes = [self._ints(*dims)] if dims else []
         return self._apply("ReduceSum", *axes, keepdims=int(keepdim))
 
-    def mean(self, dims: tuple):
-        return self._apply("ReduceMean", self._ints(*dims), keepdims=0)
+    def mean(self, dims: tuple, keepdim=False):
+        return self._apply("ReduceMean", self._ints(*dims), keepdims=int(keepdim))
 
     def logsumexp(self, dim: int):
         return self._apply("ReduceLogSumExp", self._ints(dim), keepdims=0)
@@ -279,14 +283,25 @@ class _Node(_Reductions):
         return zero._apply("Range", length, one).double()
 
 # %% ../../nbs/inference/03_export.ipynb #1bb3cecf
+def _pair(value) -> list:
+    return [*value] if isinstance(value, (tuple, list)) else [value, value]
+
+
+def _conv2d(x: _Node, weight, bias=None, stride=1, padding=0, dilation=1, groups=1) -> _Node:
+    "`F.conv2d`"
+    weights = [weight] if bias is None else [weight, bias]
+    sides = dict(pads=_pair(padding) * 2, strides=_pair(stride), dilations=_pair(dilation))
+    return x._apply("Conv", *weights, group=groups, **sides)
+
+
 def _write_conv(x: _Node, layer: nn.Conv2d) -> _Node:
-    pads, strides = [*layer.padding] * 2, [*layer.stride]
-    return x._apply("Conv", layer.weight, layer.bias, pads=pads, strides=strides)
+    sides = (layer.stride, layer.padding, layer.dilation)
+    return _conv2d(x, layer.weight, layer.bias, *sides, layer.groups)
 
 
 def _write_max_pool(x: _Node, layer: nn.MaxPool2d) -> _Node:
-    sides = dict(kernel_shape=[layer.kernel_size] * 2, strides=[layer.stride] * 2)
-    return x._apply("MaxPool", **sides)
+    sides = dict(kernel_shape=_pair(layer.kernel_size), strides=_pair(layer.stride))
+    return x._apply("MaxPool", pads=_pair(layer.padding) * 2, **sides)
 
 # %% ../../nbs/inference/03_export.ipynb #b2a488e3
 def _write_linear(x: _Node, layer: nn.Linear) -> _Node:
@@ -301,31 +316,62 @@ def _write_batch_norm(x: _Node, layer: nn.BatchNorm2d) -> _Node:
 # %% ../../nbs/inference/03_export.ipynb #d18585b8
 _WRITERS = dict(
     ReLU=lambda x, layer: x._apply("Relu"),
+    Sigmoid=lambda x, layer: x._apply("Sigmoid"),
+    Flatten=lambda x, layer: x._apply("Flatten", axis=1),
     Linear=_write_linear,
     Conv2d=_write_conv,
     MaxPool2d=_write_max_pool,
     BatchNorm2d=_write_batch_norm,
+    ZeroBatchNorm2d=_write_batch_norm,
 )
 
 
 def _write_layer(x: _Node, layer: nn.Module) -> _Node:
     "One layer of the network; raises `ValueError` for a kind that has no operator here"
     kind = type(layer).__name__
-    if kind in ("Dropout", "Flatten"):
-        return x  # nothing in evaluation mode; the mean has flattened already
+    if kind in ("Dropout", "Identity"):
+        return x  # nothing in evaluation mode
     if kind not in _WRITERS:
         raise ValueError(f"export_onnx cannot write a {kind} layer; write an operator for it")
     return _WRITERS[kind](x, layer)
 
 # %% ../../nbs/inference/03_export.ipynb #773ee88b
+_FUNCTIONS = {
+    F.conv2d: _conv2d,
+    torch.conv2d: _conv2d,
+    add: add,
+    iadd: add,
+    mul: mul,
+}
+
+
+class _LayerTracer(torch.fx.Tracer):
+    "Notes a layer that has an operator as one call"
+
+    def is_leaf_module(self, module, name):
+        return type(module).__name__ in _WRITERS or super().is_leaf_module(module, name)
+
+
+class _NetworkWriter(torch.fx.Interpreter):
+    "Adds the calls that a network makes to a graph"
+
+    def call_module(self, target, args, kwargs):
+        return _write_layer(*args, self.fetch_attr(target))
+
+    def call_function(self, target, args, kwargs):
+        if target not in _FUNCTIONS:
+            raise ValueError(
+                f"export_onnx cannot write {target.__name__}; write an operator for it"
+            )
+        return _FUNCTIONS[target](*args, **kwargs)
+
+
 def _write_network(x: _Node, model: nn.Module) -> _Node:
-    "The layers of a `SimpsonsCNN`, as its `forward` calls them"
-    for layer in model.conv_stack:
-        x = _write_layer(x, layer)
-    x = x.mean((2, 3))
-    for layer in model.linear_stack:
-        x = _write_layer(x, layer)
-    return x
+    "What the `forward` of a network in evaluation mode does"
+    record = torch.fx.GraphModule(model, _LayerTracer().trace(model))
+    writer = _NetworkWriter(record)
+    writer.extra_traceback = False  # errors are for users
+    return writer.run(x)
 
 # %% ../../nbs/inference/03_export.ipynb #d1f4ac7b
 def _metadata(clf: Classifier) -> dict:
@@ -459,7 +505,9 @@ def export_onnx(
     "Write the classifier as ONNX; raises `ValueError`, and writes nothing, if it differs"
     runtime = require("onnxruntime", "onnx")
     graph = onnx_graph(clf)
-    session = runtime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = num_workers()  # its own count ignores what is lent
+    session = runtime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
     def answer(pixels):
         probabilities, ood_score = session.run(None, {"pictures": pixels[None]})

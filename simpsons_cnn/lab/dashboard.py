@@ -8,6 +8,7 @@ __all__ = ['TrainingDashboard']
 # %% ../../nbs/lab/03_dashboard.ipynb #73738a33
 import asyncio
 import atexit
+import base64
 import gc
 import threading
 import time
@@ -20,9 +21,11 @@ from IPython.display import HTML, display
 
 from ..core.config import Config
 from ..core.display import in_jupyter
+from ..core.figures import figure_png
 from .html import STYLE, Html, element
 from .run_view import dashboard_html, progress_html, progress_text
 from ..training.callbacks import Callback
+from ..training.history import plot_history
 from ..training.train import train
 
 # %% ../../nbs/lab/03_dashboard.ipynb #2826f5ae
@@ -213,12 +216,27 @@ def _message_html(text: str, failed: bool) -> str:
     role, style = "alert" if failed else "status", "white-space:pre-wrap;min-height:30px"
     return element("div", text, class_="sc", role=role, style=style)
 
+# %% ../../nbs/lab/03_dashboard.ipynb #9ade2ea6
+_HIDE_IF_TRUSTED = "<style>.sc-untrusted {display:none}</style>"
+_HOW_TO_TRUST = "For the page as it was: trust this notebook (File, Trust Notebook)."
 
-def _lasting_html(state: str, message: str, figures: str) -> str:
+
+def _picture_html(history) -> str:  # Empty without an epoch
+    "The curves as a PNG image, and how to trust, for a page without styles"
+    if history is None or not history.rows:
+        return ""
+    png = base64.b64encode(figure_png(plot_history(history), dpi=60, colors=16)).decode()
+    curves = "Losses, scores and learning rate of each epoch"
+    image = element("img", src=f"data:image/png;base64,{png}", alt=curves)
+    return _HIDE_IF_TRUSTED + element("div", _HOW_TO_TRUST, image, class_="sc-untrusted")
+
+
+def _lasting_html(state: str, message: str, figures: str, history=None) -> str:
     "A dashboard without buttons, as a page of its own"
     heading = element("b", _STATE_TEXT[state])
     text = element("div", message, style="white-space:pre-wrap;min-height:40px")
-    return STYLE + element("div", heading, text, figures, class_="sc")
+    page = element("div", heading, text, figures, class_="sc")
+    return STYLE + page + _picture_html(history)
 
 # %% ../../nbs/lab/03_dashboard.ipynb #0f121c22
 class _RunDisplay(_PausableView):
@@ -239,7 +257,7 @@ class _RunDisplay(_PausableView):
     def static_html(self) -> str:
         "The dashboard without its buttons"
         figures = dashboard_html(self.history, self.report, self.epochs)
-        return _lasting_html(self.state, self.message, figures)
+        return _lasting_html(self.state, self.message, figures, self.history)
 
     def _end(self, state: str):
         "Show the end, and replace the widgets"

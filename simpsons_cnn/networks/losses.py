@@ -127,15 +127,21 @@ _SCHEMES = dict(
 )
 
 
+def _checked_counts(counts) -> np.ndarray:
+    "Counts as float64; raises `ValueError` for a class without images"
+    n = np.asarray(counts, dtype=np.float64)
+    if n.ndim != 1 or not len(n) or not (n > 0).all():
+        found = short_repr(np.asarray(counts).tolist())
+        raise ValueError(f"counts must be above 0 for every class, got {found}")
+    return n
+
+
 def class_weights(
     counts,  # Images of each class, in the order of the classes, shape `(classes,)`: `files.counts`
     scheme: str = "effective",  # 'none', 'inverse', 'effective' or 'reference'
 ) -> Tensor:  # float32, shape `(classes,)`, with mean 1 (`'reference'` has another)
     "One weight per class; raises `ValueError` for a class without images"
-    n = np.asarray(counts, dtype=np.float64)
-    if n.ndim != 1 or not len(n) or not (n > 0).all():
-        found = short_repr(np.asarray(counts).tolist())
-        raise ValueError(f"counts must be above 0 for every class, got {found}")
+    n = _checked_counts(counts)
     if scheme not in _SCHEMES:
         raise ValueError(f"scheme must be one of {', '.join(_SCHEMES)}, got {scheme!r}")
     w = _SCHEMES[scheme](n)
@@ -146,10 +152,7 @@ def log_prior(
     counts,  # Images of each class, above 0, shape `(classes,)`
 ) -> Tensor:  # float32, shape `(classes,)`
     "Logarithm of the share of each class; raises `ValueError` for a class without images"
-    n = torch.as_tensor(counts, dtype=torch.float64)
-    if n.ndim != 1 or not len(n) or not (n > 0).all():
-        found = short_repr(torch.as_tensor(counts).tolist())
-        raise ValueError(f"counts must be above 0 for every class, got {found}")
+    n = torch.from_numpy(_checked_counts(counts))
     return (n / n.sum()).log().float()
 
 

@@ -84,9 +84,10 @@ def _linear_stack(features: int, hidden: tuple, rate: float, num_classes: int) -
     )
 
 # %% ../../nbs/networks/02_reference.ipynb #75314254
-@torch.fx.wrap
 def check_sides(xb: Tensor, min_side: int):
     "Raise `ValueError` for pictures smaller than `min_side` px"
+    if isinstance(xb, torch.fx.Proxy):
+        return  # a stand-in has no size
     if min(xb.shape[-2:]) < min_side:
         got = tuple(xb.shape[-2:])
         raise ValueError(f"pictures must be at least {min_side} px each way, got {got}")

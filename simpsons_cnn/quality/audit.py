@@ -313,7 +313,7 @@ def audit(
 ) -> AuditReport:
     "Look at every image; nothing is changed"
     stores = _build_stores(files, test_files, size, store_directory)
-    images = {name: image_table(store.files) for name, store in stores.items()}
+    images = {name: image_table(store.files, store.hashes) for name, store in stores.items()}
     pairs = near_duplicates(stores["train"])
     duplicates = _pair_table(pairs, images["train"], images["train"])
     known = _known_from_training(stores, images)

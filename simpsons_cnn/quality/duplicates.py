@@ -242,6 +242,27 @@ def _measure(pairs: Tensor, pixels: Tensor, other: Tensor) -> Tensor:
     similarity, difference = align_and_compare(pixels[pairs[:, 0]], found)
     return torch.cat([pairs.double(), similarity[:, None], difference[:, None]], 1)
 
+# %% ../../nbs/quality/01_duplicates.ipynb #9bb0c844
+def _same_files(store: PixelStore, other: PixelStore | None) -> Tensor:
+    "Rows whose files have the same bytes, each with the first such row; int64, `(pairs, 4)`"
+    first, pairs = {}, []
+    for row, digest in enumerate((other or store).hashes):
+        first.setdefault(digest, row)
+    for row, digest in enumerate(store.hashes):
+        found = first.get(digest)
+        if found is not None and other is not None:
+            pairs.append((row, found, 0, 0))
+        elif found is not None and found != row:
+            pairs.append((found, row, 0, 0))
+    return torch.tensor(pairs, dtype=torch.int64).view(-1, 4)
+
+
+def _without_known(pairs: Tensor, known: Tensor) -> Tensor:
+    "The pairs of rows that are not among the known ones"
+    names = {*map(tuple, known[:, :2].tolist())}
+    keep = [tuple(pair) not in names for pair in pairs[:, :2].tolist()]
+    return pairs[torch.tensor(keep, dtype=torch.bool)]
+
 # %% ../../nbs/quality/01_duplicates.ipynb #dc611f28
 def _find_pairs(store: PixelStore, other: PixelStore | None) -> Tensor:
     "Candidates that pass both sieves, measured; float64, shape `(pairs, 6)`"
@@ -250,12 +271,13 @@ def _find_pairs(store: PixelStore, other: PixelStore | None) -> Tensor:
     pairs = _candidates(bits, None if other is None else others[0])
     agree = [_miniatures_agree(p, miniatures, others[1]) for p in pairs.split(4096)]
     pairs = pairs[torch.cat(agree)]
+    pairs = torch.cat([pairs, _without_known(_same_files(store, other), pairs)])
     pixels = store.pixels, (other or store).pixels
     measured = [_measure(p, *pixels) for p in pairs.split(512) if len(p)]
     return torch.cat([*measured, torch.zeros(0, 6)])
 
 # %% ../../nbs/quality/01_duplicates.ipynb #83a4880d
-_METHOD = 1  # Raise it with each change of what `_find_pairs` returns: stores keep the result
+_METHOD = 2  # Raise it with each change of what `_find_pairs` returns: stores keep the result
 
 
 def _kept_pairs(store: PixelStore, other: PixelStore | None) -> Tensor:

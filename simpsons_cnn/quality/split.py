@@ -124,10 +124,13 @@ def file_hashes(
         return list(pool.map(file_sha256, paths))
 
 # %% ../../nbs/quality/02_split.ipynb #2e8f2e98
-def image_table(files: ImageFiles) -> pd.DataFrame:
+def image_table(
+    files: ImageFiles,
+    hashes=(),  # SHA-256 of each file, such as `PixelStore.hashes`; empty: they are computed
+) -> pd.DataFrame:
     "A row for each image: `file`, `character`, `sha256`"
     characters = [files.classes[label] for label in files.labels]
-    hashes = file_hashes(files.paths)
+    hashes = list(hashes) or file_hashes(files.paths)
     return pd.DataFrame(dict(file=files.names, character=characters, sha256=hashes))
 
 
@@ -135,9 +138,10 @@ def split_table(
     files: ImageFiles,  # The images
     groups,  # Number of each image's group
     valid_idx,  # Rows of the validation images
+    hashes=(),  # See `image_table`
 ) -> pd.DataFrame:  # A row per image: `file`, `character`, `group`, `split`, `sha256`
     "Which image is on which side"
-    table = image_table(files)
+    table = image_table(files, hashes)
     is_valid = np.isin(np.arange(len(files)), valid_idx)
     table.insert(2, "group", groups)
     table.insert(3, "split", np.where(is_valid, "valid", "train"))

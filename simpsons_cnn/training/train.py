@@ -357,7 +357,8 @@ def _train_and_save(config, data, table, callbacks, checkpoint) -> Run:
 def _begin_run(config: Config, data: TrainingData, checkpoint: Checkpoint) -> pd.DataFrame:
     "Compare the images of a resumed run, or clear the folders for a new one; returns the split"
     folder = config.out_model_directory
-    table = split_table(data.train_dl.store.files, data.groups, data.valid_dl.indices)
+    store = data.train_dl.store
+    table = split_table(store.files, data.groups, data.valid_dl.indices, store.hashes)
     if checkpoint.read():
         _check_images(folder, table)
     else:
@@ -445,8 +446,8 @@ def verify(
     config = Config.load(folder / "config.yaml", **(dict(testdir=None) | overrides))
     device = pick_device(config.device)
     data = prepare(config, scan_folders(config)[0], device=device)
-    indices = data.valid_dl.indices
-    _check_images(folder, split_table(data.train_dl.store.files, data.groups, indices))
+    store, indices = data.train_dl.store, data.valid_dl.indices
+    _check_images(folder, split_table(store.files, data.groups, indices, store.hashes))
     model, callbacks = _create_model(config, data), [_FirstSteps(len(was))]
     now = _fit_config(config, data, model, callbacks=callbacks).first_steps
     if len(now) < len(was):

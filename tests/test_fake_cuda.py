@@ -1,0 +1,149 @@
+"""The step loop on a CUDA device that does not exist.
+
+Under FakeTensorMode a tensor has a shape, a type and a device, but no numbers, so operations on
+CUDA tensors can be walked through on any machine. They raise where devices are mixed, and where
+the program asks for a number (`.item()`, `bool(tensor)`), for which a GPU would be waited for.
+Backward passes start threads for the device, which is not there, so they are left out.
+"""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+
+import simpsons_cnn as sc
+from simpsons_cnn.core.config import TrainingParameters
+from simpsons_cnn.networks.presets import PRESETS
+from simpsons_cnn.scoring.metrics import collect_logits
+from simpsons_cnn.training import run as run_module
+from simpsons_cnn.training.loop import train_epoch
+
+CUDA = torch.device("cuda:0")
+N, BATCH = 8, 4
+
+
+class Store(SimpleNamespace):
+    "As much of a store as batches and the loop ask for, with its pixels on a given device"
+
+    def __init__(self, device):
+        pixels = torch.zeros(N, 96, 96, 3, dtype=torch.uint8, device=device).permute(0, 3, 1, 2)
+        files = SimpleNamespace(names=[f"{i}.png" for i in range(N)])
+        labels, prep = torch.zeros(N, dtype=torch.int64), sc.Preprocess(96)
+        classes = ["ann", "bob", "cyd"]
+        super().__init__(
+            pixels=pixels, labels=labels, preprocess=prep, classes=classes, files=files
+        )
+
+    def __len__(self):
+        return N
+
+
+def empty_on_cuda(tensor):
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device=CUDA)
+
+
+def on_cuda(model):
+    "`model.to(CUDA)`, which a module of fake tensors refuses"
+    for module in model.modules():
+        for name, p in module._parameters.items():
+            if p is not None:
+                module._parameters[name] = torch.nn.Parameter(empty_on_cuda(p))
+        for name, b in module._buffers.items():
+            if b is not None:
+                module._buffers[name] = empty_on_cuda(b)
+    return model
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    "Within a test, all tensors are fake, and generators, which cannot be, belong to the CPU"
+    real = run_module.make_generator
+
+    def on_cpu(*args, device="cpu"):
+        return real(*args)
+
+    monkeypatch.setattr(run_module, "make_generator", on_cpu)
+    monkeypatch.setattr("simpsons_cnn.data.batches.pick_device", torch.device)
+    monkeypatch.setattr("simpsons_cnn.data.batches._to_gpu_if_it_fits", lambda pixels, _: pixels)
+    monkeypatch.setattr(torch.Tensor, "backward", lambda loss: None)
+    monkeypatch.setattr(run_module, "_move", lambda model, loss, _: (on_cuda(model), on_cuda(loss)))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        yield
+
+
+def loaders(pixels_on=CUDA, augment=None):
+    store = Store(pixels_on)
+    train_dl = sc.Batches(store, None, BATCH, augment or sc.Augment(), device=CUDA)
+    return train_dl, sc.Batches(store, None, BATCH, device=CUDA)
+
+
+def second_epoch(architecture="reference", loss=None, pixels_on=CUDA, augment=None, **recipe):
+    "Walk through an epoch; the first steps of a run ask for numbers on purpose, so not the first"
+    model = sc.create_model(architecture, 3)
+    recipe = TrainingParameters(mixed_precision="off", num_epochs=2, **recipe)
+    run = run_module.TrainingRun(
+        model, *loaders(pixels_on, augment), loss or sc.FocalLoss(), recipe
+    )
+    run.epoch = 1
+    train_epoch(run)
+    return run
+
+
+@pytest.mark.parametrize("architecture", PRESETS)
+def test_the_loop_neither_waits_nor_mixes_devices(fake, architecture):
+    run = second_epoch(architecture)
+    assert [loss.device for loss in run.losses] == [CUDA] * (N // BATCH)
+    assert {p.device for p in run.model.parameters()} == {CUDA}
+
+
+def test_growing_crops(fake):
+    assert len(second_epoch(first_crop=64).losses) == N // BATCH
+
+
+@pytest.mark.parametrize("mixing", ["cutmix", "mixup"])
+def test_mixed_pictures(fake, mixing):
+    assert second_epoch(augment=sc.Augment(**{mixing: 1.0})).losses[0].device == CUDA
+
+
+def test_averaged_weights(fake):
+    averaged, model = (on_cuda(sc.create_model("reference", 3)) for _ in range(2))
+    run_module._update_average(averaged, model, 0.9)
+
+
+def test_a_weighted_loss(fake):
+    loss = sc.FocalLoss(2.0, label_smoothing=0.1)
+    loss.weight = torch.ones(3)
+    assert second_epoch(loss=loss).losses[0].device == CUDA
+
+
+def test_pixels_that_stay_in_memory(fake):
+    assert second_epoch(pixels_on="cpu").losses[0].device == CUDA
+
+
+def test_evaluation_neither_waits_nor_mixes_devices(fake):
+    model = on_cuda(sc.create_model("reference", 3))
+    logits, targets = collect_logits(model, loaders()[1], tta=True)
+    assert (logits.device, logits.shape, targets.device) == (CUDA, (N, 3), CUDA)
+    assert sc.focal_loss(logits, targets, gamma=2.0).device == CUDA
+
+
+class AsksForTheLoss(torch.nn.Module):
+    def forward(self, logits, targets):
+        loss = logits.sum()
+        return loss if loss.item() else loss
+
+
+class KeepsWeightsElsewhere(torch.nn.Module):
+    def forward(self, logits, targets):
+        return torch.nn.functional.cross_entropy(logits, targets.cpu())
+
+
+def test_a_wait_is_noticed(fake):
+    with pytest.raises(DataDependentOutputException):
+        second_epoch(loss=AsksForTheLoss())
+
+
+def test_mixed_devices_are_noticed(fake):
+    with pytest.raises(RuntimeError, match="cpu"):
+        second_epoch(loss=KeepsWeightsElsewhere())
