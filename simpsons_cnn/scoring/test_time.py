@@ -6,7 +6,6 @@
 __all__ = ['UNSURE', 'shifted', 'check_tta', 'tta_logits']
 
 # %% ../../nbs/scoring/05_test_time.ipynb #f3f1317c
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
