@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 
 import pytest
 import torch
@@ -232,10 +233,16 @@ def test_the_second_signal_stops_at_once(pictures, tmp_path, when):
     else:
         pid = os.fork()
         if pid == 0:
-            torch.set_num_threads(1)
-            train(settings(pictures, tmp_path), callbacks=[Twice()])
-            os._exit(0)
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGTERM
+            try:
+                torch.set_num_threads(1)
+                train(settings(pictures, tmp_path), callbacks=[Twice()])
+            except BaseException:
+                (tmp_path / "error.txt").write_text(traceback.format_exc())
+            finally:
+                os._exit(1)  # the copy of the tests' process must not go on with the tests
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        error = tmp_path / "error.txt"
+        assert code == -signal.SIGTERM, error.read_text() if error.exists() else code
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     train(
         settings(pictures, tmp_path, num_epochs=1, overwrite=True), callbacks=[]
