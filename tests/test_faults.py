@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-import traceback
+from pathlib import Path
 
 import pytest
 import torch
@@ -213,40 +213,50 @@ def test_a_second_run_is_refused_while_the_first_lives(pictures, tmp_path):
     train(settings(pictures, tmp_path, num_epochs=1, overwrite=True), callbacks=[])
 
 
-@pytest.mark.parametrize("when", ["SIGINT", "SIGTERM"])
-def test_the_second_signal_stops_at_once(pictures, tmp_path, when):
-    number = getattr(signal, when)
+class Twice(Callback):
+    "Sends its own process the same signal twice in the first step"
 
-    class Twice(Callback):
-        def on_epoch(self, run):
-            raise AssertionError("not stopped")
+    def __init__(self, number):
+        self.number = number
 
-        def on_step(self, run):
-            os.kill(os.getpid(), number)
-            time.sleep(0.01)
-            os.kill(os.getpid(), number)
-            time.sleep(5)
+    def on_epoch(self, run):
+        raise AssertionError("not stopped")
 
-    if number == signal.SIGINT:
-        with pytest.raises(KeyboardInterrupt):
-            train(settings(pictures, tmp_path), callbacks=[Twice()])
-    else:
-        pid = os.fork()
-        if pid == 0:
-            try:
-                torch.set_num_threads(1)
-                train(settings(pictures, tmp_path), callbacks=[Twice()])
-            except BaseException:
-                (tmp_path / "error.txt").write_text(traceback.format_exc())
-            finally:
-                os._exit(1)  # the copy of the tests' process must not go on with the tests
-        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        error = tmp_path / "error.txt"
-        assert code == -signal.SIGTERM, error.read_text() if error.exists() else code
+    def on_step(self, run):
+        os.kill(os.getpid(), self.number)
+        time.sleep(0.01)
+        os.kill(os.getpid(), self.number)
+        time.sleep(5)
+
+
+def test_the_second_interrupt_stops_at_once(pictures, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(settings(pictures, tmp_path), callbacks=[Twice(signal.SIGINT)])
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    train(
-        settings(pictures, tmp_path, num_epochs=1, overwrite=True), callbacks=[]
-    )  # the folder is free again
+    # the folder is free again
+    train(settings(pictures, tmp_path, num_epochs=1, overwrite=True), callbacks=[])
+
+
+TERMINATED_TWICE = """
+import signal, sys
+from pathlib import Path
+
+sys.path.insert(0, sys.argv[3])
+from test_faults import Twice, settings, train
+
+pictures, folder = map(Path, sys.argv[1:3])
+train(settings(pictures, folder), callbacks=[Twice(signal.SIGTERM)])
+"""
+
+
+def test_the_second_termination_ends_the_process(pictures, tmp_path):
+    "In a process of its own, which it ends"
+    words = [pictures, tmp_path, Path(__file__).parent]
+    done = subprocess.run(
+        [sys.executable, "-c", TERMINATED_TWICE, *map(str, words)], capture_output=True, text=True
+    )
+    assert done.returncode == -signal.SIGTERM, done.stderr
+    train(settings(pictures, tmp_path, num_epochs=1, overwrite=True), callbacks=[])
 
 
 # numbers
