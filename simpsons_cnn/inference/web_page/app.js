@@ -187,8 +187,10 @@ function listenForCamera() {
     try {
       const wanted = { video: { facingMode: "environment" } };
       video.srcObject = await navigator.mediaDevices.getUserMedia(wanted);
+      byId("shoot").disabled = true; // until there is an image
       dialog.showModal();
       await video.play();
+      byId("shoot").disabled = false;
     } catch (error) {
       say(`The camera cannot be used: ${error.message}`);
     }
