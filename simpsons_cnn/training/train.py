@@ -182,8 +182,8 @@ def _report(run: Run, data: TrainingData) -> dict:
 def _answers_sheet(report: Report, n: int = 12):  # -> figure
     "Validation images with truth and answer, evenly from the lowest loss to the highest"
     ranked = report.top_losses(len(report))[::-1]
-    places = np.linspace(0, len(ranked) - 1, min(n, len(ranked))).round().astype(int)
-    return plot_examples(report.store.pixels, ranked.iloc[places])
+    shown = np.linspace(0, len(ranked) - 1, min(n, len(ranked))).round().astype(int)
+    return plot_examples(report.store.pixels, ranked.iloc[shown])
 
 
 def _own_figures(run: Run, data: TrainingData):
@@ -211,13 +211,17 @@ def _save_figures(run: Run, data: TrainingData) -> list:  # Paths
     return paths
 
 # %% ../../nbs/training/07_train.ipynb #9e7860eb
-def _save_run(run: Run, data: TrainingData, table: pd.DataFrame):
-    "Write what a run leaves behind, the model first; `table` is the split"
+def _save_network(run: Run, data: TrainingData, table: pd.DataFrame):
+    "Write the model, then its history and its report; `table` is the split"
     store, folder = data.train_dl.store, run.config.out_model_directory
     metadata = _metadata(run, table)
     save_model(run.model_path, run.model, store.classes, store.preprocess, metadata)
     atomic_write(folder / "history.csv", run.history.table.to_csv(index=False))
     atomic_write(folder / "report.json", json.dumps(_report(run, data), indent=1))
+
+
+def _save_answers(run: Run, data: TrainingData):
+    "Write what the network answered, as a table and as figures"
     judged = run.test_report or run.report
     answers = judged.top_losses(len(judged)).drop(columns="row").sort_values("picture")
     predictions = run.config.out_inference_directory / "predictions.csv"
@@ -240,11 +244,9 @@ def _check_imbalance(config: Config, data: TrainingData, model: nn.Module):
 
 def _adjust(config: Config, data: TrainingData, model: nn.Module) -> LogitAdjustment | None:
     "Adjust the logits of a trained network, in place, if the settings ask for it"
-    return (
-        adjust_logits(model, data.valid_dl, data.train_dl.counts)
-        if _adjusts(config, data)
-        else None
-    )
+    if not _adjusts(config, data):
+        return None
+    return adjust_logits(model, data.valid_dl, data.train_dl.counts)
 
 # %% ../../nbs/training/07_train.ipynb #3b6e28e8
 def _judge(config: Config, model: nn.Module, history: History, data: TrainingData) -> Run:
@@ -345,12 +347,13 @@ def _train_and_save(config, data, table, callbacks, checkpoint) -> Run:
     adjustment = _adjust(config, data, model)
     run = _judge(config, model, history, data)
     run.adjustment = adjustment
-    _save_run(run, data, table)
+    _save_network(run, data, table)
+    _save_answers(run, data)
     if broken:
         raise broken
     if config.refit and not history.resumable:
         _refit(run, data, callbacks, checkpoint)
-        _save_run(run, data, table)
+        _save_network(run, data, table)  # the answers are those before the refit
     return run
 
 # %% ../../nbs/training/07_train.ipynb #95755e97
