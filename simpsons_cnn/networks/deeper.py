@@ -44,6 +44,12 @@ class Blur(nn.Module):
         self.kernel.copy_(_binomial_kernel())
 
     def forward(self, x: Tensor) -> Tensor:  # Half the height and width, rounded up
+        if self.training and x.is_cpu:
+            with torch.autocast("cpu", enabled=False):
+                return self._convolve(x.float()).to(x.dtype)
+        return self._convolve(x)
+
+    def _convolve(self, x: Tensor) -> Tensor:
         return F.conv2d(x, self.kernel, stride=2, padding=1, groups=self.channels)
 
     def extra_repr(self) -> str:
