@@ -74,7 +74,9 @@ class _Pictures(_Section):
         "data/demo/train", "Folder with one subfolder of pictures per character"
     )
     testdir: Path | None = _setting(
-        "data/demo/test", "The same for testing; looked at once, at the very end. `null`: no test"
+        "data/demo/test",
+        "The same for testing; looked at once, at the very end. `null`, or left out where "
+        "`traindir` is given: no test",
     )
     valid: float = _setting(
         0.15, "Share of each character held out of `traindir` to choose the best epoch", gt=0, lt=1
@@ -84,6 +86,13 @@ class _Pictures(_Section):
         "What is held out: 'group' keeps near-duplicates on one side, 'random' does not; "
         "or a CSV file with the columns file and split",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_test_of_the_demo(cls, settings):
+        if isinstance(settings, dict) and "traindir" in settings:
+            return dict(testdir=None) | settings
+        return settings
 
 # %% ../../nbs/core/03_config.ipynb #22baeb9b
 class DatasetParameters(_Pictures):

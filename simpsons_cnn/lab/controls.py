@@ -27,6 +27,8 @@ from ..training.runs import list_runs, runs_table, settings_that_differ
 def config_code(config: Config) -> str:
     "A line of Python that makes an equal `Config`"
     defaults, arguments = Config().flat(), []
+    if config.traindir != defaults["traindir"]:
+        defaults["testdir"] = None  # as `Config.load` has it
     for key, value in config.flat().items():
         if value != defaults[key]:
             plain = str(value) if isinstance(value, Path) else value
