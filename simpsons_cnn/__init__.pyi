@@ -64,6 +64,7 @@ from .training.callbacks import Progress as Progress
 from .training.checkpoint import Checkpoint as Checkpoint
 from .training.history import History as History
 from .training.history import NonFiniteLoss as NonFiniteLoss
+from .training.launch import launch as launch
 from .training.loop import fit as fit
 from .training.runs import list_runs as list_runs
 from .training.suspects import find_suspects as find_suspects

@@ -7,6 +7,7 @@ __all__ = ['simpsons_train']
 
 # %% ../../nbs/cli/02_train.ipynb #2f338e7a
 import argparse
+import os
 import shlex
 import sys
 from typing import Literal, get_args, get_origin
@@ -42,7 +43,7 @@ def _add_settings(parser: CommandParser):
 
 # %% ../../nbs/cli/02_train.ipynb #a0231b4f
 def _add_run_options(parser: CommandParser):
-    "Add `--resume` and `--verify`"
+    "Add `--resume`, `--verify` and `--nproc`"
     parser.add_argument(
         "--resume",
         action="store_true",
@@ -54,6 +55,14 @@ def _add_run_options(parser: CommandParser):
         metavar="RUN",
         help="train nothing: repeat the first steps of the finished run in this folder, such as "
         "runs/001, and compare them with what it noted",
+    )
+    parser.add_argument(
+        "--nproc",
+        metavar="N",
+        type=int,
+        default=1,
+        help="train in N processes on this machine, for example one for each GPU; "
+        "batch_size is that of all together; default 1",
     )
 
 # %% ../../nbs/cli/02_train.ipynb #e1ec6399
@@ -160,7 +169,49 @@ def _train_run(config: Config, resume: bool):
     _exit_if_stopped(run.history)
     print_next(_next_after_training(run.model_path))
 
+# %% ../../nbs/cli/02_train.ipynb #eb36099a
+def _without_nproc(argv: list) -> list:
+    "The arguments for one of several processes"
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--nproc")
+    return parser.parse_known_args(argv)[1]
+
+
+def _train_in_processes(argv: list, nproc: int):
+    "Run the command in several processes, and exit with what they say"
+    from simpsons_cnn.training.launch import run_processes
+
+    sys.exit(run_processes(["-m", "simpsons_cnn", "train", *_without_nproc(argv)], nproc))
+
+
+def _train_as_one_of_many(settings: dict, path, resume: bool):
+    "Train as a process that torchrun has started; one that lost the others ends silently"
+    from simpsons_cnn.training.distributed import LostProcess
+    from simpsons_cnn.training.train import train
+
+    try:
+        if os.environ["RANK"] == "0":
+            _train_run(_load_config(path, settings, resume), resume)
+        else:
+            train(None)
+    except LostProcess:
+        sys.exit(1)
+    except (FloatingPointError, KeyboardInterrupt):
+        if os.environ["RANK"] == "0":
+            raise
+        sys.exit(1)
+
 # %% ../../nbs/cli/02_train.ipynb #4858f76b
+def _check_run_options(parser: CommandParser, path, resume: bool, verified, nproc: int):
+    "Refuse options that do not go together"
+    if verified and (path or resume):
+        parser.error("--verify takes its settings from the run; give it no CONFIG and no --resume")
+    if nproc < 1:
+        parser.error(f"--nproc must be 1 or more, got {nproc}")
+    if verified and nproc > 1:
+        parser.error("--verify repeats the steps in one process; give it no --nproc")
+
+
 @tidy_errors
 def simpsons_train(
     argv: list = None,  # Arguments; `None` takes those of the program
@@ -168,10 +219,15 @@ def simpsons_train(
     "Train a network: pictures in, a model file, figures and scores out"
     parser = _train_parser()
     settings = vars(parser.parse_args(argv))
-    path, resume, verified = [settings.pop(name) for name in ("config", "resume", "verify")]
-    if not verified:
+    names = ("config", "resume", "verify", "nproc")
+    path, resume, verified, nproc = [settings.pop(name) for name in names]
+    _check_run_options(parser, path, resume, verified, nproc)
+    if verified:
+        _verify_run(verified, settings)
+    elif nproc > 1:
+        Config.load(path, **settings)  # mistakes are reported once
+        _train_in_processes(sys.argv[1:] if argv is None else argv, nproc)
+    elif "TORCHELASTIC_RUN_ID" in os.environ:
+        _train_as_one_of_many(settings, path, resume)
+    else:
         _train_run(_load_config(path, settings, resume), resume)
-        return
-    if path or resume:
-        parser.error("--verify takes its settings from the run; give it no CONFIG and no --resume")
-    _verify_run(verified, settings)

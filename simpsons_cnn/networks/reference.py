@@ -29,12 +29,13 @@ def conv_block(
     ]
 
 # %% ../../nbs/networks/02_reference.ipynb #0e2fffee
-def _drop(x: Tensor, rate: float, generator: torch.Generator | None) -> Tensor:
-    "Zero a share of the numbers, and scale up the others"
+def _drop(x: Tensor, rate: float, generator: torch.Generator | None, rank=0, size=1) -> Tensor:
+    "Zero a share of the numbers, and scale up the others; `x` is each `size`-th row from `rank` on"
     if generator is None:
         return F.dropout(x, rate)
-    kept = torch.rand(x.shape, generator=generator, device=x.device) >= rate
-    return x * kept / (1 - rate)
+    rows = size * len(x)
+    drawn = torch.rand((rows, *x.shape[1:]), generator=generator, device=x.device)
+    return x * (drawn[rank::size] >= rate) / (1 - rate)
 
 # %% ../../nbs/networks/02_reference.ipynb #e2e8d9ad
 class Dropout(nn.Module):
@@ -47,9 +48,12 @@ class Dropout(nn.Module):
         super().__init__()
         self.rate = rate
         self.generator = None
+        self.rank, self.size = 0, 1
 
     def forward(self, x: Tensor) -> Tensor:
-        return _drop(x, self.rate, self.generator) if self.training and self.rate else x
+        if not (self.training and self.rate):
+            return x
+        return _drop(x, self.rate, self.generator, self.rank, self.size)
 
     def extra_repr(self) -> str:
         return f"rate={self.rate}"
@@ -61,11 +65,13 @@ class Dropout(nn.Module):
 def set_dropout_generator(
     model: nn.Module,
     generator: torch.Generator,  # On the device of the model; `None`: the process's own numbers
+    rank: int = 0,  # Which rows of the batch the model sees: this one …
+    size: int = 1,  # … and every so many from there
 ):
     "Give each `Dropout` of a network its source of random numbers"
     for module in model.modules():
         if isinstance(module, Dropout):
-            module.generator = generator
+            module.generator, module.rank, module.size = generator, rank, size
 
 # %% ../../nbs/networks/02_reference.ipynb #66423a63
 def _conv_stack(channels: tuple) -> nn.Sequential:
