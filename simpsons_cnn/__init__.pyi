@@ -68,6 +68,7 @@ from .training.history import NonFiniteLoss as NonFiniteLoss
 from .training.loop import fit as fit
 from .training.runs import list_runs as list_runs
 from .training.suspects import find_suspects as find_suspects
+from .training.trackers import Tracker as Tracker
 from .training.train import Run as Run
 from .training.train import train as train
 from .training.train import verify as verify

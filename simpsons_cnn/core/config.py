@@ -330,6 +330,11 @@ class OutputParameters(_Section):
     out_inference_directory: Path | None = _setting(
         None, "For predictions as CSV; `null`: `inference` in the folder of the run"
     )
+    track: Literal["none", "trackio", "wandb", "tensorboard", "mlflow"] = _setting(
+        "none",
+        "Experiment tracker that follows the run; needs the extra of its name, "
+        "such as `simpsons_cnn[trackio]`, and keeps its records on this machine",
+    )
     checkpoint_seconds: float = _setting(
         300.0,
         "Seconds between checkpoints inside an epoch; "

@@ -53,6 +53,7 @@ from simpsons_cnn.training.prepare import (
     run_folders,
     scan_folders,
 )
+from .trackers import tracker_of
 
 # %% ../../nbs/training/07_train.ipynb #605b6d10
 @dataclass(eq=False)
@@ -393,6 +394,7 @@ def train(
         path, seconds = config.out_model_directory / "last.ckpt", config.checkpoint_seconds
         checkpoint = Checkpoint(path, resume, seconds, _identity(config))
         checkpoint.read()  # one of another run is refused before the long work
+        callbacks = [*callbacks, *tracker_of(config)]  # a missing package is known before as well
         data = prepare(config, files, test_files, device)
         data.warn_of_leaks()
         table = _begin_run(config, data, checkpoint)
