@@ -13,7 +13,9 @@ from pathlib import Path
 from simpsons_cnn.cli.common import (
     CommandParser,
     add_device,
+    add_network,
     add_overwrite,
+    open_classifier,
     print_next,
     tidy_errors,
 )
@@ -29,6 +31,7 @@ def _explain_parser() -> CommandParser:
     text = "name to explain; default: the likeliest in each picture"
     parser.add_argument("--character", metavar="NAME", help=text)
     add_device(parser)
+    add_network(parser)
     add_overwrite(parser, "figures")
     return parser
 
@@ -95,9 +98,8 @@ def simpsons_explain(
     args = _explain_parser().parse_args(argv)
     pairs = _pictures_and_figures(args)
     from simpsons_cnn.core.text import safe_str, unknown_name_message
-    from simpsons_cnn.inference.classifier import Classifier
 
-    clf = Classifier.load(args.model, args.device)
+    clf = open_classifier(args, args.device)
     if args.character and args.character not in clf.classes:
         raise ValueError(unknown_name_message("character", args.character, clf.classes))
     errors = _explain_each(clf, pairs, args.character)
