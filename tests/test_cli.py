@@ -135,6 +135,7 @@ WRONG_OPTIONS = {
     "simpsons_train --num 2": "unknown option --num",  # not taken for the option that begins so
     "simpsons_train a.yaml b.yaml": "unexpected argument 'b.yaml'; see simpsons_train --help",
     "simpsons_train --verify stopped --resume": "give it no CONFIG and no --resume",
+    "simpsons_train --find_lr --resume": "give it no --resume and no --verify",
     "simpsons_predict m.safetensors a.jpg --qqqq": "see simpsons_predict --help",
     "simpsons_predict m.safetensors a.jpg --k two": "invalid int value: 'two'",
     "simpsons_predict": "required: model, pictures",
