@@ -63,6 +63,7 @@ from .training.callbacks import Callback as Callback
 from .training.callbacks import EarlyStopping as EarlyStopping
 from .training.callbacks import Progress as Progress
 from .training.checkpoint import Checkpoint as Checkpoint
+from .training.find_rate import find_learning_rate as find_learning_rate
 from .training.history import History as History
 from .training.history import NonFiniteLoss as NonFiniteLoss
 from .training.loop import fit as fit

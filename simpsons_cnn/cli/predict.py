@@ -200,6 +200,8 @@ def _evaluate_folder(clf, args):  # -> `Report`
     from simpsons_cnn.scoring.metrics import evaluate
 
     dl = Batches(_build_store(clf, args), batch_size=128, device=clf.device)
+    if sys.stderr.isatty():
+        print(f"judging {len(dl.indices):,} pictures", file=sys.stderr)
     return evaluate(clf.model, dl, tta=args.tta)
 
 # %% ../../nbs/cli/03_predict.ipynb #457356dd

@@ -42,7 +42,7 @@ def _add_settings(parser: CommandParser):
 
 # %% ../../nbs/cli/02_train.ipynb #a0231b4f
 def _add_run_options(parser: CommandParser):
-    "Add `--resume` and `--verify`"
+    "Add `--resume`, `--verify` and `--find_lr`"
     parser.add_argument(
         "--resume",
         action="store_true",
@@ -54,6 +54,11 @@ def _add_run_options(parser: CommandParser):
         metavar="RUN",
         help="train nothing: repeat the first steps of the finished run in this folder, such as "
         "runs/001, and compare them with what it noted",
+    )
+    parser.add_argument(
+        "--find_lr",
+        action="store_true",
+        help="train nothing: try rising learning rates for a hundred steps, and suggest one",
     )
 
 # %% ../../nbs/cli/02_train.ipynb #e1ec6399
@@ -143,6 +148,22 @@ def _print_verified(found: dict, folder):
         )
     print(f"{first_steps} repeat to the same bits{differences}")
 
+# %% ../../nbs/cli/02_train.ipynb #c160db36
+def _find_rate(config: Config):
+    "Print a learning rate to try first, and save the figure that it was read from"
+    from simpsons_cnn.core.figures import figure_png
+    from simpsons_cnn.core.files import atomic_write
+    from simpsons_cnn.training.find_rate import search_rate
+
+    found = search_rate(config)
+    path = (config.out_directory or config.runs_directory) / "learning_rate.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(path, figure_png(found.plot()))
+    print(found)
+    print(f"figure: {path}")
+    if found.suggestion:
+        print_next(f"simpsons_train with the same options and --lr {found.suggestion:g}")
+
 # %% ../../nbs/cli/02_train.ipynb #7cf95a42
 def _verify_run(folder, settings: dict):
     "Compare the first steps of a finished run with what it noted"
@@ -169,6 +190,11 @@ def simpsons_train(
     parser = _train_parser()
     settings = vars(parser.parse_args(argv))
     path, resume, verified = [settings.pop(name) for name in ("config", "resume", "verify")]
+    if settings.pop("find_lr"):
+        if resume or verified:
+            parser.error("--find_lr is for before a run; give it no --resume and no --verify")
+        _find_rate(_load_config(path, settings))
+        return
     if not verified:
         _train_run(_load_config(path, settings, resume), resume)
         return

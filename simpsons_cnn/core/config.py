@@ -195,7 +195,7 @@ def _checked_imbalance(value):
             return value
         raise ValueError(f"must be one of {', '.join(_IMBALANCE)}, or weights by name")
     if not all(isinstance(name, str) for name in value):
-        raise ValueError("must hold names as text")
+        raise ValueError("must hold names as text; put a number or a word such as no in quotes")
     for weight in value.values():
         number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
         if not (number and 0 < weight < float("inf")):
@@ -405,9 +405,12 @@ def _parse_yaml(data: bytes):
     return yaml.safe_load(data)
 
 # %% ../../nbs/core/03_config.ipynb #acbb0ed5
+_MAX_BYTES = 2**22  # `imbalance` may hold a weight for each of ten thousand names
+
+
 def _read_yaml(path) -> dict:
     "The sections of a YAML file; `ValueError` with its path if it holds something else"
-    data = read_limited(path, "configuration file", 2**16)
+    data = read_limited(path, "configuration file", _MAX_BYTES)
     try:
         raw = _parse_yaml(data) or {}
     except Exception as e:

@@ -482,7 +482,7 @@ def _readable(sources: list) -> list:  # PIL images
     images, error = [], "the list of pictures is empty"
     for source in sources:
         try:
-            images.append(read_rgb(source) if isinstance(source, (str, Path)) else source)
+            images.append(read_rgb(source))
         except Exception as e:  # damaged files raise nearly anything
             error = e
     if not images:

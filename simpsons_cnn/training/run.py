@@ -306,7 +306,7 @@ def rare_batch(
     if self._chances is None:
         self._chances = balanced_chances(dl.labels[dl.indices])
     drawn = rng.choice(len(dl.indices), dl.batch_size, p=self._chances)
-    return dl.batch(dl.indices[drawn], self.epoch, self.step, self.crop())
+    return dl.batch(dl.indices[drawn], self.epoch, self.step, self.crop(), "rare")
 
 # %% ../../nbs/training/04_run.ipynb #006286dc
 @patch
