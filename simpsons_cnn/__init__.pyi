@@ -37,6 +37,7 @@ from .networks.model_file import load_model as load_model
 from .networks.model_file import load_reference as load_reference
 from .networks.model_file import save_model as save_model
 from .networks.presets import create_model as create_model
+from .networks.presets import register_network as register_network
 from .networks.reference import SimpsonsCNN as SimpsonsCNN
 from .quality.audit import AuditReport as AuditReport
 from .quality.audit import audit as audit

@@ -256,6 +256,11 @@ class _Node(_Reductions):
     def unsqueeze(self, dim: int):
         return self._apply("Unsqueeze", self._ints(dim))
 
+    def flatten(self, start_dim=0):
+        if start_dim != 1:
+            raise ValueError(f"export_onnx can flatten from dimension 1 only, got {start_dim}")
+        return self._apply("Flatten", axis=1)
+
     def __getitem__(self, key: tuple):  # `[..., rows, columns]`, two slices
         _, rows, columns = key
         starts, ends = [
@@ -290,11 +295,20 @@ def _write_conv(x: _Node, layer: nn.Conv2d) -> _Node:
 
 def _write_max_pool(x: _Node, layer: nn.MaxPool2d) -> _Node:
     sides = dict(kernel_shape=_pair(layer.kernel_size), strides=_pair(layer.stride))
-    return x._apply("MaxPool", pads=_pair(layer.padding) * 2, **sides)
+    sides |= dict(pads=_pair(layer.padding) * 2, dilations=_pair(layer.dilation))
+    return x._apply("MaxPool", ceil_mode=int(layer.ceil_mode), **sides)
+
+
+def _mean_of_maps(x: _Node, output_size) -> _Node:
+    "`F.adaptive_avg_pool2d` to a single number per map; raises `ValueError` for more"
+    if _pair(output_size) != [1, 1]:
+        raise ValueError(f"export_onnx cannot write a pooling to {output_size}, only to 1")
+    return x._apply("GlobalAveragePool")
 
 # %% ../../nbs/inference/03_export.ipynb #b2a488e3
 def _write_linear(x: _Node, layer: nn.Linear) -> _Node:
-    return x._apply("Gemm", layer.weight, layer.bias, transB=1)
+    weights = [layer.weight] if layer.bias is None else [layer.weight, layer.bias]
+    return x._apply("Gemm", *weights, transB=1)
 
 
 def _write_batch_norm(x: _Node, layer: nn.BatchNorm2d) -> _Node:
@@ -305,8 +319,13 @@ def _write_batch_norm(x: _Node, layer: nn.BatchNorm2d) -> _Node:
 # %% ../../nbs/inference/03_export.ipynb #d18585b8
 _WRITERS = dict(
     ReLU=lambda x, layer: x._apply("Relu"),
+    ReLU6=lambda x, layer: x.clamp(0, 6),
     Sigmoid=lambda x, layer: x._apply("Sigmoid"),
-    Flatten=lambda x, layer: x._apply("Flatten", axis=1),
+    SiLU=lambda x, layer: x * x._apply("Sigmoid"),
+    Hardsigmoid=lambda x, layer: x._apply("HardSigmoid", alpha=1 / 6, beta=0.5),
+    Hardswish=lambda x, layer: x._apply("HardSwish"),
+    AdaptiveAvgPool2d=lambda x, layer: _mean_of_maps(x, layer.output_size),
+    Flatten=lambda x, layer: x.flatten(layer.start_dim),
     Linear=_write_linear,
     Conv2d=_write_conv,
     MaxPool2d=_write_max_pool,
@@ -315,11 +334,14 @@ _WRITERS = dict(
 )
 
 
+_NOTHING = ("Dropout", "Dropout2d", "Identity", "StochasticDepth")  # in evaluation mode
+
+
 def _write_layer(x: _Node, layer: nn.Module) -> _Node:
     "One layer of the network; raises `ValueError` for a kind that has no operator here"
     kind = type(layer).__name__
-    if kind in ("Dropout", "Identity"):
-        return x  # nothing in evaluation mode
+    if kind in _NOTHING:
+        return x
     if kind not in _WRITERS:
         raise ValueError(f"export_onnx cannot write a {kind} layer; write an operator for it")
     return _WRITERS[kind](x, layer)
@@ -328,6 +350,10 @@ def _write_layer(x: _Node, layer: nn.Module) -> _Node:
 _FUNCTIONS = {
     F.conv2d: _conv2d,
     torch.conv2d: _conv2d,
+    F.relu: lambda x, inplace=False: x._apply("Relu"),
+    F.adaptive_avg_pool2d: _mean_of_maps,
+    torch.flatten: _Node.flatten,
+    torch.cat: lambda nodes, dim=0: nodes[0]._apply("Concat", *nodes[1:], axis=dim),
     add: add,
     iadd: add,
     mul: mul,
@@ -338,7 +364,9 @@ class _LayerTracer(torch.fx.Tracer):
     "Notes a layer that has an operator as one call"
 
     def is_leaf_module(self, module, name):
-        return type(module).__name__ in _WRITERS or super().is_leaf_module(module, name)
+        return type(module).__name__ in (*_WRITERS, *_NOTHING) or super().is_leaf_module(
+            module, name
+        )
 
 
 class _NetworkWriter(torch.fx.Interpreter):
@@ -357,10 +385,16 @@ class _NetworkWriter(torch.fx.Interpreter):
 
 def _write_network(x: _Node, model: nn.Module) -> _Node:
     "What the `forward` of a network in evaluation mode does"
-    record = torch.fx.GraphModule(model, _LayerTracer().trace(model))
-    writer = _NetworkWriter(record)
-    writer.extra_traceback = False  # errors are for users
-    return writer.run(x)
+    try:
+        record = torch.fx.GraphModule(model, _LayerTracer().trace(model))
+        writer = _NetworkWriter(record)
+        writer.extra_traceback = False  # errors are for users
+        return writer.run(x)
+    except (torch.fx.proxy.TraceError, AttributeError, TypeError) as e:
+        raise ValueError(
+            f"export_onnx cannot follow this network ({e}); its forward must be layers and simple "
+            "functions, and ask for no shapes or values. export_torch may follow it"
+        ) from e
 
 # %% ../../nbs/inference/03_export.ipynb #d1f4ac7b
 def _metadata(clf: Classifier) -> dict:
@@ -437,7 +471,7 @@ def _readable(sources: list) -> list:  # PIL images
     images, error = [], "the list of pictures is empty"
     for source in sources:
         try:
-            images.append(read_rgb(source) if isinstance(source, (str, Path)) else source)
+            images.append(read_rgb(source))
         except Exception as e:  # damaged files raise nearly anything
             error = e
     if not images:
