@@ -62,3 +62,20 @@ def test_the_network_is_left_as_it_was():
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     shift_logits(model, torch.tensor([1.0, 2.0, 3.0]))
     assert torch.allclose(model[2].bias - before["2.bias"], torch.tensor([1.0, 2.0, 3.0]))
+
+
+def test_a_network_that_fails_in_the_check_is_left_as_it_was():
+    class FailsOnce(nn.Sequential):
+        calls = 0
+
+        def forward(self, x):
+            self.calls += 1
+            if self.calls == 2:
+                raise RuntimeError("out of memory")
+            return super().forward(x)
+
+    model = FailsOnce(nn.Linear(4, 3))
+    before = model[0].bias.clone()
+    with pytest.raises(RuntimeError):
+        check_adjustable(model.train(), torch.zeros(2, 4), 3)
+    assert torch.equal(model[0].bias, before) and model.training

@@ -60,3 +60,17 @@ def test_a_recipe_keeps_its_licence_for_its_own_pictures(tmp_path):
     assert config.licence is None
     config, _ = adapt_config(recipe, traindir=root, licence="MIT", batch_size=3)
     assert (config.licence, config.batch_size) == ("MIT", 3)
+
+
+@pytest.mark.parametrize("content", ["pictures without folders", "nothing", "somebody unknown"])
+def test_a_folder_test_that_is_no_test_is_not_chosen(tmp_path, content):
+    "Many data sets call a folder of unsorted pictures so"
+    root = make_pictures(tmp_path / "train", 3, 5, 28)
+    (tmp_path / "test").mkdir()
+    if content != "nothing":
+        make_pictures(tmp_path / "test/unknown", 1, 2, 28)
+    if content == "pictures without folders":
+        (tmp_path / "test/unknown/character_000/0.png").rename(tmp_path / "test/0.png")
+    config, choices = auto_config(root)
+    reason = next(str(choice) for choice in choices if choice.name == "testdir")
+    assert config.testdir is None and reason.startswith("testdir null: 'test' beside")

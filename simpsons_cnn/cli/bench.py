@@ -29,6 +29,7 @@ from .common import CommandParser, add_device, tidy_errors
 from .interleave import interleave, speeds_and_ratios
 from ..core.config import TrainingParameters
 from ..core.device import pick_device, pick_dtype
+from ..core.display import progress_bar
 from ..data.augment import Augment
 from ..data.batches import Batches
 from ..data.folders import ImageFiles
@@ -391,24 +392,33 @@ def _file_groups(s: _Setup):
     yield parts, [("files, as a folder", "files, plainly")]
 
 # %% ../../nbs/cli/07_bench.ipynb #cc0c9498
-def _single_group(s: _Setup):
+def _single_groups(s: _Setup):
     picture = np.array(Image.open(s.jpegs[0]))
     alone, whole = _network_only(s.clf, picture), _one_in_memory(s.clf, picture)
-    return {"one picture, bare": alone, "one picture": whole}, [
-        ("one picture", "one picture, bare")
-    ]
+    pairs = [("one picture", "one picture, bare")]
+    yield {"one picture, bare": alone, "one picture": whole}, pairs
+
+
+def _groups(s: _Setup, rounds: int):
+    "Each group as (parts, pairs to compare, turns of each part)"
+    turns = {_training_groups: rounds, _file_groups: rounds, _single_groups: 50 * rounds}
+    for groups, n in turns.items():
+        for parts, pairs in groups(s):
+            yield parts, pairs, n
 
 
 def _measure_all(s: _Setup, rounds: int) -> tuple:
     "The table of speeds and the table of ratios of all groups"
     speeds, ratios = [], []
-    groups = [(_training_groups(s), rounds), (_file_groups(s), rounds)]
-    groups.append(([_single_group(s)], 50 * rounds))
-    for some, turns in groups:
-        for parts, pairs in some:
+    with progress_bar(
+        total=6, desc="measuring", bar_format="{desc} ({n} of {total} groups)"
+    ) as bar:
+        for parts, pairs, turns in _groups(s, rounds):
+            bar.set_description(f"measuring {' and '.join(parts)}")
             speed, ratio = speeds_and_ratios(*interleave(parts, turns), pairs)
             speeds.append(speed)
             ratios.append(ratio)
+            bar.update()
     return pd.concat(speeds, ignore_index=True), pd.concat(ratios, ignore_index=True)
 
 # %% ../../nbs/cli/07_bench.ipynb #dc00664e

@@ -43,7 +43,7 @@ def _add_settings(parser: CommandParser):
 
 # %% ../../nbs/cli/02_train.ipynb #a0231b4f
 def _add_run_options(parser: CommandParser):
-    "Add `--resume`, `--verify` and `--nproc`"
+    "Add `--resume`, `--verify`, `--find_lr` and `--nproc`"
     parser.add_argument(
         "--resume",
         action="store_true",
@@ -55,6 +55,11 @@ def _add_run_options(parser: CommandParser):
         metavar="RUN",
         help="train nothing: repeat the first steps of the finished run in this folder, such as "
         "runs/001, and compare them with what it noted",
+    )
+    parser.add_argument(
+        "--find_lr",
+        action="store_true",
+        help="train nothing: try rising learning rates for a hundred steps, and suggest one",
     )
     parser.add_argument(
         "--nproc",
@@ -152,6 +157,22 @@ def _print_verified(found: dict, folder):
         )
     print(f"{first_steps} repeat to the same bits{differences}")
 
+# %% ../../nbs/cli/02_train.ipynb #c160db36
+def _find_rate(config: Config):
+    "Print a learning rate to try first, and save the figure that it was read from"
+    from simpsons_cnn.core.figures import figure_png
+    from simpsons_cnn.core.files import atomic_write
+    from simpsons_cnn.training.find_rate import search_rate
+
+    found = search_rate(config)
+    path = (config.out_directory or config.runs_directory) / "learning_rate.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(path, figure_png(found.plot()))
+    print(found)
+    print(f"figure: {path}")
+    if found.suggestion:
+        print_next(f"simpsons_train with the same options and --lr {found.suggestion:g}")
+
 # %% ../../nbs/cli/02_train.ipynb #7cf95a42
 def _verify_run(folder, settings: dict):
     "Compare the first steps of a finished run with what it noted"
@@ -202,14 +223,19 @@ def _train_as_one_of_many(settings: dict, path, resume: bool):
         sys.exit(1)
 
 # %% ../../nbs/cli/02_train.ipynb #4858f76b
-def _check_run_options(parser: CommandParser, path, resume: bool, verified, nproc: int):
+_RUN_OPTIONS = ("config", "resume", "verify", "find_lr", "nproc")  # all others are settings
+
+
+def _check_run_options(parser: CommandParser, options: argparse.Namespace):
     "Refuse options that do not go together"
-    if verified and (path or resume):
+    if options.nproc < 1:
+        parser.error(f"--nproc must be 1 or more, got {options.nproc}")
+    if options.nproc > 1 and (options.verify or options.find_lr):
+        parser.error("--verify and --find_lr work in one process; give them no --nproc")
+    if options.find_lr and (options.resume or options.verify):
+        parser.error("--find_lr is for before a run; give it no --resume and no --verify")
+    if options.verify and (options.config or options.resume):
         parser.error("--verify takes its settings from the run; give it no CONFIG and no --resume")
-    if nproc < 1:
-        parser.error(f"--nproc must be 1 or more, got {nproc}")
-    if verified and nproc > 1:
-        parser.error("--verify repeats the steps in one process; give it no --nproc")
 
 
 @tidy_errors
@@ -219,15 +245,17 @@ def simpsons_train(
     "Train a network: pictures in, a model file, figures and scores out"
     parser = _train_parser()
     settings = vars(parser.parse_args(argv))
-    names = ("config", "resume", "verify", "nproc")
-    path, resume, verified, nproc = [settings.pop(name) for name in names]
-    _check_run_options(parser, path, resume, verified, nproc)
-    if verified:
-        _verify_run(verified, settings)
-    elif nproc > 1:
-        Config.load(path, **settings)  # mistakes are reported once
-        _train_in_processes(sys.argv[1:] if argv is None else argv, nproc)
+    options = argparse.Namespace(**{name: settings.pop(name) for name in _RUN_OPTIONS})
+    _check_run_options(parser, options)
+    if options.find_lr:
+        _find_rate(_load_config(options.config, settings))
+    elif options.verify:
+        _verify_run(options.verify, settings)
+    elif options.nproc > 1:
+        Config.load(options.config, **settings)  # mistakes are reported once
+        _train_in_processes(sys.argv[1:] if argv is None else argv, options.nproc)
     elif "TORCHELASTIC_RUN_ID" in os.environ:
-        _train_as_one_of_many(settings, path, resume)
+        _train_as_one_of_many(settings, options.config, options.resume)
     else:
-        _train_run(_load_config(path, settings, resume), resume)
+        config = _load_config(options.config, settings, options.resume)
+        _train_run(config, options.resume)

@@ -155,6 +155,7 @@ class Batches(_Order):
         epoch: int,  # With `step` it decides the augmentation
         step: int,
         crop: int | None = None,  # Side of augmented crops; `None`: the preprocess's
+        purpose: str = "augment",  # Another one draws other numbers in the same step
     ) -> tuple:
         "The images in these rows as they are seen in that step, and their labels"
         prep = self.store.preprocess
@@ -163,7 +164,7 @@ class Batches(_Order):
         yb = self.labels[own].to(self.device, non_blocking=True)
         if self.augment is None:
             return prep.normalise(prep.center_crop(xb)), yb
-        rng = make_generator(self.seed, "augment", epoch, step)
+        rng = make_generator(self.seed, purpose, epoch, step)
         return augment_batch(xb, self.augment, prep, rng, crop, len(rows), self.part), yb
 
     def epoch(

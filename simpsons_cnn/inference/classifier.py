@@ -29,7 +29,7 @@ from simpsons_cnn.core.text import (
     safe_str,
     unknown_name_message,
 )
-from ..data.folders import pictures_under
+from ..data.folders import nfc, pictures_under
 from ..data.images import read_rgb
 from ..data.preprocess import Preprocess
 from .explain import Explanation, grad_cam
@@ -426,6 +426,7 @@ def explain(
     character: str = None,  # The character to explain; `None`: the most likely one
 ) -> Explanation:
     "Which pixels support a character; raises `ValueError` for an unknown character"
+    character = character and nfc(character)
     if character is not None and character not in self.classes:
         raise ValueError(unknown_name_message("character", character, self.classes))
     xb = self._decode(source)

@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import Literal, get_args, get_origin
 
 import ipywidgets as widgets
+import pandas as pd
 from IPython.display import HTML, display
 
-from ..core.config import Config, setting_sections
+from ..core.config import Config, network_names, setting_sections
 from ..data.batches import check_batch_size
 from ..data.folders import ImageFiles
 from .dashboard import TrainingDashboard
 from .html import STYLE, Html, element, join_html, svg_curves, table_html
 from ..training.prepare import in_folder, new_run_folder
-from ..training.runs import settings_that_differ
+from ..training.runs import list_runs, runs_table, settings_that_differ
 
 # %% ../../nbs/lab/04_controls.ipynb #a5f240ea
 def config_code(config: Config) -> str:
@@ -115,6 +116,8 @@ def _setting_widget(key: str) -> widgets.Widget:
     section = Config.model_fields[setting_sections()[key]].annotation
     field = section.model_fields[key]
     common = _field_layout(_LABELS.get(key, key.replace("_", " ")), field.description)
+    if key == "architecture":
+        return widgets.Dropdown(options=network_names(), **common)
     if get_origin(field.annotation) is Literal:
         return widgets.Dropdown(options=get_args(field.annotation), **common)
     if key not in _SLIDERS:
@@ -127,6 +130,8 @@ def _set_value(field: widgets.Widget, value):
     "Show a value in a field"
     if hasattr(field, "max"):
         field.max = max(field.max, value)
+    if isinstance(field, widgets.Dropdown) and value not in field.options:
+        field.options = (*field.options, value)
     if isinstance(field, widgets.Text):
         value = "" if value is None else str(value)
     field.value = value
@@ -322,8 +327,9 @@ def _run_list(label: str) -> widgets.Dropdown:
 class _RunTable:
     "The table of runs on the page, and two lists to choose which runs are drawn together"
 
-    def __init__(self, runs: list):
+    def __init__(self, runs: list, earlier: Html = ""):
         self.runs = runs  # `TrainingDashboard`s
+        self.earlier = earlier  # what is shown of other runs, below the table
         self.handle = None  # of the table, once it is on the page
         self.compared = [_run_list("compare run"), _run_list("with run")]
         self.choice = widgets.HBox(self.compared).add_class("sc-live")
@@ -335,7 +341,7 @@ class _RunTable:
         numbers = tuple(chosen.value for chosen in self.compared)
         both = len(self.runs) > 1 and all(numbers)
         view = runs_html(self.runs, numbers if both else ())
-        return _runs_page(view)
+        return _runs_page(join_html(view, self.earlier))
 
     def refresh(self):
         "Offer all runs, choose the last two, and draw"
@@ -359,6 +365,26 @@ def _runs_started_in(folder: Path) -> list:
     "The runs that the forms of this kernel have started in a folder"
     return _STARTED.setdefault(folder.resolve(), [])
 
+# %% ../../nbs/lab/04_controls.ipynb #49e62963
+def _earlier_runs_html(
+    folder: Path,
+    ours: list,  # `TrainingDashboard`s; they have a table of their own
+) -> Html:
+    "The other runs in a folder, from the command or an earlier kernel; empty if there are none"
+    names = {run.config.out_model_directory.parent.name for run in ours}
+    try:
+        found = [run for run in list_runs(folder) if run.name not in names]
+    except FileNotFoundError:
+        return Html("")
+    except ValueError as e:  # settings that somebody has edited
+        return element("p", str(e))
+    if not found:
+        return Html("")
+    table = runs_table(found)
+    rows = [["–" if pd.isna(cell) else cell for cell in row] for row in table.values.tolist()]
+    title = element("summary", f"Earlier runs in '{folder}': {len(found)}")
+    return element("details", title, table_html([*table.columns], rows))
+
 # %% ../../nbs/lab/04_controls.ipynb #55c881f5
 class _RunStarter(_CheckedForm):
     "A form whose buttons start runs and continue them, one at a time"
@@ -367,7 +393,7 @@ class _RunStarter(_CheckedForm):
         self.folder, self.run_area = Path(folder), None  # the area: once it is on the page
         self.runs = _runs_started_in(self.folder)
         self.earlier = [run for run in self.runs if run.ended()]  # those of earlier forms
-        self.run_table = _RunTable(self.runs)
+        self.run_table = _RunTable(self.runs, _earlier_runs_html(self.folder, self.runs))
         super().__init__(presets)
         self.start.on_click(lambda _: self.begin())
         self.again.on_click(lambda _: self.resume())

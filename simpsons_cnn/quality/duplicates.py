@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core.device import pick_dtype
+from ..core.display import progress_bar
 from ..data.augment import resample
 from ..data.store import PixelStore
 
@@ -81,7 +82,7 @@ def perceptual_hashes(
 ) -> tuple[Tensor, Tensor]:  # int8 of -1 and 1, `(n, 255)`; float16 of length 1, `(n, 3, 8, 8)`
     "Bits and miniatures by which images are recognised"
     bits, miniatures = [], []
-    for batch in pixels.split(256):
+    for batch in progress_bar(pixels.split(256), desc="looking for near-duplicates"):
         small = F.interpolate(batch.float(), (48, 48), mode="area")
         bits.append(_hash_bits(small))
         miniatures.append(_miniature(small))
@@ -273,7 +274,8 @@ def _find_pairs(store: PixelStore, other: PixelStore | None) -> Tensor:
     pairs = pairs[torch.cat(agree)]
     pairs = torch.cat([pairs, _without_known(_same_files(store, other), pairs)])
     pixels = store.pixels, (other or store).pixels
-    measured = [_measure(p, *pixels) for p in pairs.split(512) if len(p)]
+    parts = progress_bar(pairs.split(512), desc="comparing near-duplicates")
+    measured = [_measure(p, *pixels) for p in parts if len(p)]
     return torch.cat([*measured, torch.zeros(0, 6)])
 
 # %% ../../nbs/quality/01_duplicates.ipynb #83a4880d

@@ -120,8 +120,9 @@ class _TerminalDisplay(_LogDisplay):
         self.bar = tqdm(**size, leave=False, file=self.out, mininterval=0.2)
 
     def on_step(self, run):
-        self.bar.set_description(f"epoch {run.epoch + 1}/{run.num_epochs}", refresh=False)
+        text, last = f"epoch {run.epoch + 1}/{run.num_epochs}", run.step + 1 == run.steps_per_epoch
         self.bar.update()
+        self.bar.set_description(f"{text}, judging" if last else text, refresh=last)
 
     def on_epoch(self, run):
         self.bar.write(_epoch_line(run.history.rows, run.num_epochs), file=self.out)

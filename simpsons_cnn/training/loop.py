@@ -66,6 +66,18 @@ def judge(run: TrainingRun) -> Report:
 
 # %% ../../nbs/training/05_loop.ipynb #28d7b760
 _OF_THE_LOADERS = ("batch_size", "seed", "device", "crop_size")
+_AFTER_FIT = ("auto", "logit_adjustment")  # of `imbalance`
+
+
+def _check_change(name: str, value):
+    "Raise `ValueError` for a change of a recipe that `fit` could not heed"
+    if name not in TrainingParameters.model_fields:
+        message = unknown_name_message("setting", name, TrainingParameters.model_fields)
+        raise ValueError(message)
+    if name in _OF_THE_LOADERS:
+        raise ValueError(f"{name} is decided by the loaders; give it to Batches or Preprocess")
+    if (name == "refit" and value) or (name == "imbalance" and value in _AFTER_FIT):
+        raise ValueError(f"{name} {value} needs what comes after fit; give it to train in a Config")
 
 
 def _changed(recipe: TrainingParameters, changes: dict) -> TrainingParameters:
@@ -75,12 +87,8 @@ def _changed(recipe: TrainingParameters, changes: dict) -> TrainingParameters:
             f"recipe must be TrainingParameters such as config.training_parameters, got"
             f" {type(recipe).__name__}; give single settings by name, such as num_epochs=30"
         )
-    for name in changes:
-        if name not in TrainingParameters.model_fields:
-            message = unknown_name_message("setting", name, TrainingParameters.model_fields)
-            raise ValueError(message)
-        if name in _OF_THE_LOADERS:
-            raise ValueError(f"{name} is decided by the loaders; give it to Batches or Preprocess")
+    for name, value in changes.items():
+        _check_change(name, value)
     try:
         return TrainingParameters(**(recipe.model_dump(exclude_unset=True) | changes))
     except ValidationError as e:

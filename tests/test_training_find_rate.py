@@ -1,0 +1,80 @@
+"The search for a learning rate: other losses, other dropout, a network that cannot learn"
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from simpsons_cnn.core.config import Augment, TrainingParameters
+from simpsons_cnn.data.batches import Batches
+from simpsons_cnn.data.folders import ImageFiles
+from simpsons_cnn.data.store import PixelStore
+from simpsons_cnn.demo.characters import demo_characters
+from simpsons_cnn.networks.losses import FocalLoss
+from simpsons_cnn.training.find_rate import find_learning_rate
+
+RECIPE = TrainingParameters(num_epochs=1, mixed_precision="off", first_crop=None)
+
+
+@pytest.fixture(scope="module")
+def train_dl(tmp_path_factory):
+    folder = demo_characters(tmp_path_factory.mktemp("demo"), train=2, test=1)
+    store = PixelStore.build(ImageFiles.scan(folder / "train"), size=64)
+    return Batches(store, None, 10, Augment(), device="cpu")
+
+
+class Small(nn.Module):
+    "With dropout that draws from the random numbers of the process"
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(3 * 64 * 64), nn.Dropout(0.5))
+        self.last = nn.Linear(3 * 64 * 64, 10)
+
+    def forward(self, x):
+        return self.last(self.layers(x))
+
+
+def test_random_numbers_of_the_process_are_put_back(train_dl):
+    torch.manual_seed(1)
+    model = Small().eval()
+    before, weights = torch.get_rng_state(), {k: v.clone() for k, v in model.state_dict().items()}
+    loss = FocalLoss(1.0, torch.arange(1.0, 11.0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # that of the unseeded dropout stays inside
+        find_learning_rate(model, train_dl, loss, RECIPE, num_steps=10)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(v, weights[k]) for k, v in model.state_dict().items())
+    assert not model.training and model.last.weight.grad is None
+    assert torch.equal(loss.weight, torch.arange(1.0, 11.0))
+
+
+def test_the_seed_of_an_average_and_the_schedule_do_not_matter(train_dl):
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, 10))
+    first, second = [
+        find_learning_rate(model, train_dl, None, recipe, num_steps=10).losses
+        for recipe in (
+            RECIPE,
+            RECIPE.model_copy(update=dict(schedule="constant", patience=3, weight_averaging=0.9)),
+        )
+    ]
+    assert np.array_equal(first, second)
+
+
+def test_a_flat_curve_suggests_nothing(train_dl):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, 10))
+    found = find_learning_rate(
+        model, train_dl, None, RECIPE, num_steps=20, highest=1e-9, lowest=1e-10
+    )
+    assert found.suggestion is None and "no suggestion" in repr(found)
+    assert found._repr_png_()[:4] == b"\x89PNG"
+
+
+def test_an_exploding_loss_ends_the_search(train_dl):
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, 10))
+    found = find_learning_rate(model, train_dl, None, RECIPE, num_steps=100, highest=1e3)
+    assert 10 <= len(found.losses) < 100 and np.isfinite(found.losses).all()
