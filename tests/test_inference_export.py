@@ -19,7 +19,6 @@ from simpsons_cnn.inference.export import (
     export_torch,
     onnx_graph,
     pictures_to_check,
-    require,
 )
 from simpsons_cnn.networks.presets import create_model
 from simpsons_cnn.networks.reference import SimpsonsCNN
@@ -174,12 +173,6 @@ def test_spread_over_a_folder(tmp_path):
     for i in range(9):
         Image.new("RGB", (9, 9)).save(tmp_path / f"{i}.png")
     assert [p.name for p in pictures_to_check(tmp_path, 3)] == ["0.png", "4.png", "8.png"]
-
-
-def test_missing_package():
-    message = r"no_such_package is missing: pip install 'simpsons_cnn\[onnx\]'"
-    with pytest.raises(ModuleNotFoundError, match=message):
-        require("no_such_package", "onnx")
 
 
 def test_pictures_to_compare_on_are_read_as_predict_reads_them():

@@ -13,8 +13,10 @@ from pathlib import Path
 from simpsons_cnn.cli.common import (
     CommandParser,
     add_device,
+    add_network,
     add_overwrite,
     make_out_folder,
+    open_classifier,
     print_next,
     tidy_errors,
 )
@@ -30,6 +32,7 @@ def _explain_parser() -> CommandParser:
     text = "name to explain; default: the likeliest in each picture"
     parser.add_argument("--character", metavar="NAME", help=text)
     add_device(parser)
+    add_network(parser)
     add_overwrite(parser, "figures")
     return parser
 
@@ -112,9 +115,8 @@ def simpsons_explain(
     pairs = _pictures_and_figures(args)
     from simpsons_cnn.core.text import safe_str, unknown_name_message
     from simpsons_cnn.data.folders import nfc
-    from simpsons_cnn.inference.classifier import Classifier
 
-    clf = Classifier.load(args.model, args.device)
+    clf = open_classifier(args, args.device)
     if args.character and nfc(args.character) not in clf.classes:
         raise ValueError(unknown_name_message("character", args.character, clf.classes))
     make_out_folder(args.out)

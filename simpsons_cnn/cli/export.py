@@ -11,8 +11,10 @@ from pathlib import Path
 
 from simpsons_cnn.cli.common import (
     CommandParser,
+    add_network,
     add_overwrite,
     check_target,
+    open_classifier,
     print_next,
     tidy_errors,
 )
@@ -53,6 +55,7 @@ def _export_parser() -> CommandParser:
     _add_kinds(parser)
     text = "folder of pictures to compare on, at most 500 of them; without it 500 are drawn"
     parser.add_argument("--pictures", type=Path, help=text)
+    add_network(parser)
     add_overwrite(parser, "files")
     return parser
 
@@ -129,10 +132,9 @@ def simpsons_export(
     args = _export_parser().parse_args(argv)
     targets = _targets(args)
     from simpsons_cnn.inference.card import push_to_hub
-    from simpsons_cnn.inference.classifier import Classifier
     from simpsons_cnn.inference.export import pictures_to_check
 
-    clf = Classifier.load(args.model, "cpu")
+    clf = open_classifier(args, "cpu")
     pictures = pictures_to_check(args.pictures) if targets.keys() - {"card"} else None
     for kind, path in targets.items():
         if kind == "web":

@@ -11,9 +11,8 @@ import re
 from pathlib import Path
 
 from ..core.files import atomic_write
-from ..core.text import escape_html
+from ..core.text import escape_html, require
 from .classifier import Classifier
-from .export import require
 from ..scoring.calibration import Calibration
 
 # %% ../../nbs/inference/04_card.ipynb #335f16a4

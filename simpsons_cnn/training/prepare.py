@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RUN_SHEETS', 'RUN_FILES', 'PARTS', 'make_output_folders', 'remove_run', 'new_run_folder', 'point_latest',
-           'latest_run', 'in_folder', 'name_folders', 'run_folders', 'check_room', 'scan_folders', 'TrainingData',
-           'evaluation_batch_size', 'prepare']
+           'latest_run', 'in_folder', 'name_folders', 'run_folders', 'check_room', 'check_own_network', 'scan_folders',
+           'TrainingData', 'evaluation_batch_size', 'prepare']
 
 # %% ../../nbs/training/06_prepare.ipynb #a15a2e17
 import os
@@ -19,14 +19,15 @@ import numpy as np
 import torch
 
 from ..core.config import Config
-from ..core.device import pick_device
+from ..core.device import pick_device, seeded_generators
 from ..core.files import atomic_write, require_free_space, temp_path
 from ..core.text import first_few, safe_str
 from ..data.batches import Batches, check_batch_size
 from ..data.fixes import apply_fixes
 from ..data.folders import ImageFiles
+from ..data.preprocess import Preprocess
 from ..data.store import PixelStore
-from ..networks.presets import create_model
+from ..networks.presets import PRESETS, check_network, create_model
 from ..quality.duplicates import near_duplicates
 from ..quality.split import make_split
 from ..scoring.plotting import REPORT_FIGURES
@@ -214,7 +215,7 @@ def check_room(
     num_classes: int,  # Number of characters
 ):
     "Raise `OSError` if the disk has less space than a run of this network needs"
-    with torch.device("meta"):
+    with torch.device("meta"), seeded_generators(0):
         model = create_model(config.architecture, num_classes)
     weights = sum(v.nbytes for v in model.state_dict().values())
     folder = config.out_model_directory
@@ -222,6 +223,18 @@ def check_room(
     checkpoints = 3 + (2 if config.refit else 0)  # the third is being written
     needed = (checkpoints * 6 + 2) * weights - freed
     require_free_space(folder, needed, "A run with its checkpoints and its model")
+
+# %% ../../nbs/training/06_prepare.ipynb #3e47414d
+def check_own_network(
+    config: Config,
+    num_classes: int,  # Number of characters
+):
+    "Raise `ValueError` for a network of your own that cannot be trained with these settings"
+    if config.architecture in PRESETS:
+        return
+    model = create_model(config.architecture, num_classes, config.seed)
+    crop = Preprocess(config.size, crop=config.crop_size).crop
+    check_network(model, num_classes, sorted({config.first_crop or crop, crop}))
 
 # %% ../../nbs/training/06_prepare.ipynb #5f3cdfbe
 def scan_folders(config: Config) -> tuple:  # `ImageFiles` for training, and for testing or `None`

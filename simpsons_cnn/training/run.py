@@ -25,6 +25,7 @@ from ..core.tensors import weights_hash
 from ..core.text import first_few
 from ..data.batches import Batches
 from ..data.mixing import balanced_chances, mix_batch
+from ..networks.presets import OwnNetwork
 from ..networks.reference import set_dropout_generator
 from ..scoring.metrics import Report
 from .callbacks import Callback
@@ -69,14 +70,15 @@ def _check_first_crop(recipe: TrainingParameters, train_dl: Batches):
 # %% ../../nbs/training/04_run.ipynb #93ccb17e
 def _unseeded_dropout(model: nn.Module) -> list:
     "The names of the layers that drop numbers with the random numbers of the process"
-    names = []
+    names, own = [], [m for m in model.modules() if isinstance(m, OwnNetwork)]
+    seeded = {part for network in own for part in network.modules()}
     for name, module in model.named_modules():
         rate = 0.0
         if isinstance(module, nn.modules.dropout._DropoutNd):
             rate = module.p
         elif isinstance(module, (nn.RNNBase, nn.MultiheadAttention)):
             rate = module.dropout
-        if rate:
+        if rate and module not in seeded:
             names.append(name)
     return names
 
@@ -88,7 +90,7 @@ def _warn_of_unseeded_dropout(model: nn.Module):
         warnings.warn(
             f"The seed does not decide the dropout in {first_few([repr(n) for n in names])}: a"
             " resumed or repeated run will have other weights. Use"
-            " simpsons_cnn.networks.reference.Dropout in place of nn.Dropout",
+            " simpsons_cnn.networks.reference.Dropout in place of nn.Dropout, or register_network",
             stacklevel=3,
         )
 

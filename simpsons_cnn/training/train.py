@@ -25,7 +25,7 @@ from ..core.text import safe_csv
 from ..data.batches import Batches
 from ..networks.losses import log_prior, resolve_imbalance, weights_by_name
 from ..networks.model_file import dataset_hash, save_model, split_hash
-from ..networks.presets import create_model
+from ..networks.presets import PRESETS, create_model
 from ..quality.split import split_differences, split_table
 from ..scoring.calibration import Calibration, calibrate_logits
 from simpsons_cnn.scoring.logit_adjustment import (
@@ -45,6 +45,7 @@ from simpsons_cnn.training.prepare import (
     RUN_FILES,
     RUN_SHEETS,
     TrainingData,
+    check_own_network,
     check_room,
     make_output_folders,
     point_latest,
@@ -53,6 +54,7 @@ from simpsons_cnn.training.prepare import (
     run_folders,
     scan_folders,
 )
+from .trackers import tracker_of
 
 # %% ../../nbs/training/07_train.ipynb #605b6d10
 @dataclass(eq=False)
@@ -90,8 +92,8 @@ class Run:
 def _create_model(config: Config, data: TrainingData) -> nn.Module:
     "The network with its first weights"
     num_classes = len(data.train_dl.store.classes)
-    rate = config.dropout_rate
-    return create_model(config.architecture, num_classes, config.seed, dropout_rate=rate)
+    hparams = dict(dropout_rate=config.dropout_rate) if config.architecture in PRESETS else {}
+    return create_model(config.architecture, num_classes, config.seed, **hparams)
 
 
 def _fit_config(config: Config, data: TrainingData, model: nn.Module, **kwargs) -> History:
@@ -387,12 +389,14 @@ def train(
     files, test_files = scan_folders(config)
     if isinstance(config.imbalance, dict):
         weights_by_name(config.imbalance, files.classes)  # a wrong name is refused
+    check_own_network(config, len(files.classes))
     with run_folders(config, resume) as config, _own_folders(config):
         make_output_folders(config, resume)
         check_room(config, len(files.classes))
         path, seconds = config.out_model_directory / "last.ckpt", config.checkpoint_seconds
         checkpoint = Checkpoint(path, resume, seconds, _identity(config))
         checkpoint.read()  # one of another run is refused before the long work
+        callbacks = [*callbacks, *tracker_of(config)]  # a missing package is known before as well
         data = prepare(config, files, test_files, device)
         data.warn_of_leaks()
         table = _begin_run(config, data, checkpoint)
