@@ -28,7 +28,10 @@ setup(
     install_requires=cfg["requirements"].split(),
     extras_require={
         extra: cfg[f"{extra}_requirements"].split()
-        for extra in ("dev", "notebook", "fetch", "onnx", "hub", "ray")
+        for extra in (
+            *("dev", "notebook", "fetch", "onnx", "hub", "ray"),
+            *("trackio", "wandb", "tensorboard", "mlflow"),
+        )
     },
     entry_points={
         "console_scripts": cfg["console_scripts"].split(),

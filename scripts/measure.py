@@ -20,7 +20,7 @@ def notebooks(root: Path) -> list:
     "The pages, each as a list of (kind, source) of its cells"
     pages = []
     for path in sorted((root / "nbs").rglob("*.ipynb")):
-        if ".ipynb_checkpoints" not in path.parts and "_proc" not in path.parts:
+        if not {".ipynb_checkpoints", "_proc", "ru"} & set(path.parts):
             cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
             pages.append((path, [(c["cell_type"], "".join(c["source"])) for c in cells]))
     return pages

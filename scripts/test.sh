@@ -45,7 +45,11 @@ echo '== notebooks run'
 flags=""
 if python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then flags=cuda; else echo 'no CUDA device here: cells marked cuda are skipped'; fi
 # A name is a notebook such as data/06_store, or a whole room such as data.
-notebooks=(nbs/*.ipynb nbs/*/*.ipynb)
+# nbs/ru holds the code of the tutorials, which is run there.
+notebooks=()
+for nb in nbs/*.ipynb nbs/*/*.ipynb; do
+    case "$nb" in nbs/ru/*) ;; *) notebooks+=("$nb") ;; esac
+done
 if [ $# -gt 0 ]; then
     notebooks=()
     for name in "$@"; do

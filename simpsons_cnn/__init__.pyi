@@ -37,6 +37,7 @@ from .networks.model_file import load_model as load_model
 from .networks.model_file import load_reference as load_reference
 from .networks.model_file import save_model as save_model
 from .networks.presets import create_model as create_model
+from .networks.presets import register_network as register_network
 from .networks.reference import SimpsonsCNN as SimpsonsCNN
 from .quality.audit import AuditReport as AuditReport
 from .quality.audit import audit as audit
@@ -65,9 +66,11 @@ from .training.checkpoint import Checkpoint as Checkpoint
 from .training.find_rate import find_learning_rate as find_learning_rate
 from .training.history import History as History
 from .training.history import NonFiniteLoss as NonFiniteLoss
+from .training.launch import launch as launch
 from .training.loop import fit as fit
 from .training.runs import list_runs as list_runs
 from .training.suspects import find_suspects as find_suspects
+from .training.trackers import Tracker as Tracker
 from .training.train import Run as Run
 from .training.train import train as train
 from .training.train import verify as verify

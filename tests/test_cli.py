@@ -463,3 +463,32 @@ def test_a_run_with_a_leaky_test_folder(tmp_path):
     ]
     assert run(tmp_path, "simpsons_export out/model.safetensors --card card.md")[0] == 0
     assert f"{accuracy:.3f}" in (tmp_path / "card.md").read_text()
+
+
+def test_explain_writes_no_figure_over_a_picture(folder):
+    mine = folder / "mine"
+    mine.mkdir()
+    pictures = [mine / "a.jpg", mine / "a.png"]
+    for picture in pictures:
+        shutil.copy(folder / FACE, picture)
+    before = [picture.read_bytes() for picture in pictures]
+    code, _, err = run(folder, f"simpsons_explain {MODEL} mine --out mine --overwrite")
+    assert (code, "is a picture to explain; name another --out" in err) == (1, True)
+    assert [picture.read_bytes() for picture in pictures] == before
+
+
+def test_explain_names_figures_safely(folder):
+    "A command for the terminal, and a name as long as the system allows"
+    odd = folder / "odd"
+    odd.mkdir()
+    shutil.copy(folder / FACE, odd / "\x1b[2J.jpg")
+    shutil.copy(folder / FACE, odd / f"{'é' * 123}.jpg")
+    code, out, err = run(folder, f"simpsons_explain {MODEL} odd --out odd_figures")
+    assert (code, err.count("error")) == (0, 0) and "\x1b" not in out + err
+    assert len(list((folder / "odd_figures").glob("*.png"))) == 2
+
+
+def test_explain_says_that_it_cannot_write_before_it_looks_at_pictures(folder):
+    line = f"simpsons_explain {MODEL} {FACE} {FACE} --out run/model.safetensors/figures"
+    code, out, err = run(folder, line)
+    assert (code, out, err.count("error")) == (1, "", 1) and "name another --out" in err

@@ -141,3 +141,16 @@ def test_table():
     table = Config.load(num_epochs=3, split="a|b.csv")._repr_markdown_()
     assert "| `num_epochs` | **3** |" in table and "| `seed` | 0 |" in table
     assert "**a&#124;b.csv**" in table
+
+
+def test_what_is_saved_can_be_loaded_with_a_weight_for_each_of_many_names(tmp_path):
+    "Three thousand names take more than 64 KiB"
+    config = Config.load(imbalance={f"character_{i:05}_of_a_series": 1.5 for i in range(3000)})
+    config.save(tmp_path / "c.yaml")
+    assert Config.load(tmp_path / "c.yaml") == config
+
+
+def test_names_that_yaml_reads_as_something_else(load_text):
+    with pytest.raises(ValueError, match="put a number or a word such as no in quotes"):
+        load_text("training_parameters: {imbalance: {123: 2.0}}")
+    assert load_text("training_parameters: {imbalance: {'123': 2.0}}").imbalance == {"123": 2.0}

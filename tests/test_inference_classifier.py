@@ -336,3 +336,11 @@ def test_count_trained_on(clf, files, large, tmp_path):
         other.count_trained_on(copies, split)
     with pytest.raises(ValueError, match="is not a split file"):
         clf.count_trained_on(copies, large)
+
+
+def test_a_name_to_explain_is_compared_in_nfc():
+    clf = Classifier(
+        SimpsonsCNN(2, channels=(8,) * 6), ["M\u00fcller", "otto"], Preprocess(size=64)
+    )
+    image = Image.new("RGB", (64, 64), "red")
+    assert clf.explain(image, "Mu\u0308ller").character == "M\u00fcller"

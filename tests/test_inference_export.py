@@ -19,7 +19,6 @@ from simpsons_cnn.inference.export import (
     export_torch,
     onnx_graph,
     pictures_to_check,
-    require,
 )
 from simpsons_cnn.networks.presets import create_model
 from simpsons_cnn.networks.reference import SimpsonsCNN
@@ -176,7 +175,16 @@ def test_spread_over_a_folder(tmp_path):
     assert [p.name for p in pictures_to_check(tmp_path, 3)] == ["0.png", "4.png", "8.png"]
 
 
-def test_missing_package():
-    message = r"no_such_package is missing: pip install 'simpsons_cnn\[onnx\]'"
-    with pytest.raises(ModuleNotFoundError, match=message):
-        require("no_such_package", "onnx")
+def test_pictures_to_compare_on_are_read_as_predict_reads_them():
+    "Grey, transparent or to be rotated: what a user has opened with Pillow"
+    clf = Classifier(SimpsonsCNN(3, channels=(8,) * 6), [*"abc"], Preprocess(size=64))
+    tall = Image.new("RGB", (40, 90), "red")
+    tall.getexif()[0x0112] = 6
+    pictures = [Image.new("L", (50, 40)), Image.new("RGBA", (50, 40), (9, 9, 9, 0)), tall]
+
+    def answer(pixels):
+        assert pixels.shape[2] == 3
+        p = clf.predict(pixels)
+        return p.probabilities, p.ood_score
+
+    assert check_parity(answer, clf, pictures) == dict(pictures=3, largest_difference=0.0)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from simpsons_cnn.networks.losses import FocalLoss, class_weights, focal_loss
+from simpsons_cnn.networks.losses import FocalLoss, class_weights, focal_loss, weights_by_name
 
 LOGITS, TARGETS = torch.zeros(6, 4), torch.tensor([0, 1, 2, 3, 0, 1])
 
@@ -68,3 +68,8 @@ def test_unknown_scheme():
 
 def test_class_with_few_images_in_the_mean():
     assert class_weights([1, 1], "effective").tolist() == [1, 1]
+
+
+def test_names_of_weights_are_compared_in_nfc():
+    "A settings file written on a Mac may hold the letters in two parts"
+    assert weights_by_name({"Mu\u0308ller": 3}, ["M\u00fcller", "otto"]).tolist() == [3, 1]

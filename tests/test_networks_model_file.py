@@ -148,7 +148,7 @@ DEEP = dict(name="ResidualCNN", num_classes=4, channels=[8, 8], blocks=[1, 1], d
         (dict(classes=["a", "b", "c", "a"]), "names 3 characters for a network of 4"),
         (
             dict(architecture=dict(name="Transformer")),
-            r"Unknown architecture 'Transformer'; there are PlainCNN",
+            r"Unknown architecture 'Transformer'; there are OwnNetwork",
         ),
         (dict(architecture={}), "has an incomplete header"),
         (dict(preprocess={"zoom": 2}), "has an incomplete header"),
@@ -201,7 +201,7 @@ def test_weights_of_another_network(small):
 def test_what_cannot_be_saved(tmp_path):
     with pytest.raises(ValueError, match="classes must be 42 names, got 2"):
         save_model(tmp_path / "x", SimpsonsCNN(42), ["a", "b"], Preprocess())
-    with pytest.raises(ValueError, match="Unknown architecture 'Linear'; there are PlainCNN"):
+    with pytest.raises(ValueError, match="Unknown architecture 'Linear'; there are OwnNetwork"):
         save_model(tmp_path / "x", nn.Linear(2, 2), ["a", "b"], Preprocess())
     assert not list(tmp_path.iterdir())
 

@@ -7,6 +7,7 @@ from torch import nn
 from simpsons_cnn.networks.losses import log_prior
 from simpsons_cnn.scoring.logit_adjustment import (
     MAX_ACCURACY_LOSS,
+    adjust_logits,
     check_adjustable,
     choose_adjustment,
     shift_logits,
@@ -62,3 +63,47 @@ def test_the_network_is_left_as_it_was():
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     shift_logits(model, torch.tensor([1.0, 2.0, 3.0]))
     assert torch.allclose(model[2].bias - before["2.bias"], torch.tensor([1.0, 2.0, 3.0]))
+
+
+def test_a_network_that_fails_in_the_check_is_left_as_it_was():
+    class FailsOnce(nn.Sequential):
+        calls = 0
+
+        def forward(self, x):
+            self.calls += 1
+            if self.calls == 2:
+                raise RuntimeError("out of memory")
+            return super().forward(x)
+
+    model = FailsOnce(nn.Linear(4, 3))
+    before = model[0].bias.clone()
+    with pytest.raises(RuntimeError):
+        check_adjustable(model.train(), torch.zeros(2, 4), 3)
+    assert torch.equal(model[0].bias, before) and model.training
+
+
+class Judged(list):
+    "Batches to judge by, as `adjust_logits` walks them"
+
+    shuffle, augment = False, None
+
+
+@pytest.mark.parametrize("counts", [[300, 30, 10], [50, 50, 50]])
+def test_the_network_then_answers_as_the_adjusted_logits_do(counts):
+    counts = torch.tensor(counts)
+    logits, labels = lopsided_answers(0, counts)
+    model = nn.Linear(3, 3)
+    with torch.no_grad():
+        model.weight.copy_(torch.eye(3))
+        model.bias.zero_()
+    found = adjust_logits(model, Judged([(logits, labels)]), counts)
+    assert bool(found.tau) == (len(counts.unique()) > 1)
+    expected = logits - found.tau * torch.tensor(found.log_prior)
+    assert torch.allclose(model(logits), expected, atol=1e-5)
+
+
+def test_images_that_vary_are_no_judges():
+    varied = Judged([(torch.zeros(2, 3), torch.tensor([0, 1]))])
+    varied.augment = object()
+    with pytest.raises(ValueError, match="dl must be without augment and shuffle"):
+        adjust_logits(nn.Linear(3, 3), varied, torch.tensor([1, 1, 1]))

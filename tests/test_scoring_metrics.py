@@ -409,3 +409,9 @@ def test_interval_holds_the_estimate_where_absent_characters_are_named():
     low, high = report.bootstrap_interval("macro_f1")
     assert low < report.macro_f1 < high
     assert high - low > 0.005
+
+
+def test_a_character_is_found_in_either_unicode_form():
+    report = Report(np.array([[5, 1], [0, 4]]), ["M\u00fcller", "otto"])
+    composed = report.bootstrap_interval("recall", "M\u00fcller")
+    assert report.bootstrap_interval("recall", "Mu\u0308ller") == composed

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from simpsons_cnn.training.auto import adapt_config, auto_config
+from simpsons_cnn.data.folders import ImageFiles
+from simpsons_cnn.training.auto import _choose_epochs, adapt_config, auto_config, image_sides
 
 
 def make_pictures(root, characters, each, side):
@@ -60,3 +61,41 @@ def test_a_recipe_keeps_its_licence_for_its_own_pictures(tmp_path):
     assert config.licence is None
     config, _ = adapt_config(recipe, traindir=root, licence="MIT", batch_size=3)
     assert (config.licence, config.batch_size) == ("MIT", 3)
+
+
+@pytest.mark.parametrize("content", ["pictures without folders", "nothing", "somebody unknown"])
+def test_a_folder_test_that_is_no_test_is_not_chosen(tmp_path, content):
+    "Many data sets call a folder of unsorted pictures so"
+    root = make_pictures(tmp_path / "train", 3, 5, 28)
+    (tmp_path / "test").mkdir()
+    if content != "nothing":
+        make_pictures(tmp_path / "test/unknown", 1, 2, 28)
+    if content == "pictures without folders":
+        (tmp_path / "test/unknown/character_000/0.png").rename(tmp_path / "test/0.png")
+    config, choices = auto_config(root)
+    reason = next(str(choice) for choice in choices if choice.name == "testdir")
+    assert config.testdir is None and reason.startswith("testdir null: 'test' beside")
+
+
+def test_sides_are_the_shorter_ones_of_pictures_from_the_whole_folder(tmp_path):
+    for character, height in (("first", 40), ("last", 70)):
+        (tmp_path / character).mkdir()
+        for i in range(4):
+            Image.new("RGB", (90, height)).save(tmp_path / character / f"{i}.png")
+    files = ImageFiles.scan(tmp_path)
+    assert image_sides(files, 2).tolist() == [40, 70]
+
+
+@pytest.mark.parametrize("side, size", [(70, 64), (73, 80), (89, 96)])
+def test_the_size_is_the_nearest_multiple_of_sixteen(tmp_path, side, size):
+    assert auto_config(make_pictures(tmp_path / "train", 2, 3, side))[0].size == size
+
+
+def test_the_rate_follows_the_batch_size_that_is_used(tmp_path):
+    root = make_pictures(tmp_path / "train", 2, 40, 28)
+    rates = [auto_config(root, **given)[0].learning_rate for given in ({}, dict(batch_size=54))]
+    assert rates == [0.003, 0.0045]  # of 16 and of 54; the cube root of the ratio
+
+
+def test_epochs_fall_with_the_cube_root_of_the_number_of_pictures():
+    assert [_choose_epochs(n).value for n in (500, 1000, 5000, 10**6)] == [40, 40, 23, 16]

@@ -21,6 +21,7 @@ from simpsons_cnn.training.callbacks import Callback, Progress
 from simpsons_cnn.training.checkpoint import Checkpoint
 from simpsons_cnn.training.history import NonFiniteLoss
 from simpsons_cnn.training.loop import fit
+from simpsons_cnn.training.run import TrainingRun
 
 RECIPE = TrainingParameters(learning_rate=8e-3, num_epochs=2, mixed_precision="off")
 
@@ -56,6 +57,9 @@ class NeverStarts(Callback):
         (dict(monitor="f1"), "monitor must be one of"),
         (dict(num_epoch=3), "did you mean 'num_epochs'"),
         (dict(batch_size=3), "batch_size is decided by the loaders"),
+        (dict(refit=True), "refit True needs what comes after fit; give it to train"),
+        (dict(imbalance="auto"), "imbalance auto needs what comes after fit"),
+        (dict(imbalance="logit_adjustment"), "imbalance logit_adjustment needs what comes after"),
         (dict(first_crop=80), "first_crop must be at most 64, the side of later crops, and needs"),
     ],
 )
@@ -252,3 +256,26 @@ def test_other_networks_are_not_warned_of(loaders, model):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fit(model, *loaders, recipe=RECIPE, callbacks=[])
+
+
+def test_what_rare_characters_give_is_varied_in_its_own_way(store):
+    "Else each pasted rectangle has the crop, the mirroring and the erased part of its picture"
+    varied = Augment(cutmix=1, cutmix_rare=True)
+    rows = torch.arange(30)
+    run = TrainingRun(
+        small_model(),
+        Batches(store, rows, 30, varied, device="cpu"),
+        Batches(store, rows, 30, device="cpu"),
+        nn.CrossEntropyLoss(),
+        RECIPE,
+    )
+
+    class SameRows:
+        def choice(self, n, size, p):
+            return rows.numpy()
+
+    usual, _ = run.train_dl.batch(rows, 0, 0)
+    pasted, _ = run.rare_batch(SameRows())
+    again, _ = run.rare_batch(SameRows())
+    assert torch.equal(pasted, again)
+    assert not any(torch.equal(a, b) for a, b in zip(usual, pasted, strict=True))

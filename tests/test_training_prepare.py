@@ -1,5 +1,6 @@
 "What is refused before training, and what is removed before it"
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -131,3 +132,47 @@ def test_a_folder_of_somebody_else_is_not_removed(tmp_path):
         make_output_folders(named)
         raise RuntimeError
     assert [path.name for path in mine.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("there", ["folder", "unwritable"])
+def test_latest_that_cannot_be_made_costs_no_run(tmp_path, monkeypatch, capsys, there):
+    "It may be a copy that `cp -rL` made, or lie on a full or read-only disk"
+    (tmp_path / "001").mkdir()
+    if there == "folder":
+        (tmp_path / "latest").mkdir()
+    else:
+        monkeypatch.setattr(
+            "os.replace", lambda *_: (_ for _ in ()).throw(OSError(30, "read-only"))
+        )
+    point_latest(tmp_path / "001")
+    assert "latest' does not lead to this run" in capsys.readouterr().err
+    assert latest_run(tmp_path) is None
+
+
+def test_latest_moves_where_links_to_folders_are_not_replaced(tmp_path, monkeypatch):
+    "As on Windows, which refuses to replace what it takes for a folder"
+
+    def replace(source, target, replace=os.replace):
+        if os.path.isdir(target):
+            raise PermissionError(13, "Access is denied")
+        replace(source, target)
+
+    monkeypatch.setattr("os.replace", replace)
+    for name in ("001", "002"):
+        (tmp_path / name).mkdir()
+        point_latest(tmp_path / name)
+        assert latest_run(tmp_path) == tmp_path / name
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"../..", b"latest", b"a/b", b"001"])
+def test_latest_that_somebody_edited(tmp_path, content):
+    (tmp_path / "001").mkdir()
+    (tmp_path / "latest").write_bytes(content)
+    assert latest_run(tmp_path) == (tmp_path / "001" if content == b"001" else None)
+
+
+def test_the_reason_survives_where_no_folder_could_be_made(tmp_path):
+    (tmp_path / "file").touch()
+    config = Config.load(runs_directory=tmp_path / "file", out_directory=tmp_path / "file/x")
+    with pytest.raises(KeyError), run_folders(config):
+        raise KeyError("the reason")

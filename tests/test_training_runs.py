@@ -1,10 +1,13 @@
 "Runs as their files tell them: damaged, half written, of other versions"
 
 import json
+import shutil
 
 import pytest
 
+from simpsons_cnn.cli.runs import simpsons_runs
 from simpsons_cnn.core.config import Config
+from simpsons_cnn.training.history import History
 from simpsons_cnn.training.runs import list_runs, plot_runs, runs_table
 
 HISTORY = "epoch,valid_loss,accuracy,macro_f1\n1,1.0,0.5,0.4\n2,0.5,0.6,0.3\n"
@@ -41,3 +44,38 @@ def test_a_run_without_an_epoch(runs):
     listed = list_runs(runs)
     assert runs_table(listed).epochs.tolist() == ["0/10", "2/10"]
     assert len(plot_runs(listed).axes[0].lines) == 1
+
+
+def test_a_run_that_was_stopped_in_its_first_epoch(runs):
+    history = History()
+    (runs / "001/model/history.csv").write_text(history.table.to_csv(index=False))
+    assert runs_table(list_runs(runs)).epochs.tolist() == ["0/10", "2/10"]
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("config.yaml", "training_parameters:\n  a_setting_of_old: 1\n"),
+        ("history.csv", 'epoch,"'),
+        ("report.json", "{"),
+    ],
+)
+def test_a_run_that_cannot_be_read_does_not_hide_the_others(runs, name, content):
+    (runs / "001/model" / name).write_text(content)
+    with pytest.warns(UserWarning, match="001 is left out: "):
+        assert [run.name for run in list_runs(runs)] == ["mine"]
+
+
+def test_the_thousandth_run_comes_after_the_999th(runs):
+    for name in ("1000", "999"):
+        shutil.copytree(runs / "001", runs / name)
+    assert [run.name for run in list_runs(runs)] == ["001", "999", "1000", "mine"]
+
+
+def test_names_are_no_formulas_and_no_commands_of_a_terminal(runs, capsys):
+    for name in ("_under", "$\\foo$", "\x1b[2J"):
+        shutil.copytree(runs / "001", runs / name)
+    simpsons_runs([str(runs), "--out", str(runs / "curves.png")])
+    assert "\x1b" not in capsys.readouterr().out
+    legend = plot_runs(list_runs(runs)).axes[0].get_legend()
+    assert len(legend.get_texts()) == 5

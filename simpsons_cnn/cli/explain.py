@@ -13,7 +13,10 @@ from pathlib import Path
 from simpsons_cnn.cli.common import (
     CommandParser,
     add_device,
+    add_network,
     add_overwrite,
+    make_out_folder,
+    open_classifier,
     print_next,
     tidy_errors,
 )
@@ -29,51 +32,67 @@ def _explain_parser() -> CommandParser:
     text = "name to explain; default: the likeliest in each picture"
     parser.add_argument("--character", metavar="NAME", help=text)
     add_device(parser)
+    add_network(parser)
     add_overwrite(parser, "figures")
     return parser
 
 # %% ../../nbs/cli/08_explain.ipynb #29d8f99d
+_LONGEST = 50  # Characters of a name; four bytes each and a temporary suffix fit into 255
+
+
 def _figure_paths(pictures: list, out: Path) -> list:  # A path in `out` for each picture
     "The figures to write; no two of them have the same name"
+    from simpsons_cnn.data.folders import nfc
+
     taken, paths = set(), []
     for picture in pictures:
-        name, number = picture.stem, 1
-        while name.lower() in taken:  # some file systems do not tell 'A' from 'a'
+        stem = name = nfc(picture.stem)[:_LONGEST]
+        number = 1
+        while name.casefold() in taken:  # some file systems do not tell 'A' from 'a'
             number += 1
-            name = f"{picture.stem}_{number}"
-        taken.add(name.lower())
+            name = f"{stem}_{number}"
+        taken.add(name.casefold())
         paths.append(out / f"{name}.png")
     return paths
 
 # %% ../../nbs/cli/08_explain.ipynb #2fc76e01
-def _pictures_and_figures(args) -> list:  # (picture, figure) each
-    "What to explain and what to write; raises `FileExistsError` or `FileNotFoundError`"
+def _find_pictures(paths: list) -> list:
+    "The pictures at some paths and in some folders; raises `FileNotFoundError`"
     from simpsons_cnn.data.folders import pictures_under
 
     pictures = []
-    for path in args.pictures:
+    for path in paths:
         found = pictures_under(path) if path.is_dir() else [path]
         if not found:
             raise FileNotFoundError(f"No pictures under '{path}'")
         pictures += found
+    return pictures
+
+
+def _pictures_and_figures(args) -> list:  # (picture, figure) each
+    "What to explain and what to write; raises `FileExistsError` or `FileNotFoundError`"
+    pictures = _find_pictures(args.pictures)
     figures = _figure_paths(pictures, args.out)
-    exists = [path for path in figures if path.exists()]
-    if exists and not args.overwrite:
-        raise FileExistsError(f"'{exists[0]}' exists; name another --out or pass --overwrite")
+    explained = {path.resolve() for path in pictures}
+    for path in filter(Path.exists, figures):
+        if path.resolve() in explained:
+            raise FileExistsError(f"'{path}' is a picture to explain; name another --out")
+        if not args.overwrite:
+            raise FileExistsError(f"'{path}' exists; name another --out or pass --overwrite")
     return list(zip(pictures, figures, strict=True))
 
 # %% ../../nbs/cli/08_explain.ipynb #7e578a5f
 def _write_figure(clf, picture: Path, figure: Path, character: str) -> str:  # What to print
     "Write the figure of one picture; raises what `Classifier.predict` raises"
     from simpsons_cnn.core.figures import figure_png
+    from simpsons_cnn.core.text import safe_str
 
     prediction = clf.predict(picture)
     explanation = clf.explain(picture, character)
     title = prediction.line(1).removeprefix(prediction.source + ": ") if not character else None
     drawn = explanation.plot(title)
-    figure.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(figure, figure_png(drawn, dpi=120, colors=128))
-    return f"{prediction.line(3)} → {figure}"
+    return f"{prediction.line(3)} → {safe_str(figure)}"
 
 # %% ../../nbs/cli/08_explain.ipynb #cd5eeaf3
 def _explain_each(clf, pairs: list, character: str) -> list:  # Lines about unreadable pictures
@@ -95,11 +114,12 @@ def simpsons_explain(
     args = _explain_parser().parse_args(argv)
     pairs = _pictures_and_figures(args)
     from simpsons_cnn.core.text import safe_str, unknown_name_message
-    from simpsons_cnn.inference.classifier import Classifier
+    from simpsons_cnn.data.folders import nfc
 
-    clf = Classifier.load(args.model, args.device)
-    if args.character and args.character not in clf.classes:
+    clf = open_classifier(args, args.device)
+    if args.character and nfc(args.character) not in clf.classes:
         raise ValueError(unknown_name_message("character", args.character, clf.classes))
+    make_out_folder(args.out)
     errors = _explain_each(clf, pairs, args.character)
     if errors:
         sys.exit(safe_str("\n".join(errors)))

@@ -11,8 +11,10 @@ from pathlib import Path
 
 from simpsons_cnn.cli.common import (
     CommandParser,
+    add_network,
     add_overwrite,
     check_target,
+    open_classifier,
     print_next,
     tidy_errors,
 )
@@ -39,6 +41,8 @@ def _add_kinds(parser: CommandParser):
     parser.add_argument("--web", type=Path, metavar="FOLDER", help=web)
     runtime = "for --web: file made by 'npm pack onnxruntime-web'; without it downloaded once"
     parser.add_argument("--onnxruntime-web", type=Path, metavar="FILE", help=runtime)
+    hub = "folder to write model, card and config.json to, as the Hugging Face hub keeps them"
+    parser.add_argument("--hub", type=Path, metavar="FOLDER", help=hub)
     push = "upload model and card to the Hugging Face hub; needs: pip install 'simpsons_cnn[hub]'"
     parser.add_argument("--push", metavar="USER/NAME", help=push)
 
@@ -53,6 +57,7 @@ def _export_parser() -> CommandParser:
     _add_kinds(parser)
     text = "folder of pictures to compare on, at most 500 of them; without it 500 are drawn"
     parser.add_argument("--pictures", type=Path, help=text)
+    add_network(parser)
     add_overwrite(parser, "files")
     return parser
 
@@ -61,7 +66,7 @@ def _asked_for(args) -> dict:  # kind -> path; empty for a file beside the model
     "The kinds of file to write"
     kinds = {kind: getattr(args, kind) for kind in _SUFFIXES}
     asked = {kind: path for kind, path in kinds.items() if path is not None}
-    return asked if asked or args.push or args.web else dict(onnx=Path(""))
+    return asked if asked or args.push or args.web or args.hub else dict(onnx=Path(""))
 
 # %% ../../nbs/cli/05_export.ipynb #3e3317b8
 def _targets(args) -> dict:  # kind -> path
@@ -70,9 +75,11 @@ def _targets(args) -> dict:  # kind -> path
     for kind, path in _asked_for(args).items():
         targets[kind] = path if path.name else args.model.with_suffix(_SUFFIXES[kind])
         check_target(targets[kind], args.overwrite, "name another file")
-    if args.web:
-        require_empty_folder(args.web)
-        targets["web"] = args.web
+    for kind in ("web", "hub"):
+        folder = getattr(args, kind)
+        if folder:
+            require_empty_folder(folder)
+            targets[kind] = folder
     return targets
 
 # %% ../../nbs/cli/05_export.ipynb #73ac548c
@@ -95,11 +102,14 @@ def _write_web(clf, folder: Path, pictures: list, runtime: Path) -> str:  # What
 
 def _write(clf, kind: str, path: Path, pictures: list) -> str:  # What to print
     "Write one file of a classifier"
-    from simpsons_cnn.inference.card import model_card
+    from simpsons_cnn.inference.card import model_card, save_for_hub
     from simpsons_cnn.inference.export import export_onnx, export_torch
 
     if kind == "card":
         atomic_write(path, model_card(clf))
+        return str(path)
+    if kind == "hub":
+        save_for_hub(clf, path)
         return str(path)
     export = export_onnx if kind == "onnx" else export_torch
     return _parity_line(path, export(clf, path, pictures))
@@ -109,6 +119,7 @@ _OPENED_BY = dict(
     onnx="onnxruntime.InferenceSession({!r}) opens it without PyTorch",
     torch="torch.export.load({!r}).module() opens it without this library",
     card="read {!r}; --push USER/NAME shares the model with its card",
+    hub="read {!r}; --push USER/NAME uploads such a folder",
     web="python -m http.server --directory {} 8000, then open http://localhost:8000",
 )
 
@@ -129,11 +140,10 @@ def simpsons_export(
     args = _export_parser().parse_args(argv)
     targets = _targets(args)
     from simpsons_cnn.inference.card import push_to_hub
-    from simpsons_cnn.inference.classifier import Classifier
     from simpsons_cnn.inference.export import pictures_to_check
 
-    clf = Classifier.load(args.model, "cpu")
-    pictures = pictures_to_check(args.pictures) if targets.keys() - {"card"} else None
+    clf = open_classifier(args, "cpu")
+    pictures = pictures_to_check(args.pictures) if targets.keys() - {"card", "hub"} else None
     for kind, path in targets.items():
         if kind == "web":
             print(_write_web(clf, path, pictures, args.onnxruntime_web))

@@ -15,10 +15,12 @@ from pathlib import Path
 from simpsons_cnn.cli.common import (
     CommandParser,
     add_device,
+    add_network,
     add_overwrite,
     add_store_directory,
     check_target,
     make_out_folder,
+    open_classifier,
     print_next,
     score_line,
     tidy_errors,
@@ -48,6 +50,7 @@ def _predict_parser() -> CommandParser:
     )
     _add_tta(parser)
     add_device(parser)
+    add_network(parser)
     add_overwrite(parser, "the CSV file")
     return parser
 
@@ -110,9 +113,8 @@ def simpsons_predict(
         raise ValueError(f"k must be 1 or more, got {args.k}")
     target = _csv_target(args)
     from simpsons_cnn.core.text import safe_str
-    from simpsons_cnn.inference.classifier import Classifier
 
-    clf = Classifier.load(args.model, args.device)
+    clf = open_classifier(args, args.device)
     found = _predict_each(clf, args.pictures, args.tta)
     _print_predictions(found, args.k, target, args.model)
     if found.unreadable:
@@ -170,6 +172,7 @@ def _evaluate_parser() -> CommandParser:
     parser.add_argument("--skip_unreadable", action="store_true", help=text)
     _add_tta(parser)
     add_device(parser)
+    add_network(parser)
     add_overwrite(parser, "an earlier report")
     return parser
 
@@ -234,9 +237,8 @@ def simpsons_evaluate(
     args = _evaluate_parser().parse_args(argv)
     if args.out:
         _make_out_folder(args.out, args.overwrite)
-    from simpsons_cnn.inference.classifier import Classifier
 
-    clf = Classifier.load(args.model, args.device)
+    clf = open_classifier(args, args.device)
     report = _evaluate_folder(clf, args)
     _print_report(report)
     _print_trained_on(clf, report.store.files.paths, Path(args.model).with_name("split.csv"))

@@ -28,10 +28,11 @@ def _runs_parser() -> CommandParser:
 # %% ../../nbs/cli/09_runs.ipynb #95858aa0
 def _print_runs(runs: list):
     "Print a table of runs"
+    from simpsons_cnn.core.text import safe_str
     from simpsons_cnn.training.runs import runs_table
 
     table = runs_table(runs)
-    print(table.to_string(index=False, na_rep="-"))
+    print(safe_str(table.to_string(index=False, na_rep="-")))
 
 
 def _save_curves(runs: list, target: Path):

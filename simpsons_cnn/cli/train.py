@@ -7,6 +7,7 @@ __all__ = ['simpsons_train']
 
 # %% ../../nbs/cli/02_train.ipynb #2f338e7a
 import argparse
+import os
 import shlex
 import sys
 from typing import Literal, get_args, get_origin
@@ -42,7 +43,7 @@ def _add_settings(parser: CommandParser):
 
 # %% ../../nbs/cli/02_train.ipynb #a0231b4f
 def _add_run_options(parser: CommandParser):
-    "Add `--resume`, `--verify` and `--find_lr`"
+    "Add `--resume`, `--verify`, `--find_lr` and `--nproc`"
     parser.add_argument(
         "--resume",
         action="store_true",
@@ -59,6 +60,14 @@ def _add_run_options(parser: CommandParser):
         "--find_lr",
         action="store_true",
         help="train nothing: try rising learning rates for a hundred steps, and suggest one",
+    )
+    parser.add_argument(
+        "--nproc",
+        metavar="N",
+        type=int,
+        default=1,
+        help="train in N processes on this machine, for example one for each GPU; "
+        "batch_size is that of all together; default 1",
     )
 
 # %% ../../nbs/cli/02_train.ipynb #e1ec6399
@@ -181,7 +190,54 @@ def _train_run(config: Config, resume: bool):
     _exit_if_stopped(run.history)
     print_next(_next_after_training(run.model_path))
 
+# %% ../../nbs/cli/02_train.ipynb #eb36099a
+def _without_nproc(argv: list) -> list:
+    "The arguments for one of several processes"
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--nproc")
+    return parser.parse_known_args(argv)[1]
+
+
+def _train_in_processes(argv: list, nproc: int):
+    "Run the command in several processes, and exit with what they say"
+    from simpsons_cnn.training.launch import run_processes
+
+    sys.exit(run_processes(["-m", "simpsons_cnn", "train", *_without_nproc(argv)], nproc))
+
+
+def _train_as_one_of_many(settings: dict, path, resume: bool):
+    "Train as a process that torchrun has started; one that lost the others ends silently"
+    from simpsons_cnn.training.distributed import LostProcess
+    from simpsons_cnn.training.train import train
+
+    try:
+        if os.environ["RANK"] == "0":
+            _train_run(_load_config(path, settings, resume), resume)
+        else:
+            train(None)
+    except LostProcess:
+        sys.exit(1)
+    except (FloatingPointError, KeyboardInterrupt):
+        if os.environ["RANK"] == "0":
+            raise
+        sys.exit(1)
+
 # %% ../../nbs/cli/02_train.ipynb #4858f76b
+_RUN_OPTIONS = ("config", "resume", "verify", "find_lr", "nproc")  # all others are settings
+
+
+def _check_run_options(parser: CommandParser, options: argparse.Namespace):
+    "Refuse options that do not go together"
+    if options.nproc < 1:
+        parser.error(f"--nproc must be 1 or more, got {options.nproc}")
+    if options.nproc > 1 and (options.verify or options.find_lr):
+        parser.error("--verify and --find_lr work in one process; give them no --nproc")
+    if options.find_lr and (options.resume or options.verify):
+        parser.error("--find_lr is for before a run; give it no --resume and no --verify")
+    if options.verify and (options.config or options.resume):
+        parser.error("--verify takes its settings from the run; give it no CONFIG and no --resume")
+
+
 @tidy_errors
 def simpsons_train(
     argv: list = None,  # Arguments; `None` takes those of the program
@@ -189,15 +245,17 @@ def simpsons_train(
     "Train a network: pictures in, a model file, figures and scores out"
     parser = _train_parser()
     settings = vars(parser.parse_args(argv))
-    path, resume, verified = [settings.pop(name) for name in ("config", "resume", "verify")]
-    if settings.pop("find_lr"):
-        if resume or verified:
-            parser.error("--find_lr is for before a run; give it no --resume and no --verify")
-        _find_rate(_load_config(path, settings))
-        return
-    if not verified:
-        _train_run(_load_config(path, settings, resume), resume)
-        return
-    if path or resume:
-        parser.error("--verify takes its settings from the run; give it no CONFIG and no --resume")
-    _verify_run(verified, settings)
+    options = argparse.Namespace(**{name: settings.pop(name) for name in _RUN_OPTIONS})
+    _check_run_options(parser, options)
+    if options.find_lr:
+        _find_rate(_load_config(options.config, settings))
+    elif options.verify:
+        _verify_run(options.verify, settings)
+    elif options.nproc > 1:
+        Config.load(options.config, **settings)  # mistakes are reported once
+        _train_in_processes(sys.argv[1:] if argv is None else argv, options.nproc)
+    elif "TORCHELASTIC_RUN_ID" in os.environ:
+        _train_as_one_of_many(settings, options.config, options.resume)
+    else:
+        config = _load_config(options.config, settings, options.resume)
+        _train_run(config, options.resume)

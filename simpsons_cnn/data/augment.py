@@ -172,10 +172,12 @@ def augment_batch(
     prep: Preprocess,  # Normalising
     rng: torch.Generator,  # Source of random numbers, on the CPU
     crop: int | None = None,  # Side of the result; `None`: `prep.crop`, which evaluation shows
+    batch_size: int | None = None,  # Images to draw for, of which these are `part`; `None`: these
+    part: slice = slice(None),  # noqa: B008  cannot change
 ) -> Tensor:  # float32, shape `(n, 3, crop, crop)`
-    "Crop, turn, mirror, recolour, erase and normalise a batch"
-    changes = _draw_changes(augment, prep, len(xb), rng)
-    changes = {name: t.to(xb.device, non_blocking=True) for name, t in changes.items()}
+    "Crop, turn, mirror, recolour, erase and normalise a batch, or a part of one"
+    changes = _draw_changes(augment, prep, batch_size or len(xb), rng)
+    changes = {name: t[part].to(xb.device, non_blocking=True) for name, t in changes.items()}
     side = crop or prep.crop
     at_once = 16 if xb.device.type == "cpu" else len(xb)
     out = torch.empty(len(xb), 3, side, side, device=xb.device)

@@ -8,6 +8,7 @@ __all__ = ['check_batch_size', 'Batches']
 # %% ../../nbs/data/08_batches.ipynb #4e94504a
 import math
 from collections.abc import Iterator
+from copy import copy
 from numbers import Integral
 from weakref import WeakValueDictionary
 
@@ -136,6 +137,7 @@ class Batches(_Order):
         self.device = pick_device(device)
         self.pixels = _to_gpu_if_it_fits(store.pixels, self.device)
         self.labels = store.labels
+        self.part = slice(None)  # of each batch, see `share`
         self._passes = 0  # of `for xb, yb in dl`
 
     @property
@@ -153,15 +155,17 @@ class Batches(_Order):
         epoch: int,  # With `step` it decides the augmentation
         step: int,
         crop: int | None = None,  # Side of augmented crops; `None`: the preprocess's
+        purpose: str = "augment",  # Another one draws other numbers in the same step
     ) -> tuple:
         "The images in these rows as they are seen in that step, and their labels"
         prep = self.store.preprocess
-        xb = _gather(self.pixels, rows).to(self.device, non_blocking=True)
-        yb = self.labels[rows].to(self.device, non_blocking=True)
+        own = rows[self.part]
+        xb = _gather(self.pixels, own).to(self.device, non_blocking=True)
+        yb = self.labels[own].to(self.device, non_blocking=True)
         if self.augment is None:
             return prep.normalise(prep.center_crop(xb)), yb
-        rng = make_generator(self.seed, "augment", epoch, step)
-        return augment_batch(xb, self.augment, prep, rng, crop), yb
+        rng = make_generator(self.seed, purpose, epoch, step)
+        return augment_batch(xb, self.augment, prep, rng, crop, len(rows), self.part), yb
 
     def epoch(
         self,
@@ -172,3 +176,16 @@ class Batches(_Order):
         "The batches of an epoch from a step on; always the same for the same arguments"
         steps = self.steps(epoch, start)
         return (self.batch(rows, epoch, step, crop) for step, rows in steps)
+
+    def share(
+        self,
+        rank: int,  # From 0
+        size: int,  # Number of shares
+    ) -> "Batches":
+        "A loader of every `size`-th image: of each batch in training, of the whole in evaluation"
+        share = copy(self)
+        if self.shuffle:
+            share.part = slice(rank, None, size)
+        else:
+            share.indices = self.indices[rank::size]
+        return share

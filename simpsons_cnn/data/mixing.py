@@ -46,12 +46,18 @@ def _mixup(xb: Tensor, others: Tensor, share: float, rng) -> tuple:  # (pictures
     return others.lerp(xb, share), share
 
 # %% ../../nbs/data/09_mixing.ipynb #6bccbd72
+def _rolled(t: Tensor) -> Tensor:
+    "Each row moved on by one"
+    return t.roll(1, 0)
+
+
 def mix_batch(
     xb: Tensor,  # Floating point, shape `(n, 3, height, width)`
     yb: Tensor,  # Labels, shape `(n,)`
     augment: Augment,  # How often, and how much
     rng: np.random.Generator,
     pasted=None,  # Called with `rng`: pictures and labels for CutMix; `None`: those of the batch
+    before=_rolled,  # Called with pictures, then labels: for each the one before it in the batch
 ) -> tuple:  # (pictures, labels); the labels are `MixedLabels`, or `yb` if nothing is mixed
     "Mix each picture with the one before it, in a share of the batches"
     chance = rng.random()
@@ -59,7 +65,7 @@ def mix_batch(
         return xb, yb
     cut = chance < augment.cutmix
     share = rng.beta(augment.mix_alpha, augment.mix_alpha)
-    others, labels = pasted(rng) if cut and pasted else (xb.roll(1, 0), yb.roll(1, 0))
+    others, labels = pasted(rng) if cut and pasted else (before(xb), before(yb))
     mixed, share = (_cutmix if cut else _mixup)(xb, others, share, rng)
     return mixed, MixedLabels(yb, labels, share)
 

@@ -9,6 +9,7 @@ __all__ = ['Prediction', 'Predictions', 'Classifier']
 import io
 import math
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -25,11 +26,12 @@ from ..core.files import atomic_write
 from simpsons_cnn.core.text import (
     escape_html,
     first_few,
+    require,
     safe_csv,
     safe_str,
     unknown_name_message,
 )
-from ..data.folders import pictures_under
+from ..data.folders import nfc, pictures_under
 from ..data.images import read_rgb
 from ..data.preprocess import Preprocess
 from .explain import Explanation, grad_cam
@@ -260,6 +262,28 @@ def load(
     model, header = load_model(path, device)
     return cls(model, header["classes"], header["preprocess"], header["about"], device)
 
+# %% ../../nbs/inference/02_classifier.ipynb #a386aa13
+def _fetch(repo_id: str, **kwargs) -> str:  # Path in the client's cache
+    "The model file of a repository on the hub"
+    client = require("huggingface_hub", "hub")
+    from huggingface_hub.utils import EntryNotFoundError
+
+    with suppress(EntryNotFoundError):  # an older upload has none
+        client.hf_hub_download(repo_id, "config.json", **kwargs)
+    return client.hf_hub_download(repo_id, "model.safetensors", **kwargs)
+
+
+@patch(cls_method=True)
+def from_pretrained(
+    cls: Classifier,
+    repo_id,  # 'user/name' on the Hugging Face hub, or a folder with a `model.safetensors`
+    device: str = "auto",  # See `pick_device`
+    **kwargs,  # Passed on to huggingface_hub, such as `revision` or `token`
+) -> Classifier:
+    "Open a shared model, checked like any other; raises `ValueError` or what the client raises"
+    local = Path(repo_id) / "model.safetensors"
+    return cls.load(local if local.is_file() else _fetch(str(repo_id), **kwargs), device)
+
 # %% ../../nbs/inference/02_classifier.ipynb #78a90ef3
 @patch
 def save(
@@ -426,6 +450,7 @@ def explain(
     character: str = None,  # The character to explain; `None`: the most likely one
 ) -> Explanation:
     "Which pixels support a character; raises `ValueError` for an unknown character"
+    character = character and nfc(character)
     if character is not None and character not in self.classes:
         raise ValueError(unknown_name_message("character", character, self.classes))
     xb = self._decode(source)

@@ -15,7 +15,7 @@ import ipywidgets as widgets
 import pandas as pd
 from IPython.display import HTML, display
 
-from ..core.config import Config, setting_sections
+from ..core.config import Config, network_names, setting_sections
 from ..data.batches import check_batch_size
 from ..data.folders import ImageFiles
 from .dashboard import TrainingDashboard
@@ -118,6 +118,8 @@ def _setting_widget(key: str) -> widgets.Widget:
     section = Config.model_fields[setting_sections()[key]].annotation
     field = section.model_fields[key]
     common = _field_layout(_LABELS.get(key, key.replace("_", " ")), field.description)
+    if key == "architecture":
+        return widgets.Dropdown(options=network_names(), **common)
     if get_origin(field.annotation) is Literal:
         return widgets.Dropdown(options=get_args(field.annotation), **common)
     if key not in _SLIDERS:
@@ -130,6 +132,8 @@ def _set_value(field: widgets.Widget, value):
     "Show a value in a field"
     if hasattr(field, "max"):
         field.max = max(field.max, value)
+    if isinstance(field, widgets.Dropdown) and value not in field.options:
+        field.options = (*field.options, value)
     if isinstance(field, widgets.Text):
         value = "" if value is None else str(value)
     field.value = value

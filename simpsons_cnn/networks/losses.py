@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.text import short_repr, unknown_name_message
+from ..data.folders import nfc
 from ..data.mixing import MixedLabels
 
 # %% ../../nbs/networks/01_losses.ipynb #813b81b6
@@ -177,6 +178,7 @@ def weights_by_name(
     classes: list,  # Names in the order of the classes
 ) -> Tensor:  # float32, shape `(classes,)`; 1 where no weight is given
     "Class weights in the order of the classes; raises `ValueError` for an unknown name"
+    weights = {nfc(name): weight for name, weight in weights.items()}
     for name in weights:
         if name not in classes:
             raise ValueError(unknown_name_message("character", name, classes) + " (imbalance)")

@@ -17,19 +17,27 @@ import torch
 from torch import Tensor, nn
 
 from .. import __version__
+from ..core.device import seeded_generators
 from ..core.tensors import read_tensors, write_tensors
 from ..core.text import first_few, unknown_name_message
 from ..data.preprocess import Preprocess
-from .presets import PRESETS
+from .presets import PRESETS, OwnNetwork, UnregisteredNetwork
 from .reference import SimpsonsCNN
 
 # %% ../../nbs/networks/05_model_file.ipynb #e42ebb99
 FORMAT_VERSION = 2
-ARCHITECTURES = {network.__name__: network for network, _ in PRESETS.values()}  # what may be named
+_NETWORKS = [*(network for network, _ in PRESETS.values()), OwnNetwork]
+ARCHITECTURES = {network.__name__: network for network in _NETWORKS}  # what may be named
 
 
 def _shapes(model: nn.Module) -> dict:
     return {name: tensor.shape for name, tensor in model.state_dict().items()}
+
+
+def _build(name: str, hparams: dict) -> nn.Module:
+    "A network by its class and arguments, on the meta device; one of your own on the CPU"
+    with torch.device("meta"), seeded_generators(0):
+        return ARCHITECTURES[name](**hparams)
 
 
 def _architecture(model: nn.Module) -> dict:
@@ -37,8 +45,7 @@ def _architecture(model: nn.Module) -> dict:
     name = type(model).__name__
     if name not in ARCHITECTURES:
         raise ValueError(unknown_name_message("architecture", name, ARCHITECTURES))
-    with torch.device("meta"):
-        rebuilt = type(model)(**model.hparams)
+    rebuilt = _build(name, model.hparams)
     if _shapes(rebuilt) != _shapes(model):
         raise ValueError(f"{name}(**model.hparams) must have the layers of the model; they differ")
     return dict(name=name, **model.hparams)
@@ -81,17 +88,24 @@ def save_model(
     write_tensors(path, model.state_dict(), header)
 
 # %% ../../nbs/networks/05_model_file.ipynb #80c0552f
+def _check_hparams(header: dict, hparams: dict, num_tensors: int):
+    "Raise `ValueError` for arguments with which a network would be too large to build"
+    blocks = max(len(hparams.get("channels", ())), sum(hparams.get("blocks", ())))
+    if blocks > num_tensors:
+        raise ValueError(f"{blocks:,} blocks for {num_tensors:,} tensors")
+    outputs, names = hparams.get("num_classes"), len(header["classes"])
+    if "factory" in hparams and outputs != names:
+        raise ValueError(f"names {names} characters for a network of {outputs!r}")
+
+
 def _network_of(header: dict, num_tensors: int) -> nn.Module:
     "The network that a header describes, on the meta device"
     hparams = dict(header["architecture"])
     name = hparams.pop("name")
     if name not in ARCHITECTURES:
         raise ValueError(unknown_name_message("architecture", name, ARCHITECTURES))
-    blocks = max(len(hparams.get("channels", ())), sum(hparams.get("blocks", ())))
-    if blocks > num_tensors:
-        raise ValueError(f"{blocks:,} blocks for {num_tensors:,} tensors")
-    with torch.device("meta"):
-        return ARCHITECTURES[name](**hparams).eval()
+    _check_hparams(header, hparams, num_tensors)
+    return _build(name, hparams).eval()
 
 # %% ../../nbs/networks/05_model_file.ipynb #3ced3d65
 def _preprocess_of(header: dict, min_side: int) -> Preprocess:
@@ -150,6 +164,8 @@ def load_model(
         header["preprocess"] = _preprocess_of(header, model.min_side)
         header["classes"] = [str(name) for name in header["classes"]]
         header["about"] = dict(header["about"])
+    except UnregisteredNetwork as e:
+        raise ValueError(f"'{path}' holds {e}") from None
     except Exception as e:
         raise ValueError(f"'{path}' has an incomplete header ({type(e).__name__}: {e})") from None
     names, outputs = len(set(header["classes"])), model.hparams["num_classes"]

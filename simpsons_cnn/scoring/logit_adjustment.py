@@ -119,11 +119,13 @@ def check_adjustable(
     offsets = torch.arange(num_classes, device=xb.device) / num_classes
     bias = _output_layer(model, num_classes).bias
     kept = bias.clone()
-    with evaluating(model):
-        before = model(xb)
-        shift_logits(model, offsets)
-        after = model(xb)
-    bias.copy_(kept)
+    try:
+        with evaluating(model):
+            before = model(xb)
+            shift_logits(model, offsets)
+            after = model(xb)
+    finally:
+        bias.copy_(kept)
     if not torch.allclose(after, before + offsets, atol=0.05 / num_classes):
         raise ValueError(
             f"logit adjustment needs logits that come from the last nn.Linear of"

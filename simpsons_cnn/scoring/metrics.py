@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..core.text import escape_html, first_few, unknown_name_message
+from ..data.folders import nfc
 from ..networks.reference import evaluating
 from .test_time import tta_logits
 
@@ -368,6 +369,7 @@ class _Intervals(_Counts):
         groups=None,  # Group of each row of `per_image`; `None`: its column `group`, if it has one
     ) -> tuple:  # (low, high), NaN where the score is undefined
         "Rescaled, bias-corrected bootstrap, Wilson's where mistakes are few; raises `ValueError`"
+        character = character and nfc(character)
         _check_metric(metric, character, self.classes)
         units, strata = _units_of(self, groups), self._strata(metric, character)
         if not len(strata):

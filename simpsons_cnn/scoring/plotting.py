@@ -14,6 +14,7 @@ from matplotlib.colors import PowerNorm
 
 from ..core.figures import NotebookFigure, figure_png, one_warning_of_missing_letters
 from ..core.files import atomic_write
+from ..core.text import safe_str
 from .calibration import expected_calibration_error, reliability
 from .metrics import characters_to_show
 
@@ -28,7 +29,7 @@ def _axes(given, cols: int, size: tuple, **kwargs) -> tuple:
 # %% ../../nbs/scoring/03_plotting.ipynb #566bee72
 def display_name(name: str, longest: int = 28) -> str:
     "A character's name as text for a figure"
-    name = str(name).replace("_", " ")
+    name = safe_str(name).replace("_", " ")
     return (name if len(name) <= longest else name[: longest - 1] + "…").replace("$", r"\$")
 
 # %% ../../nbs/scoring/03_plotting.ipynb #96572614

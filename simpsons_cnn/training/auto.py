@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ..core.config import Config
+from ..core.text import safe_str
 from ..data.folders import ImageFiles
 from ..data.images import open_picture
 
@@ -28,7 +29,7 @@ class Choice:
 
     def __str__(self):
         value = "null" if self.value is None else self.value
-        return f"{self.name} {value}: {self.reason}"
+        return safe_str(f"{self.name} {value}: {self.reason}")
 
 # %% ../../nbs/training/10_auto.ipynb #71561ff2
 def image_sides(
@@ -85,12 +86,16 @@ def _choose_monitor(n: int) -> Choice:
     return Choice("monitor", "valid_loss", "on few validation pictures the loss says more")
 
 # %% ../../nbs/training/10_auto.ipynb #defbb7f8
-def _choose_testdir(traindir: Path) -> Choice:
-    "The folder `test` beside the training folder, if there is one"
+def _choose_testdir(traindir: Path, classes: list) -> Choice:
+    "The folder `test` beside the training folder, if it holds images of these characters"
     folder = traindir.parent / "test"
-    if folder.is_dir() and folder.resolve() != traindir.resolve():
-        return Choice("testdir", folder, "it lies beside the training folder")
-    return Choice("testdir", None, "no folder 'test' beside the training folder")
+    if not folder.is_dir() or folder.resolve() == traindir.resolve():
+        return Choice("testdir", None, "no folder 'test' beside the training folder")
+    try:
+        ImageFiles.scan(folder, classes)
+    except (OSError, ValueError) as e:
+        return Choice("testdir", None, f"'test' beside the training folder is no test: {e}")
+    return Choice("testdir", folder, "it lies beside the training folder")
 
 # %% ../../nbs/training/10_auto.ipynb #cceb432a
 def choose_settings(
@@ -102,7 +107,7 @@ def choose_settings(
     n = round(len(files) * (1 - config.valid))
     batch_size = _choose_batch_size(n)
     used = config.batch_size if "batch_size" in given else batch_size.value
-    choices = [_choose_testdir(config.traindir), batch_size, _choose_epochs(n)]
+    choices = [_choose_testdir(config.traindir, files.classes), batch_size, _choose_epochs(n)]
     choices += [_choose_learning_rate(used), _choose_monitor(n)]
     if not {"crop_size", "first_crop"} & set(given):
         choices.append(_choose_size(image_sides(files)))

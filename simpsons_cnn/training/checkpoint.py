@@ -23,6 +23,7 @@ from torch import nn
 from .. import __version__
 from ..core.files import remove_temp_files
 from ..core.tensors import DamagedFile, read_tensors, write_tensors
+from .distributed import current_ranks
 from .history import History
 
 # %% ../../nbs/training/03_checkpoint.ipynb #676a200e
@@ -31,7 +32,9 @@ FORMAT_VERSION = "checkpoint 5"
 
 def describe_environment(device: torch.device, dtype: torch.dtype = None) -> dict:  # plain types
     "What else the last bits of a run depend on"
-    return dict(
+    processes = current_ranks().size
+    shared = dict(processes=processes) if processes > 1 else {}
+    return shared | dict(
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         threads=torch.get_num_threads() if device.type == "cpu" else None,
         arithmetic=str(dtype or torch.float32),

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['RUN_SHEETS', 'RUN_FILES', 'PARTS', 'make_output_folders', 'remove_run', 'new_run_folder', 'point_latest',
-           'latest_run', 'in_folder', 'name_folders', 'run_folders', 'check_room', 'scan_folders', 'TrainingData',
-           'evaluation_batch_size', 'prepare']
+           'latest_run', 'in_folder', 'name_folders', 'run_folders', 'check_room', 'check_own_network', 'scan_folders',
+           'TrainingData', 'evaluation_batch_size', 'prepare']
 
 # %% ../../nbs/training/06_prepare.ipynb #a15a2e17
 import os
+import sys
 import warnings
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,14 +19,15 @@ import numpy as np
 import torch
 
 from ..core.config import Config
-from ..core.device import pick_device
+from ..core.device import pick_device, seeded_generators
 from ..core.files import atomic_write, require_free_space, temp_path
-from ..core.text import first_few
+from ..core.text import first_few, safe_str
 from ..data.batches import Batches, check_batch_size
 from ..data.fixes import apply_fixes
 from ..data.folders import ImageFiles
+from ..data.preprocess import Preprocess
 from ..data.store import PixelStore
-from ..networks.presets import create_model
+from ..networks.presets import PRESETS, check_network, create_model
 from ..quality.duplicates import near_duplicates
 from ..quality.split import make_split
 from ..scoring.plotting import REPORT_FIGURES
@@ -118,16 +120,26 @@ def new_run_folder(
             pass
 
 # %% ../../nbs/training/06_prepare.ipynb #60067efa
-def point_latest(folder: Path):
-    "Let `latest`, beside the folder of a run, stand for it"
-    latest = folder.parent / "latest"
+def _replace_latest(latest: Path, target: str):
+    "Make `latest` a link to a folder beside it, or a text file with its name; raises `OSError`"
     link = temp_path(latest)
     try:
-        link.symlink_to(folder.name, target_is_directory=True)
+        link.symlink_to(target, target_is_directory=True)
+        if latest.is_symlink():
+            latest.unlink()  # Windows does not replace a link to a folder
         os.replace(link, latest)
     except OSError:  # no links here
         link.unlink(missing_ok=True)
-        atomic_write(latest, folder.name)
+        atomic_write(latest, target)
+
+
+def point_latest(folder: Path):
+    "Let `latest`, beside the folder of a run, stand for it; prints a note where it cannot"
+    latest = folder.parent / "latest"
+    try:
+        _replace_latest(latest, folder.name)
+    except OSError as e:
+        print(f"note: '{latest}' does not lead to this run ({safe_str(e)})", file=sys.stderr)
 
 
 def latest_run(
@@ -136,10 +148,11 @@ def latest_run(
     "The folder of the run that was started or resumed last"
     latest = Path(runs) / "latest"
     if latest.is_file():
-        folder = latest.with_name(latest.read_text(encoding="utf-8").strip())
+        name = latest.read_text(encoding="utf-8", errors="replace").strip()
     else:
-        folder = latest.with_name(latest.resolve().name)
-    return folder if folder.is_dir() and folder != latest else None
+        name = latest.resolve().name
+    names = {path.name for path in Path(runs).glob("*") if path.is_dir()} - {"latest"}
+    return latest.with_name(name) if name in names else None
 
 # %% ../../nbs/training/06_prepare.ipynb #348483a2
 _SUBFOLDERS = dict(
@@ -180,8 +193,8 @@ def _remove_if_empty(folder: Path):
     "Remove a folder of a run in which there is nothing but empty folders and locks"
     for lock in folder.glob("*/.lock"):
         lock.unlink()
-    for path in (*folder.iterdir(), folder):
-        with suppress(OSError):  # a file, or not empty
+    for path in (*folder.glob("*"), folder):
+        with suppress(OSError):  # a file, not empty, or never made
             path.rmdir()
 
 
@@ -202,7 +215,7 @@ def check_room(
     num_classes: int,  # Number of characters
 ):
     "Raise `OSError` if the disk has less space than a run of this network needs"
-    with torch.device("meta"):
+    with torch.device("meta"), seeded_generators(0):
         model = create_model(config.architecture, num_classes)
     weights = sum(v.nbytes for v in model.state_dict().values())
     folder = config.out_model_directory
@@ -210,6 +223,18 @@ def check_room(
     checkpoints = 3 + (2 if config.refit else 0)  # the third is being written
     needed = (checkpoints * 6 + 2) * weights - freed
     require_free_space(folder, needed, "A run with its checkpoints and its model")
+
+# %% ../../nbs/training/06_prepare.ipynb #3e47414d
+def check_own_network(
+    config: Config,
+    num_classes: int,  # Number of characters
+):
+    "Raise `ValueError` for a network of your own that cannot be trained with these settings"
+    if config.architecture in PRESETS:
+        return
+    model = create_model(config.architecture, num_classes, config.seed)
+    crop = Preprocess(config.size, crop=config.crop_size).crop
+    check_network(model, num_classes, sorted({config.first_crop or crop, crop}))
 
 # %% ../../nbs/training/06_prepare.ipynb #5f3cdfbe
 def scan_folders(config: Config) -> tuple:  # `ImageFiles` for training, and for testing or `None`
@@ -247,7 +272,7 @@ def _remarks(store: PixelStore, valid_rows: list, missing_in_test: list) -> list
         names = first_few(unjudged)
         lines.append(f"no validation pictures of {names}, so the scores say nothing of them")
     if missing_in_test:
-        lines.append(f"no test pictures of {', '.join(missing_in_test)}")
+        lines.append(f"no test pictures of {first_few(missing_in_test)}")
     return lines
 
 # %% ../../nbs/training/06_prepare.ipynb #7a1de93f
@@ -298,12 +323,12 @@ def _open_store(config: Config, files: ImageFiles) -> PixelStore:
 def _split(config: Config, store: PixelStore) -> tuple:  # As from `make_split`
     "The split that the settings ask for; `ValueError` if a character has nothing to train on"
     if store.files.missing:
-        names = ", ".join(store.files.missing)
+        names = first_few(store.files.missing)
         raise ValueError(f"No readable pictures of {names} under '{config.traindir}'")
     train_idx, valid_idx, groups = make_split(store, config.split, config.valid, config.seed)
     untaught = store.files.select(train_idx).missing
     if untaught:
-        names = ", ".join(untaught)
+        names = first_few(untaught)
         raise ValueError(
             f"The split leaves no picture of {names} to train on; choose another split"
         )

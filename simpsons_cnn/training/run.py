@@ -9,10 +9,13 @@ __all__ = ['check_callbacks', 'TrainingRun', 'running']
 import copy
 import hashlib
 import itertools
+import tempfile
 import time
 import warnings
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,10 +28,17 @@ from ..core.tensors import weights_hash
 from ..core.text import first_few
 from ..data.batches import Batches
 from ..data.mixing import balanced_chances, mix_batch
+from ..networks.presets import OwnNetwork
 from ..networks.reference import set_dropout_generator
 from ..scoring.metrics import Report
 from .callbacks import Callback
 from .checkpoint import Checkpoint, describe_environment, stop_on_signal
+from simpsons_cnn.training.distributed import (
+    bytes_of_first,
+    current_ranks,
+    pictures_before,
+    synchronised_norms,
+)
 from simpsons_cnn.training.history import (
     History,
     NonFiniteLoss,
@@ -69,14 +79,15 @@ def _check_first_crop(recipe: TrainingParameters, train_dl: Batches):
 # %% ../../nbs/training/04_run.ipynb #93ccb17e
 def _unseeded_dropout(model: nn.Module) -> list:
     "The names of the layers that drop numbers with the random numbers of the process"
-    names = []
+    names, own = [], [m for m in model.modules() if isinstance(m, OwnNetwork)]
+    seeded = {part for network in own for part in network.modules()}
     for name, module in model.named_modules():
         rate = 0.0
         if isinstance(module, nn.modules.dropout._DropoutNd):
             rate = module.p
         elif isinstance(module, (nn.RNNBase, nn.MultiheadAttention)):
             rate = module.dropout
-        if rate:
+        if rate and module not in seeded:
             names.append(name)
     return names
 
@@ -88,7 +99,7 @@ def _warn_of_unseeded_dropout(model: nn.Module):
         warnings.warn(
             f"The seed does not decide the dropout in {first_few([repr(n) for n in names])}: a"
             " resumed or repeated run will have other weights. Use"
-            " simpsons_cnn.networks.reference.Dropout in place of nn.Dropout",
+            " simpsons_cnn.networks.reference.Dropout in place of nn.Dropout, or register_network",
             stacklevel=3,
         )
 
@@ -107,12 +118,26 @@ def _check_loss(loss):
         raise TypeError(f"loss must be called with logits and targets, got {type(loss).__name__}")
 
 
+def _check_shares(run):
+    "Raise `ValueError` for pictures that cannot be shared among the processes"
+    batch, judged, size = run.train_dl.batch_size, len(run.valid_dl.indices), run.ranks.size
+    if batch % size:
+        raise ValueError(
+            f"batch_size must be a multiple of the number of processes, {size}, got {batch}"
+        )
+    if judged < size:
+        raise ValueError(
+            f"validation pictures must be at least as many as processes, {size}, got {judged}"
+        )
+
+
 def _check_arguments(run):
     "Raise `ValueError` or `TypeError` for a run that cannot be trained"
     _check_loaders(run.train_dl, run.valid_dl)
     _check_loss(run.loss)
     check_callbacks(run.callbacks)
     _check_first_crop(run.recipe, run.train_dl)
+    _check_shares(run)
     _warn_of_unseeded_dropout(run.model)
 
 # %% ../../nbs/training/04_run.ipynb #0ca7f773
@@ -145,6 +170,13 @@ def _create_optimizer(run) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, run.recipe.learning_rate, fused=fused)
 
 # %% ../../nbs/training/04_run.ipynb #a62fbd75
+def _share(run):
+    "Leave to a process its share of the batches, and the checkpoint to the first one"
+    run.train_dl = run.train_dl.share(run.ranks.rank, run.ranks.size)
+    if run.ranks.rank:
+        run.checkpoint = Checkpoint(None)
+
+
 @dataclass(eq=False)
 class TrainingRun:
     "The state of one call of `fit`, as callbacks see it"
@@ -165,8 +197,11 @@ class TrainingRun:
     _chances = None  # of the training images, see `rare_batch`
 
     def __post_init__(self):
+        self.ranks = current_ranks()
         _check_arguments(self)
         self.callbacks, self.checkpoint = tuple(self.callbacks), self.checkpoint or Checkpoint(None)
+        if self.ranks.size > 1:
+            _share(self)
         self.num_epochs, self.steps_per_epoch = self.recipe.num_epochs, len(self.train_dl)
         self.device = self.train_dl.device
         self.dtype = pick_dtype(self.recipe.mixed_precision, self.device)
@@ -291,7 +326,7 @@ def before_step(self: TrainingRun):
         group["lr"] = self.learning_rate(self.step)
     position = (self.epoch, self.step)
     rng = make_generator(self.train_dl.seed, "dropout", *position, device=self.device)
-    set_dropout_generator(self.model, rng)
+    set_dropout_generator(self.model, rng, self.ranks.rank, self.ranks.size)
 
 # %% ../../nbs/training/04_run.ipynb #80e270a9
 @patch
@@ -304,7 +339,7 @@ def rare_batch(
     if self._chances is None:
         self._chances = balanced_chances(dl.labels[dl.indices])
     drawn = rng.choice(len(dl.indices), dl.batch_size, p=self._chances)
-    return dl.batch(dl.indices[drawn], self.epoch, self.step, self.crop())
+    return dl.batch(dl.indices[drawn], self.epoch, self.step, self.crop(), "rare")
 
 # %% ../../nbs/training/04_run.ipynb #006286dc
 @patch
@@ -318,7 +353,8 @@ def mix(
     if augment is None or not mixes_in(self.epoch, self.num_epochs):
         return xb, yb
     rng = np.random.default_rng(derive_seed(self.train_dl.seed, "mix", self.epoch, self.step))
-    return mix_batch(xb, yb, augment, rng, self.rare_batch if augment.cutmix_rare else None)
+    pasted = self.rare_batch if augment.cutmix_rare else None
+    return mix_batch(xb, yb, augment, rng, pasted, partial(pictures_before, ranks=self.ranks))
 
 # %% ../../nbs/training/04_run.ipynb #8f7ff40a
 @torch.no_grad()
@@ -359,6 +395,20 @@ def measure_statistics(self: TrainingRun):
             self.averaged(xb)
     self.averaged.eval()
 
+# %% ../../nbs/training/04_run.ipynb #9ef71534
+@patch
+def agree_to_stop(self: TrainingRun):
+    "Stop if any of the processes was asked to"
+    if self.ranks.size == 1:
+        return
+    asked = 0
+    if self.stop_reason:
+        asked = 1 if self.resumable else 2
+    asked = self.ranks.largest(asked)
+    if asked:
+        self.stop("another process was asked to stop", resumable=asked == 1)
+        self.resumable = asked == 1
+
 # %% ../../nbs/training/04_run.ipynb #531452e1
 _FIRST_STEPS = 5  # whose losses and weights are noted
 
@@ -386,6 +436,7 @@ def after_step(self: TrainingRun, loss: Tensor):
         _update_average(self.averaged, self.model, 0.0 if first else self.recipe.weight_averaging)
     _note_first_steps(self, loss)
     self.notify("on_step")
+    self.agree_to_stop()
     due = self.checkpoint.due()
     if due or (self.device.type == "cpu" and not loss.isfinite()):
         check_finite(torch.stack(self.losses), self.epoch, self.history)
@@ -450,6 +501,7 @@ def end_of_epoch(
         self.notify("on_epoch")
     finally:
         self.checkpoint.save(self)
+    self.agree_to_stop()
 
 # %% ../../nbs/training/04_run.ipynb #def1f376
 def _notify_end(run: TrainingRun):
@@ -463,16 +515,42 @@ def _notify_end(run: TrainingRun):
     if failed and run.error is None:
         raise failed
 
+# %% ../../nbs/training/04_run.ipynb #b9fad9b6
+def _restore_others(run: TrainingRun, data: bytes):
+    "Put the checkpoint of the first process into another one; with no bytes there is none"
+    if not data:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "first.ckpt"
+        path.write_bytes(data)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the first process warns
+            Checkpoint(path, resume=True).restore(run)
+
+
+def _begin(run: TrainingRun):
+    "Continue from the checkpoint, in all processes, or clear it"
+    restored = run.checkpoint.resume and run.checkpoint.restore(run)
+    if not restored:
+        run.checkpoint.clear()
+    if run.ranks.size > 1:
+        data = bytes_of_first(run.checkpoint.path.read_bytes() if restored else b"", run.ranks)
+        if run.ranks.rank:
+            _restore_others(run, data)
+
 # %% ../../nbs/training/04_run.ipynb #3f6e0e10
 @contextmanager
 def running(run: TrainingRun):
     "What surrounds the epochs of a run"
-    if not (run.checkpoint.resume and run.checkpoint.restore(run)):
-        run.checkpoint.clear()
+    _begin(run)
     run.checkpoint.saved_at = time.monotonic()  # what came before was no training
     try:
         run.notify("on_start")
-        with stop_on_signal(run.stop):
+        with ExitStack() as stack:
+            stack.enter_context(stop_on_signal(run.stop))
+            for model in (run.model, run.averaged):
+                if model is not None:
+                    stack.enter_context(synchronised_norms(model, run.ranks))
             yield run
         run.history.resumable = run.resumable
         run.history.stop_reason = run.stop_reason or run.history.stop_reason

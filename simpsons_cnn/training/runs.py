@@ -7,6 +7,7 @@ __all__ = ['RunRecord', 'read_run', 'list_runs', 'settings_that_differ', 'runs_t
 
 # %% ../../nbs/training/09_runs.ipynb #8afd8fee
 import json
+import warnings
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,6 +17,8 @@ import pandas as pd
 
 from ..core.config import Config, setting_sections
 from ..core.figures import NotebookFigure
+from ..core.text import first_few
+from ..scoring.plotting import display_name
 
 # %% ../../nbs/training/09_runs.ipynb #b8196cd1
 @dataclass(eq=False)
@@ -45,10 +48,18 @@ class RunRecord:
         return self.history.loc[best].to_dict()
 
 
+def _read_history(path: Path) -> pd.DataFrame:
+    "A history; empty for a run without an epoch"
+    try:
+        return pd.read_csv(path) if path.is_file() else pd.DataFrame()
+    except pd.errors.EmptyDataError:
+        return pd.DataFrame()
+
+
 def read_run(
     folder: Path,  # Such as `runs/001`
 ) -> RunRecord | None:  # `None` if no run has begun there
-    "Read what a run has left so far; raises `ValueError` for settings that cannot be read"
+    "Read what a run has left so far; raises `ValueError` for files that cannot be read"
     model = Path(folder) / "model"
     settings, history, report = (
         model / name for name in ("config.yaml", "history.csv", "report.json")
@@ -59,20 +70,32 @@ def read_run(
         Path(folder).name,
         datetime.fromtimestamp(settings.stat().st_mtime),
         Config.load(settings),
-        pd.read_csv(history) if history.is_file() else pd.DataFrame(),
+        _read_history(history),
         json.loads(report.read_text(encoding="utf-8")) if report.is_file() else {},
     )
 
 # %% ../../nbs/training/09_runs.ipynb #969d6d69
+def _by_number(path: Path) -> tuple:
+    "1000 comes after 999, and names after numbers"
+    return len(path.name) if path.name.isdecimal() else 256, path.name
+
+
 def list_runs(
     folder="runs",  # `runs_directory`
 ) -> list:  # `RunRecord`s by name
-    "The runs in a folder; raises `FileNotFoundError` if there is none"
+    "The runs in a folder; raises `FileNotFoundError` if there is none, warns of unreadable ones"
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"No folder '{folder}'; name the one that holds your runs")
-    paths = [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name != "latest"]
-    return [run for run in map(read_run, paths) if run]
+    runs = []
+    for path in sorted(folder.iterdir(), key=_by_number):
+        if not path.is_dir() or path.name == "latest":
+            continue
+        try:
+            runs.append(read_run(path))
+        except (ValueError, OSError) as e:
+            warnings.warn(f"{first_few([path])} is left out: {first_few([e])}", stacklevel=2)
+    return [run for run in runs if run]
 
 # %% ../../nbs/training/09_runs.ipynb #4ce5e7c4
 def settings_that_differ(configs: list) -> list:
@@ -119,7 +142,8 @@ def plot_runs(
         for i, run in enumerate(runs):
             if len(run.history):
                 style = _DASHES[i % len(_DASHES)]
-                ax.plot(run.history.epoch, run.history[key], style, marker=".", label=run.name)
+                name = display_name(run.name)
+                ax.plot(run.history.epoch, run.history[key], style, marker=".", label=name)
         ax.set_title(title, fontsize=10)
         ax.set_xlabel("epoch")
         ax.xaxis.get_major_locator().set_params(integer=True)

@@ -8,7 +8,8 @@ __all__ = ['Run', 'train', 'verify']
 # %% ../../nbs/training/07_train.ipynb #a5e28146
 import hashlib
 import json
-from contextlib import ExitStack, contextmanager
+import os
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from ..core.text import safe_csv
 from ..data.batches import Batches
 from ..networks.losses import log_prior, resolve_imbalance, weights_by_name
 from ..networks.model_file import dataset_hash, save_model, split_hash
-from ..networks.presets import create_model
+from ..networks.presets import PRESETS, create_model
 from ..quality.split import split_differences, split_table
 from ..scoring.calibration import Calibration, calibrate_logits
 from simpsons_cnn.scoring.logit_adjustment import (
@@ -38,6 +39,14 @@ from ..scoring.metrics import Report, collect_logits, evaluate, score_logits
 from ..scoring.plotting import plot_batch, plot_examples, save_figures
 from .callbacks import Callback, Progress
 from .checkpoint import Checkpoint, describe_environment, differences
+from simpsons_cnn.training.distributed import (
+    Ranks,
+    agreed,
+    bytes_of_first,
+    current_ranks,
+    gather_texts,
+    joined,
+)
 from .history import History, NonFiniteLoss, plot_history
 from .loop import as_callbacks, fit
 from simpsons_cnn.training.prepare import (
@@ -45,6 +54,7 @@ from simpsons_cnn.training.prepare import (
     RUN_FILES,
     RUN_SHEETS,
     TrainingData,
+    check_own_network,
     check_room,
     make_output_folders,
     point_latest,
@@ -53,6 +63,7 @@ from simpsons_cnn.training.prepare import (
     run_folders,
     scan_folders,
 )
+from .trackers import tracker_of
 
 # %% ../../nbs/training/07_train.ipynb #605b6d10
 @dataclass(eq=False)
@@ -90,8 +101,8 @@ class Run:
 def _create_model(config: Config, data: TrainingData) -> nn.Module:
     "The network with its first weights"
     num_classes = len(data.train_dl.store.classes)
-    rate = config.dropout_rate
-    return create_model(config.architecture, num_classes, config.seed, dropout_rate=rate)
+    hparams = dict(dropout_rate=config.dropout_rate) if config.architecture in PRESETS else {}
+    return create_model(config.architecture, num_classes, config.seed, **hparams)
 
 
 def _fit_config(config: Config, data: TrainingData, model: nn.Module, **kwargs) -> History:
@@ -276,6 +287,8 @@ def _start_message(config: Config, data: TrainingData, checkpoint: Checkpoint) -
     device = data.train_dl.device
     precision = "bfloat16" if pick_dtype(config.mixed_precision, device) else "float32"
     lines = [repr(data), f"{config.architecture} network on {device}, in {precision}"]
+    if current_ranks().size > 1:
+        lines[1] += f", {current_ranks().size} processes"
     found = checkpoint.read()
     if found:
         lines.append(f"resuming after {len(found[1]['history']['rows'])} epochs")
@@ -357,11 +370,15 @@ def _train_and_save(config, data, table, callbacks, checkpoint) -> Run:
     return run
 
 # %% ../../nbs/training/07_train.ipynb #95755e97
+def _split_of(data: TrainingData) -> pd.DataFrame:
+    "Which images are trained on, and which validate"
+    store = data.train_dl.store
+    return split_table(store.files, data.groups, data.valid_dl.indices, store.hashes)
+
+
 def _begin_run(config: Config, data: TrainingData, checkpoint: Checkpoint) -> pd.DataFrame:
     "Compare the images of a resumed run, or clear the folders for a new one; returns the split"
-    folder = config.out_model_directory
-    store = data.train_dl.store
-    table = split_table(store.files, data.groups, data.valid_dl.indices, store.hashes)
+    folder, table = config.out_model_directory, _split_of(data)
     if checkpoint.read():
         _check_images(folder, table)
     else:
@@ -375,30 +392,78 @@ def _begin_run(config: Config, data: TrainingData, checkpoint: Checkpoint) -> pd
     checkpoint.identity |= dict(pictures=images)
     return table
 
+# %% ../../nbs/training/07_train.ipynb #f0bb5cdf
+def _prepare_all(config: Config, files, test_files, ranks: Ranks) -> TrainingData:
+    "Decode and split in all processes; raises `ValueError` unless they see the same images"
+    with agreed(ranks):
+        data = prepare(config, files, test_files, pick_device(config.device))
+    if ranks.size == 1:
+        return data
+    digest = hashlib.sha256(_split_of(data).to_csv().encode()).hexdigest()
+    with agreed(ranks):
+        if len(set(gather_texts(digest, ranks))) > 1:
+            raise ValueError(
+                f"The processes see different pictures under '{config.traindir}'; give all of them"
+                " the same"
+            )
+    return data
+
+# %% ../../nbs/training/07_train.ipynb #85796380
+def _send_settings(config: Config | None, ranks: Ranks) -> Config:
+    "The settings of the first process"
+    if ranks.size == 1:
+        return config
+    own = b"" if ranks.rank else config.model_dump_json(exclude_unset=True).encode()
+    return Config.model_validate_json(bytes_of_first(own, ranks))
+
+
+def _follow(ranks: Ranks):
+    "Train with the first process: in all steps, without files and output"
+    config = _send_settings(None, ranks)
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        with agreed(ranks):
+            files = scan_folders(config)
+        data = _prepare_all(config, *files, ranks)
+        model = _create_model(config, data)
+        history = _fit_config(config, data, model, callbacks=[])
+        if config.refit and not history.resumable:
+            run = Run(config, model, history, None, model_path=config.traindir)
+            _fit_all(run, data, _all_batches(data), [], Checkpoint(None))
+
 # %% ../../nbs/training/07_train.ipynb #827ff9ac
-def train(
-    config: Config,  # Settings, for example `Config.demo()`
-    callbacks=None,  # See `fit`; `None` also prints what is trained
-    resume: bool = False,  # Continue the run in its output folders, or the latest; else start it
-) -> Run:
-    "Scan, decode, split, train, judge, save; raises before training for bad input"
+def _lead(config: Config, callbacks, resume: bool, ranks: Ranks) -> Run:
+    "Scan, decode, split, train, judge, save"
     announce, callbacks = callbacks is None, as_callbacks(callbacks)
-    device = pick_device(config.device)
-    files, test_files = scan_folders(config)
+    pick_device(config.device)
+    _send_settings(config, ranks)
+    with agreed(ranks):
+        files, test_files = scan_folders(config)
     if isinstance(config.imbalance, dict):
         weights_by_name(config.imbalance, files.classes)  # a wrong name is refused
+    check_own_network(config, len(files.classes))
     with run_folders(config, resume) as config, _own_folders(config):
         make_output_folders(config, resume)
         check_room(config, len(files.classes))
         path, seconds = config.out_model_directory / "last.ckpt", config.checkpoint_seconds
         checkpoint = Checkpoint(path, resume, seconds, _identity(config))
         checkpoint.read()  # one of another run is refused before the long work
-        data = prepare(config, files, test_files, device)
+        callbacks = [*callbacks, *tracker_of(config)]  # a missing package is known before as well
+        data = _prepare_all(config, files, test_files, ranks)
         data.warn_of_leaks()
         table = _begin_run(config, data, checkpoint)
         if announce:
             print(_start_message(config, data, checkpoint), flush=True)
         return _train_and_save(config, data, table, callbacks, checkpoint)
+
+
+def train(
+    config: Config,  # Settings, such as `Config.demo()`; of several processes the first gives them
+    callbacks=None,  # See `fit`; `None` also prints what is trained
+    resume: bool = False,  # Continue the run in its output folders, or the latest; else start it
+) -> Run:  # `None` in the other ones of several processes
+    "Scan, decode, split, train, judge, save; raises before training for bad input"
+    with joined() as ranks:
+        return _follow(ranks) if ranks.rank else _lead(config, callbacks, resume, ranks)
 
 # %% ../../nbs/training/07_train.ipynb #08c1efd7
 class _FirstSteps(Callback):

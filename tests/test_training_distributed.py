@@ -1,0 +1,241 @@
+"Several processes: threads with a group of their own stand for them"
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from simpsons_cnn.core.config import Augment, TrainingParameters
+from simpsons_cnn.data.batches import Batches
+from simpsons_cnn.data.folders import ImageFiles
+from simpsons_cnn.data.store import PixelStore
+from simpsons_cnn.demo.characters import demo_characters
+from simpsons_cnn.networks.presets import create_model
+from simpsons_cnn.scoring.metrics import evaluate
+from simpsons_cnn.training.callbacks import Callback
+from simpsons_cnn.training.checkpoint import Checkpoint
+from simpsons_cnn.training.distributed import (
+    LostProcess,
+    Ranks,
+    agreed,
+    bytes_of_first,
+    gather_texts,
+    in_threads,
+    synchronised_norms,
+    using,
+)
+from simpsons_cnn.training.loop import fit, judge
+from simpsons_cnn.training.run import TrainingRun
+
+RECIPE = TrainingParameters(num_epochs=2, learning_rate=1e-3, mixed_precision="off")
+MIXED = Augment(cutmix=0.5, cutmix_rare=True, mixup=0.4, erase=0.3)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    drawn = demo_characters(tmp_path_factory.mktemp("drawn") / "data", train=4, test=1)
+    return PixelStore.build(ImageFiles.scan(drawn / "train"), size=64)
+
+
+class Exact(nn.Module):
+    "A small network that computes in float64, so that the order of sums hardly matters"
+
+    def __init__(self):
+        super().__init__()
+        self.net = create_model("reference", 10, seed=0, channels=(4, 4, 8, 8, 8, 8)).double()
+
+    def forward(self, xb):
+        return self.net(xb.double())
+
+
+VALID = [*range(3, 40, 4), 38]  # 11 of the 40 pictures
+TRAIN = sorted(set(range(40)) - set(VALID))
+
+
+def loaders(store, batch_size=12):
+    train_dl = Batches(store, TRAIN, batch_size, MIXED, device="cpu")
+    return train_dl, Batches(store, VALID, 4, device="cpu")
+
+
+class Losses(Callback):
+    def __init__(self, stop_at=None):
+        self.losses, self.stop_at = [], stop_at
+
+    def on_step(self, run):
+        self.losses.append(run.losses[-1].item())
+        if len(self.losses) == self.stop_at:
+            run.stop("enough for now")
+
+
+def train(store, ranks=Ranks(), noted=None, **kwargs):  # noqa: B008  frozen
+    noted = noted or Losses()
+    with using(ranks):
+        history = fit(Exact(), *loaders(store), callbacks=[noted], **(dict(recipe=RECIPE) | kwargs))
+    return noted.losses, history
+
+
+RECIPES = {
+    "plain": {},
+    "averaged": dict(weight_averaging=0.8),
+    "weights": dict(class_weights="inverse", gamma=2.0),
+    "balanced": dict(imbalance="balanced_softmax", label_smoothing=0.0),
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("size", [2, 4])
+def test_losses_and_scores_are_those_of_one_process(store, size, name):
+    losses, history = train(store, **RECIPES[name])
+    runs = in_threads(size, lambda ranks: train(store, ranks, **RECIPES[name]))
+    for others, other in runs:
+        assert others == pytest.approx(losses, rel=1e-6)
+        assert other.first_steps == runs[0][1].first_steps
+        for row, expected in zip(other.rows, history.rows, strict=True):
+            assert row["accuracy"] == expected["accuracy"]
+            assert row["valid_loss"] == pytest.approx(expected["valid_loss"], rel=1e-5)
+
+
+def test_each_validation_picture_counts_once(store):
+    "Eleven pictures on four ranks: shares of three, three, three and two"
+    model = Exact()
+    expected = evaluate(model, loaders(store)[1])
+
+    def judged(ranks):
+        with using(ranks):
+            return judge(TrainingRun(Exact(), *loaders(store), nn.CrossEntropyLoss(), RECIPE))
+
+    for report in in_threads(4, judged):
+        assert (report.confusion == expected.confusion).all()
+        assert list(report.per_image.row) == VALID
+        assert report.loss == pytest.approx(expected.loss, rel=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:Resuming in a different")
+def test_a_run_is_resumed_with_another_number_of_processes(store, tmp_path):
+    losses, history = train(store)
+    path = tmp_path / "last.ckpt"
+
+    def stopped(ranks):
+        noted = Losses(stop_at=3 if ranks.rank == 0 else None)  # the other one is told
+        return train(store, ranks, noted, checkpoint=path)
+
+    runs = in_threads(2, stopped)
+    assert [len(first) for first, _ in runs] == [3, 3]
+    assert all(other.resumable for _, other in runs)
+    resumed = in_threads(
+        4, lambda ranks: train(store, ranks, checkpoint=Checkpoint(path, resume=True))
+    )
+    for rest, other in resumed:
+        assert runs[0][0] + rest == pytest.approx(losses, rel=1e-6)
+        assert other.rows[-1]["accuracy"] == history.rows[-1]["accuracy"]
+
+
+@pytest.mark.parametrize(
+    "batch_size, size, message",
+    [
+        (12, 5, "batch_size must be a multiple of the number of processes, 5, got 12"),
+        (12, 12, "validation pictures must be at least as many as processes, 12, got 11"),
+    ],
+)
+def test_pictures_that_cannot_be_shared(store, batch_size, size, message):
+    def refused(ranks):
+        with using(ranks), pytest.raises(OSError if ranks.rank else ValueError) as error:
+            fit(Exact(), *loaders(store, batch_size), recipe=RECIPE, callbacks=[])
+        return error.value
+
+    first, *others = in_threads(size, refused)
+    assert message in str(first)
+    assert {type(e) for e in others} == {LostProcess}
+
+
+def float32_losses(store, ranks=Ranks()):  # noqa: B008  frozen
+    noted, model = Losses(), create_model("reference", 10, seed=0, channels=(4, 4, 8, 8, 8, 8))
+    recipe = RECIPE.model_copy(update=dict(learning_rate=2e-4, num_epochs=10))
+    with using(ranks):
+        fit(model, *loaders(store), recipe=recipe, callbacks=[noted])
+    return noted.losses
+
+
+def test_first_steps_in_float32(store):
+    "One process rounds more in its batch norm than two and four, so it agrees for fewer steps"
+    one = float32_losses(store)
+    two, four = (in_threads(n, lambda ranks: float32_losses(store, ranks))[0] for n in (2, 4))
+    assert two[:3] == pytest.approx(one[:3], rel=1e-5)
+    assert four[:20] == pytest.approx(two[:20], rel=1e-5)
+    assert len(two) == 20
+
+
+@pytest.mark.parametrize(
+    "norm, shape",
+    [
+        (nn.BatchNorm2d(3, momentum=None), (8, 3, 4, 4)),
+        (nn.BatchNorm1d(3), (8, 3)),
+        (nn.BatchNorm2d(3, affine=False), (8, 3, 2, 2)),
+        (nn.BatchNorm2d(3, track_running_stats=False), (8, 3, 2, 2)),
+    ],
+)
+def test_each_kind_of_batch_norm(norm, shape):
+    norm, x = norm.double(), torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    slope, alone = torch.randn(shape, dtype=torch.float64), copy.deepcopy(norm)
+    for _ in range(2):
+        (expected,) = torch.autograd.grad((alone(x) * slope).sum(), [x])
+
+    def together(ranks):
+        own, part = copy.deepcopy(norm), slice(ranks.rank, None, ranks.size)
+        mine = x.detach()[part].requires_grad_()
+        with synchronised_norms(own, ranks):
+            for _ in range(2):
+                (grad,) = torch.autograd.grad((own(mine) * slope[part]).sum(), [mine])
+        return own, grad
+
+    for rank, (own, grad) in enumerate(in_threads(2, together)):
+        torch.testing.assert_close(grad, expected[rank::2])
+        torch.testing.assert_close(dict(own.state_dict()), dict(alone.state_dict()))
+
+
+def test_bfloat16_keeps_its_statistics_in_float32():
+    norm, x = nn.BatchNorm2d(3), torch.randn(8, 3, 4, 4).bfloat16()
+    expected = norm(x)
+
+    def together(ranks):
+        own = nn.BatchNorm2d(3)
+        with synchronised_norms(own, ranks):
+            y = own(x[ranks.rank :: ranks.size].clone().requires_grad_())
+        y.sum().backward()
+        return own, y
+
+    for rank, (own, y) in enumerate(in_threads(2, together)):
+        assert (y.dtype, own.running_var.dtype) == (torch.bfloat16, torch.float32)
+        torch.testing.assert_close(y, expected[rank::2], atol=0.02, rtol=0.02)
+        torch.testing.assert_close(own.running_var, norm.running_var, atol=1e-3, rtol=1e-3)
+
+
+def test_texts_and_bytes_of_any_length():
+    texts = ["", "a", "née Bouvier " * 50]
+    assert in_threads(3, lambda ranks: gather_texts(texts[ranks.rank], ranks)) == [texts] * 3
+    data = bytes(range(256)) * 3
+    sent = in_threads(
+        2, lambda ranks: bytes_of_first(data if ranks.rank == 0 else b"x" * 999, ranks)
+    )
+    assert sent == [data, data]
+
+
+def test_an_error_of_the_first_keeps_its_kind():
+    def failing(ranks):
+        with agreed(ranks):
+            if ranks.rank == 0:
+                raise FileExistsError("'runs/1' already holds a run")
+
+    errors = in_threads(2, lambda ranks: pytest.raises(OSError, failing, ranks).value)
+    assert [type(e) for e in errors] == [FileExistsError, LostProcess]
+
+
+def test_a_rank_that_is_gone_is_noticed():
+    def leaves(ranks):
+        ranks.add(torch.ones(1))  # both are there
+        if ranks.rank == 0:
+            return None
+        return pytest.raises(LostProcess, ranks.add, torch.ones(1)).value
+
+    assert "process 1 of 2 lost the connection" in str(in_threads(2, leaves, seconds=1)[1])

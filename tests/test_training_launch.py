@@ -1,0 +1,138 @@
+"Real processes: the command, kills, and what their messages say"
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from simpsons_cnn.core.config import Config
+from simpsons_cnn.demo.characters import demo_characters
+from simpsons_cnn.training.checkpoint import read_checkpoint
+from simpsons_cnn.training.launch import launch
+
+TRAIN = [sys.executable, "-m", "simpsons_cnn", "train"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("launch")
+    demo_characters(folder / "data/demo", train=8, test=1)
+    return folder
+
+
+def settings(folder, name, **kwargs) -> Path:
+    config = dict(num_epochs=2, size=64, crop_size=64, batch_size=16, checkpoint_seconds=0.01)
+    path = folder / f"{name}.yaml"
+    Config.demo(folder, out_directory=folder / name, **config | kwargs).save(path)
+    return path
+
+
+def start(path, *options, env=None) -> subprocess.Popen:
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [*TRAIN, str(path), "--nproc", "2", *options]
+    return subprocess.Popen(command, env=os.environ | (env or {}), **pipes)
+
+
+def workers_of(parent: int) -> dict:  # rank -> process
+    "The processes that torchrun has started"
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            status = (folder / "stat").read_text().rsplit(")", 1)[1].split()
+            environ = (folder / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        ranks = [line[5:] for line in environ if line.startswith(b"RANK=")]
+        if int(status[1]) == parent and ranks:
+            found[int(ranks[0])] = int(folder.name)
+    return found
+
+
+def left_by(folder) -> dict:
+    "The checkpoint of a run, as far as it does not tell the time"
+    tensors, header, _ = read_checkpoint(folder / "model/last.ckpt")
+    tensors.pop("history/seconds")
+    return {k: v.tolist() for k, v in tensors.items()}, header["history"]["first_steps"]
+
+
+def kill_in_an_epoch(path, rank) -> tuple:  # Seconds until all had ended, exit code, messages
+    process = start(path)
+    checkpoint = path.with_suffix("") / "model/last.ckpt"
+    while not checkpoint.exists() and process.poll() is None:
+        time.sleep(0.02)
+    workers = workers_of(process.pid)
+    os.kill(workers[rank], signal.SIGKILL)
+    began = time.monotonic()
+    out, err = process.communicate(timeout=60)
+    seconds = time.monotonic() - began
+    assert not [pid for pid in workers.values() if Path(f"/proc/{pid}").exists()]
+    return seconds, process.returncode, err
+
+
+@pytest.mark.skipif("FULL" not in os.environ, reason="takes a minute; FULL=1 runs it")
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_process_ends_all_and_a_resume_has_the_same_bits(folder, rank):
+    killed = settings(folder, f"killed{rank}", num_epochs=40)
+    seconds, code, err = kill_in_an_epoch(killed, rank)
+    assert (code, seconds < 30) == (1, True)
+    assert err == (
+        f"error: process {rank} of 2 was killed (SIGKILL), so all have ended; the same command with"
+        " --resume continues from the last checkpoint\n"
+    )
+    resumed = start(killed, "--resume")
+    assert resumed.communicate()[1].startswith("next: ")
+    straight = start(settings(folder, f"straight{rank}", num_epochs=40))
+    straight.communicate()
+    assert (resumed.returncode, straight.returncode) == (0, 0)
+    assert left_by(folder / f"killed{rank}") == left_by(folder / f"straight{rank}")
+
+
+@pytest.mark.skipif("FULL" not in os.environ, reason="takes a minute; FULL=1 runs it")
+def test_two_launches_at_once_and_an_interrupt(folder):
+    first = start(settings(folder, "first", num_epochs=60))
+    second = start(settings(folder, "second", num_epochs=2))
+    assert second.communicate()[1].startswith("next: ")
+    first.send_signal(signal.SIGINT)
+    out, err = first.communicate(timeout=60)
+    assert (first.returncode, second.returncode) == (130, 0)
+    assert err.count("--resume continues from there") == 1
+
+
+def test_a_failed_launch_says_why_and_leaves_no_folder(folder, monkeypatch, capsys):
+    failing = [sys.executable, "-c", "print('error: no luck'); print('bye'); raise SystemExit(1)"]
+    monkeypatch.setattr("simpsons_cnn.training.launch._command", lambda *_: failing)
+    config = Config.demo(folder, runs_directory=folder / "runs")
+    with pytest.raises(RuntimeError, match="^no luck$"):
+        launch(config, nproc=2)
+    assert capsys.readouterr().out == "error: no luck\nbye\n"
+    assert not list((folder / "runs").iterdir())
+
+
+def test_an_interrupt_of_a_launch_stops_the_processes(folder, monkeypatch, capsys):
+    code = """
+import signal, time
+def stop(*_):
+    print('stopped', flush=True)
+    raise SystemExit(143)
+signal.signal(signal.SIGTERM, stop)
+print('epoch 1', flush=True)
+time.sleep(60)
+"""
+    monkeypatch.setattr(
+        "simpsons_cnn.training.launch._command", lambda *_: [sys.executable, "-c", code]
+    )
+    real = print
+
+    def interrupted(line, **kwargs):
+        real(line, **kwargs)
+        if line == "epoch 1\n":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("builtins.print", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        launch(Config.demo(folder, runs_directory=folder / "runs"), nproc=2)
+    assert capsys.readouterr().out == "epoch 1\nstopped\n"

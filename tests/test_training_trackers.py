@@ -1,0 +1,179 @@
+"Trackers: each with its own package and its local mode, read back; the others are skipped"
+
+import json
+import struct
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from simpsons_cnn.core.config import Config
+from simpsons_cnn.demo.characters import demo_characters
+from simpsons_cnn.training import trackers
+from simpsons_cnn.training.history import History
+from simpsons_cnn.training.trackers import Tracker, tracker_of
+from simpsons_cnn.training.train import train
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    return demo_characters(tmp_path_factory.mktemp("demo"), train=3, test=1)
+
+
+@pytest.fixture
+def config(demo, tmp_path, monkeypatch):
+    "Settings of a run of two epochs, without a tracker"
+    for name in ("WANDB_MODE", "MLFLOW_TRACKING_URI", "TRACKIO_SPACE_ID"):
+        monkeypatch.delenv(name, raising=False)
+    return Config.demo(
+        num_epochs=2,
+        batch_size=10,
+        size=64,
+        crop_size=64,
+        valid=0.3,
+        traindir=demo / "train",
+        testdir=None,
+        out_directory=tmp_path / "runs/007",
+    )
+
+
+def trained(config, kind):
+    "The run, and the folder of records"
+    torch.manual_seed(0)
+    run = train(Config.load(**config.flat() | dict(track=kind)), callbacks=[])
+    return run, config.out_directory.parent / "tracked"
+
+
+def same(found, run, column):
+    expected = [row[column] for row in run.history.rows]
+    assert np.allclose(found, expected, rtol=1e-6), (found, expected)
+
+
+def test_tensorboard(config):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run, folder = trained(config, "tensorboard")
+    events = EventAccumulator(str(folder / "tensorboard/007"))
+    events.Reload()
+    same([s.value for s in events.Scalars("valid_loss")], run, "valid_loss")
+    assert [s.step for s in events.Scalars("accuracy")] == [1, 2]
+    assert set(events.Tags()["images"]) == {"curves", "confusion"}
+    (text,) = events.Tensors("settings/text_summary")
+    assert b"num_epochs: 2" in text.tensor_proto.string_val[0]
+
+
+def test_trackio(config, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    trackio = pytest.importorskip("trackio")
+    run, _ = trained(config, "trackio")
+    from trackio.sqlite_storage import SQLiteStorage
+
+    (found,) = list(trackio.Api().runs("simpsons_cnn"))
+    assert found.name == "007" and found.config["num_epochs"] == 2
+    values = SQLiteStorage.get_metric_values("simpsons_cnn", "007", "valid_loss")
+    same([value["value"] for value in values], run, "valid_loss")
+    assert len(list((tmp_path / "trackio").rglob("*.png"))) == 2
+
+
+def wandb_records(data: bytes):
+    "The parts of a .wandb file: LevelDB's log format behind a header of 7 bytes"
+    at, whole = 7, b""
+    while at + 7 <= len(data):
+        size, kind = struct.unpack_from("<HB", data, at + 4)
+        whole += data[at + 7 : at + 7 + size]
+        at += 7 + size
+        if kind in (1, 4):  # whole, or its last part
+            yield whole
+            whole = b""
+        if kind == 0 or 32768 - at % 32768 < 7:  # blocks are filled with zeros
+            at += 32768 - at % 32768
+
+
+def test_wandb(config):
+    pytest.importorskip("wandb")
+    from wandb.proto import wandb_internal_pb2
+
+    run, folder = trained(config, "wandb")
+    (path,) = (folder / "wandb").glob("offline-run-*/*.wandb")
+    rows, settings = [], {}
+    for data in wandb_records(path.read_bytes()):
+        record = wandb_internal_pb2.Record.FromString(data)
+        rows.append({".".join(i.nested_key): i.value_json for i in record.history.item})
+        rows[-1] |= {i.key: i.value_json for i in record.history.item if i.key}
+        settings |= {i.key: i.value_json for i in record.run.config.update}
+    same([float(row["valid_loss"]) for row in rows if "valid_loss" in row], run, "valid_loss")
+    assert json.loads(settings["num_epochs"]) == 2
+    assert len(list(path.parent.rglob("files/media/images/*.png"))) == 2
+
+
+def test_mlflow(config):
+    mlflow = pytest.importorskip("mlflow")
+    run, folder = trained(config, "mlflow")
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("simpsons_cnn").experiment_id
+    (found,) = client.search_runs([experiment])
+    assert (found.info.run_name, found.info.status) == ("007", "FINISHED")
+    assert found.data.params["num_epochs"] == "2"
+    history = client.get_metric_history(found.info.run_id, "valid_loss")
+    same([m.value for m in history], run, "valid_loss")
+    assert [m.step for m in history] == [1, 2]
+    files = {item.path for item in client.list_artifacts(found.info.run_id)}
+    assert files == {"curves.png", "confusion.png"}
+
+
+def test_a_missing_package_is_known_before_the_work(config, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'simpsons_cnn\[mlflow\]'"):
+        trained(config, "mlflow")
+    assert not (config.out_directory / "model/split.csv").exists()
+
+
+class Broken:
+    "Fails in one of its methods"
+
+    def __init__(self, method, told):
+        self.method, self.told = method, told
+
+    def __getattr__(self, name):
+        def call(*args):
+            self.told.append(name)
+            if name == self.method:
+                raise RuntimeError("no answer")
+
+        return call
+
+
+@pytest.mark.parametrize("method", ["start", "figure", "finish"])
+def test_a_tracker_that_fails_is_told_nothing_more(method):
+    told = []
+    tracker = Tracker(Broken(method, told), settings={})
+    row = dict(epoch=1, train_loss=1.0, valid_loss=1.0, accuracy=0.5, learning_rate=0.1)
+    run = SimpleNamespace(history=History(rows=[row]), report=None)
+    with pytest.warns(UserWarning, match="failed; the run goes on without it") as caught:
+        for event in (tracker.on_start, tracker.on_epoch, tracker.on_end, tracker.on_end):
+            event(run)
+    assert len(caught) == 1 and told.count(method) == 1 and told[-1] == method
+
+
+def test_a_tracker_that_fails_loses_no_run(config, monkeypatch):
+    monkeypatch.setitem(trackers._TRACKERS, "wandb", lambda folder: Broken("log", []))
+    with pytest.warns(UserWarning, match="Broken failed; the run goes on without it"):
+        run, _ = trained(config, "wandb")
+    assert len(run.history) == 2 and run.model_path.exists()
+
+
+def test_the_run_is_the_same_with_a_tracker(config, tmp_path, monkeypatch):
+    monkeypatch.setitem(trackers._TRACKERS, "wandb", lambda folder: Broken("", []))
+    tracked, _ = trained(config, "wandb")
+    other = Config.load(**config.flat() | dict(out_directory=tmp_path / "runs/008"))
+    plain = train(other, callbacks=[])
+    for name, tensor in plain.model.state_dict().items():
+        assert torch.equal(tensor, tracked.model.state_dict()[name])
+
+
+def test_none_is_the_default():
+    assert tracker_of(Config()) == []
