@@ -45,6 +45,7 @@ def keep(name: str, tables: dict):
     new = [table.assign(run=run)[["run", *table]] for run, table in tables.items()]
     old = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["run"])
     rows = pd.concat([old[~old.run.isin(list(tables))], *new])
+    rows = rows.convert_dtypes()
     rows.sort_values("run", kind="stable").to_csv(path, index=False)
 
 

@@ -10,7 +10,6 @@ import copy
 import io
 import json
 from operator import add, iadd, mul
-from pathlib import Path
 
 import numpy as np
 import torch
