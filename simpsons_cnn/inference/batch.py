@@ -18,7 +18,7 @@ def _decode_each(clf: Classifier, pictures) -> tuple:  # (images, their rows, an
     for row, picture in enumerate(pictures):
         error = ""
         try:
-            images.append(clf._decode(picture))
+            images.append(clf.prepare(picture))
             rows.append(row)
         except Exception as e:  # decoders of damaged files raise nearly anything
             error = str(e) or type(e).__name__

@@ -13,10 +13,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from fastcore.basics import patch
 from PIL import Image
 from torch import Tensor, nn
 
@@ -76,10 +76,25 @@ def _as_decodable(source):
         f"got {type(source).__name__}"
     )
 
+# %% ../../nbs/inference/02_classifier.ipynb #7797d48f
+def _reason(error: Exception) -> str:
+    "Type and message of an error, cut if it is very long"
+    return first_few([f"{type(error).__name__}: {error}"])
+
+# %% ../../nbs/inference/02_classifier.ipynb #89903de8
+def _reading_error(source, error: Exception) -> Exception:
+    "What to raise when `source` cannot be decoded because of `error`"
+    if isinstance(source, (np.ndarray, Tensor)) or isinstance(error, TypeError):
+        return error
+    if isinstance(error, FileNotFoundError):
+        return FileNotFoundError(f"No picture at '{source}'")
+    what = first_few([source]) if isinstance(source, (str, Path)) else "The picture"
+    return ValueError(f"{what} cannot be read: {_reason(error)}")
+
 # %% ../../nbs/inference/02_classifier.ipynb #7328e8e6
 @dataclass(frozen=True, eq=False)
-class Prediction:
-    "The character in an image, with the probability of every character"
+class _Answer:
+    "The probability of every character in an image, and what follows from it"
 
     probabilities: np.ndarray  # Of each character, shape `(classes,)`, summing to 1
     classes: list  # Names of the characters
@@ -108,37 +123,22 @@ class Prediction:
         return [(self.classes[i], float(self.probabilities[i])) for i in order]
 
 # %% ../../nbs/inference/02_classifier.ipynb #3ab9f4f3
-@patch
-def _prefix(self: Prediction) -> str:
+def _prefix(answer: _Answer) -> str:
     "What a line says before it names candidates: the file, and whether the answer is unsure"
-    source = f"{safe_str(self.source)}: " if self.source else ""
-    return source + ("not sure; nearest: " if self.known is False else "")
-
-# %% ../../nbs/inference/02_classifier.ipynb #2552f05f
-@patch
-def line(
-    self: Prediction,
-    k: int = 3,  # Candidates to name
-) -> str:
-    "The prediction as a line of text: file, then each candidate with its probability"
-    return self._prefix() + ", ".join(f"{safe_str(name)} {p:.1%}" for name, p in self.top(k))
-
-
-@patch
-def __repr__(self: Prediction):
-    first, *others = [f"{safe_str(name)} {p:.1%}" for name, p in self.top(3)]
-    return f"{self._prefix()}{first} ({', '.join(others)})"
+    source = f"{safe_str(answer.source)}: " if answer.source else ""
+    return source + ("not sure; nearest: " if answer.known is False else "")
 
 # %% ../../nbs/inference/02_classifier.ipynb #69f4f8fe
-@patch
-def _thumbnail_html(self: Prediction, side: int = 96) -> str:
+def _thumbnail_html(answer: _Answer, side: int = 96) -> str:
     "The image as an HTML element; empty if it cannot be read any more"
     try:
-        image = self.pixels if self.pixels is not None else read_rgb(self.source, min_size=side)
+        image = (
+            answer.pixels if answer.pixels is not None else read_rgb(answer.source, min_size=side)
+        )
     except Exception:  # decoders of damaged files raise nearly anything
         return ""
     uri = jpeg_uri(image, max_side=side, quality=90)
-    return f"<img alt='{escape_html(self.name)}' src='{uri}'>"
+    return f"<img alt='{escape_html(answer.name)}' src='{uri}'>"
 
 # %% ../../nbs/inference/02_classifier.ipynb #a45747b2
 def _candidate_html(name: str, p: float) -> str:
@@ -147,14 +147,48 @@ def _candidate_html(name: str, p: float) -> str:
     name = escape_html(name)
     return f"<tr><td style='text-align:left'>{name}</td><td>{bar}</td><td>{p:.1%}</td></tr>"
 
+# %% ../../nbs/inference/02_classifier.ipynb #efa518bb
+class Prediction(_Answer):
+    "The character in an image, with the probability of every character"
 
-@patch
-def _repr_html_(self: Prediction, k: int = 5) -> str:
-    rows = "".join(_candidate_html(name, p) for name, p in self.top(k))
-    if self.known is False:
-        rows = f"<tr><td colspan=3><b>not sure</b>; nearest:</td></tr>{rows}"
-    style = "display:flex;gap:1em;align-items:center"
-    return f"<div style='{style}'>{self._thumbnail_html()}<table>{rows}</table></div>"
+    def line(
+        self,
+        k: int = 3,  # Candidates to name
+    ) -> str:
+        "The prediction as a line of text: file, then each candidate with its probability"
+        candidates = [f"{safe_str(name)} {p:.1%}" for name, p in self.top(k)]
+        return _prefix(self) + ", ".join(candidates)
+
+    def __repr__(self):
+        first, *others = [f"{safe_str(name)} {p:.1%}" for name, p in self.top(3)]
+        return f"{_prefix(self)}{first} ({', '.join(others)})"
+
+    def _repr_html_(self):
+        rows = "".join(_candidate_html(name, p) for name, p in self.top())
+        if self.known is False:
+            rows = f"<tr><td colspan=3><b>not sure</b>; nearest:</td></tr>{rows}"
+        style = "display:flex;gap:1em;align-items:center"
+        return f"<div style='{style}'>{_thumbnail_html(self)}<table>{rows}</table></div>"
+
+# %% ../../nbs/inference/02_classifier.ipynb #bb0c2892
+def _column_names(k: int) -> list:
+    "Names of the columns for `k` candidates"
+    columns = ["picture"]
+    for i in range(k):
+        columns += [f"character{i or ''}", f"probability{i or ''}"]
+    return columns
+
+# %% ../../nbs/inference/02_classifier.ipynb #58e5d532
+def _as_table(predictions: list, k: int):  # -> `pandas.DataFrame`
+    "A row for each prediction, with its `k` likeliest candidates"
+    import pandas as pd  # here, because one prediction does not need it
+
+    k = min(k, len(predictions[0].classes)) if predictions else k
+    rows = [[safe_str(p.source), *chain.from_iterable(p.top(k))] for p in predictions]
+    table = pd.DataFrame(rows, columns=_column_names(k))
+    if any(p.known is not None for p in predictions):
+        table["known"] = [p.known for p in predictions]
+    return table
 
 # %% ../../nbs/inference/02_classifier.ipynb #d732283c
 def _footer_lines(rest: int, unreadable: dict) -> list:
@@ -169,10 +203,25 @@ class Predictions(list):
     def __init__(
         self,
         predictions=(),  # One `Prediction` per image
-        unreadable: dict = None,  # Path -> reason
+        unreadable: dict | None = None,  # Path -> reason
     ):
         super().__init__(predictions)
         self.unreadable = unreadable or {}
+
+    def to_frame(
+        self,
+        k: int = 1,  # Candidates for each image, the most likely first
+    ):  # -> `pandas.DataFrame` with `picture`, `character`, `probability`, `character1`, …, `known`
+        "The predictions as a table"
+        return _as_table(self, k)
+
+    def to_csv(
+        self,
+        path,  # File to write
+        k: int = 1,  # See `to_frame`
+    ) -> None:
+        "Write the table as a CSV file"
+        atomic_write(path, safe_csv(self.to_frame(k)))
 
     def __repr__(self):
         lines = [repr(p) for p in self[:20]]
@@ -183,40 +232,6 @@ class Predictions(list):
         pages = [p._repr_html_() for p in self[:20]]
         return "".join(pages + [f"<p>{escape_html(line)}</p>" for line in footer])
 
-# %% ../../nbs/inference/02_classifier.ipynb #bb0c2892
-def _column_names(k: int) -> list:
-    "Names of the columns for `k` candidates"
-    columns = ["picture"]
-    for i in range(k):
-        columns += [f"character{i or ''}", f"probability{i or ''}"]
-    return columns
-
-# %% ../../nbs/inference/02_classifier.ipynb #58e5d532
-@patch
-def to_frame(
-    self: Predictions,
-    k: int = 1,  # Candidates for each image, the most likely first
-):  # -> `pandas.DataFrame` with `picture`, `character`, `probability`, `character1`, …, `known`
-    "The predictions as a table"
-    import pandas as pd  # here, because one prediction does not need it
-
-    k = min(k, len(self[0].classes)) if self else k
-    rows = [[safe_str(p.source), *chain.from_iterable(p.top(k))] for p in self]
-    table = pd.DataFrame(rows, columns=_column_names(k))
-    if any(p.known is not None for p in self):
-        table["known"] = [p.known for p in self]
-    return table
-
-# %% ../../nbs/inference/02_classifier.ipynb #3ca2e7f5
-@patch
-def to_csv(
-    self: Predictions,
-    path,  # File to write
-    k: int = 1,  # See `to_frame`
-):
-    "Write the table as a CSV file"
-    atomic_write(path, safe_csv(self.to_frame(k)))
-
 # %% ../../nbs/inference/02_classifier.ipynb #fcbf6b0f
 def _calibration_of(about: dict) -> Calibration:
     "The calibration that a model file holds; raises `ValueError` if it cannot be used"
@@ -226,15 +241,15 @@ def _calibration_of(about: dict) -> Calibration:
         raise ValueError(f"The calibration of the model cannot be used ({e})") from None
 
 # %% ../../nbs/inference/02_classifier.ipynb #afaf6483
-class Classifier:
-    "Names the character in images; `Classifier.load` opens a model file"
+class _TrainedNetwork:
+    "A network with the names, the preparation and the calibration that belong to it"
 
     def __init__(
         self,
         model: nn.Module,  # Trained network; moved to the device in place
         classes: list,  # Names in the order of its logits
         preprocess: Preprocess,  # How its images are prepared
-        about: dict = None,  # What the file says about its training, such as `calibration`
+        about: dict | None = None,  # What the file says about its training, such as `calibration`
         device="cpu",  # Where to compute
     ):
         self.device = torch.device(device)
@@ -248,19 +263,7 @@ class Classifier:
 
     def __repr__(self):
         size = f"{self.preprocess.size} px"
-        return f"Classifier({len(self.classes)} characters, {size}, on {self.device})"
-
-# %% ../../nbs/inference/02_classifier.ipynb #ab8bf87b
-@patch(cls_method=True)
-def load(
-    cls: Classifier,
-    path,  # File written by `train` or `save_model`
-    device: str = "auto",  # See `pick_device`
-) -> Classifier:
-    "Open a model file; raises `FileNotFoundError` or `ValueError`"
-    device = pick_device(device)
-    model, header = load_model(path, device)
-    return cls(model, header["classes"], header["preprocess"], header["about"], device)
+        return f"{type(self).__name__}({len(self.classes)} characters, {size}, on {self.device})"
 
 # %% ../../nbs/inference/02_classifier.ipynb #a386aa13
 def _fetch(repo_id: str, **kwargs) -> str:  # Path in the client's cache
@@ -272,195 +275,38 @@ def _fetch(repo_id: str, **kwargs) -> str:  # Path in the client's cache
         client.hf_hub_download(repo_id, "config.json", **kwargs)
     return client.hf_hub_download(repo_id, "model.safetensors", **kwargs)
 
+# %% ../../nbs/inference/02_classifier.ipynb #ab8bf87b
+class _ModelFile(_TrainedNetwork):
+    "A trained network that is read from a file, or written to one"
 
-@patch(cls_method=True)
-def from_pretrained(
-    cls: Classifier,
-    repo_id,  # 'user/name' on the Hugging Face hub, or a folder with a `model.safetensors`
-    device: str = "auto",  # See `pick_device`
-    **kwargs,  # Passed on to huggingface_hub, such as `revision` or `token`
-) -> Classifier:
-    "Open a shared model, checked like any other; raises `ValueError` or what the client raises"
-    local = Path(repo_id) / "model.safetensors"
-    return cls.load(local if local.is_file() else _fetch(str(repo_id), **kwargs), device)
+    @classmethod
+    def load(
+        cls,
+        path,  # File written by `train` or `save_model`
+        device: str = "auto",  # See `pick_device`
+    ) -> "Classifier":
+        "Open a model file; raises `FileNotFoundError` or `ValueError`"
+        device = pick_device(device)
+        model, header = load_model(path, device)
+        return cls(model, header["classes"], header["preprocess"], header["about"], device)
 
-# %% ../../nbs/inference/02_classifier.ipynb #78a90ef3
-@patch
-def save(
-    self: Classifier,
-    path,  # File to write, by custom `….safetensors`
-):
-    "Write a model file"
-    save_model(path, self.model, self.classes, self.preprocess, self.about)
+    @classmethod
+    def from_pretrained(
+        cls,
+        repo_id,  # 'user/name' on the Hugging Face hub, or a folder with a `model.safetensors`
+        device: str = "auto",  # See `pick_device`
+        **kwargs,  # Passed on to huggingface_hub, such as `revision` or `token`
+    ) -> "Classifier":
+        "Open a shared model, checked like any other; raises `ValueError` or what the client raises"
+        local = Path(repo_id) / "model.safetensors"
+        return cls.load(local if local.is_file() else _fetch(str(repo_id), **kwargs), device)
 
-# %% ../../nbs/inference/02_classifier.ipynb #b710887e
-def _forward_float64(model: nn.Module, xb: Tensor) -> Tensor:
-    "Logits computed in float64, returned as float32; the model itself stays as it is"
-    weights = {
-        name: tensor.double() if tensor.is_floating_point() else tensor
-        for name, tensor in model.state_dict().items()
-    }
-    return torch.func.functional_call(model, weights, xb.double()).float()
-
-# %% ../../nbs/inference/02_classifier.ipynb #3827031b
-def _forward(model: nn.Module, xb: Tensor) -> Tensor:
-    "Logits in float32, of full precision also on a CUDA device"
-    return _forward_float64(model, xb) if xb.device.type == "cuda" else model(xb)
-
-# %% ../../nbs/inference/02_classifier.ipynb #5ccf14fc
-@patch
-@torch.inference_mode()
-def logits(
-    self: Classifier,
-    xb: Tensor,  # Prepared images, uint8, shape `(n, 3, size, size)`
-    tta: bool | str = False,  # `True` or 'flip', or 'unsure'; see `tta_logits`
-) -> Tensor:  # float32, shape `(n, classes)`, on the CPU
-    "The raw scores of the network"
-    x = self.preprocess.normalise(self.preprocess.center_crop(xb.to(self.device)))
-    return tta_logits(lambda images: _forward(self.model, images), x, tta).cpu()
-
-# %% ../../nbs/inference/02_classifier.ipynb #4ae7fee2
-@patch
-def probabilities(
-    self: Classifier,
-    xb: Tensor,  # See `logits`
-    tta: bool | str = False,  # See `logits`
-) -> np.ndarray:  # Shape `(n, classes)`
-    "The calibrated probability of each character"
-    return self.calibration.probabilities(self.logits(xb, tta)).numpy()
-
-# %% ../../nbs/inference/02_classifier.ipynb #7797d48f
-def _reason(error: Exception) -> str:
-    "Type and message of an error, cut if it is very long"
-    return first_few([f"{type(error).__name__}: {error}"])
-
-# %% ../../nbs/inference/02_classifier.ipynb #89903de8
-def _reading_error(source, error: Exception) -> Exception:
-    "What to raise when `source` cannot be decoded because of `error`"
-    if isinstance(source, (np.ndarray, Tensor)) or isinstance(error, TypeError):
-        return error
-    if isinstance(error, FileNotFoundError):
-        return FileNotFoundError(f"No picture at '{source}'")
-    what = first_few([source]) if isinstance(source, (str, Path)) else "The picture"
-    return ValueError(f"{what} cannot be read: {_reason(error)}")
-
-# %% ../../nbs/inference/02_classifier.ipynb #ab81c979
-@patch
-def _make_prediction(
-    self: Classifier, source, image: Tensor, probabilities: np.ndarray, ood_score: float
-) -> Prediction:
-    "The prediction for a source, with its prepared image and what the network says of it"
-    is_path = isinstance(source, (str, Path))
-    return Prediction(
-        probabilities,
-        self.classes,
-        source=str(source) if is_path else "",
-        pixels=None if is_path else image.numpy(),
-        ood_score=ood_score,
-        threshold=self.calibration.threshold,
-    )
-
-# %% ../../nbs/inference/02_classifier.ipynb #d2a4234a
-@patch
-def _make_predictions(self: Classifier, sources: list, images: list, tta: bool | str) -> list:
-    "A `Prediction` for each source and its prepared image"
-    if not images:
-        return []
-    logits = self.logits(torch.stack(images), tta)
-    probabilities = self.calibration.probabilities(logits).numpy()
-    scores = self.calibration.ood_score(logits).tolist()
-    parts = zip(sources, images, probabilities, scores, strict=True)
-    return [self._make_prediction(*part) for part in parts]
-
-# %% ../../nbs/inference/02_classifier.ipynb #13efe706
-@patch
-def _predict_batch(
-    self: Classifier, sources: list, tta: bool | str, skip_unreadable: bool = False
-) -> Predictions:
-    "Predict images together; raises `FileNotFoundError` or `ValueError` for the first unreadable"
-    readable, images, unreadable = [], [], {}
-    for source in sources:
-        try:
-            images.append(self.preprocess(_as_decodable(source)))
-            readable.append(source)
-        except Exception as e:
-            if not skip_unreadable:
-                raise _reading_error(source, e) from None
-            unreadable[str(source)] = _reason(e)
-    return Predictions(self._make_predictions(readable, images, tta), unreadable)
-
-# %% ../../nbs/inference/02_classifier.ipynb #cf5b5b2f
-def _batches_of(sources: list, batch_size: int) -> list:
-    "The sources in lists of at most `batch_size`, and enough of them for every processor"
-    batch_size = min(batch_size, math.ceil(len(sources) / num_workers()))
-    return [sources[i : i + batch_size] for i in range(0, len(sources), batch_size)]
-
-# %% ../../nbs/inference/02_classifier.ipynb #c34a08de
-@patch
-def _predict_parallel(
-    self: Classifier, sources: list, batch_size: int, tta: bool | str, skip_unreadable: bool
-) -> Predictions:
-    "Predict many images with one thread per processor"
-    batches = _batches_of(sources, batch_size)
-    found = Predictions()
-    with worker_pool() as pool, progress_bar(total=len(sources), desc="predicting") as bar:
-        for part in pool.map(lambda b: self._predict_batch(b, tta, skip_unreadable), batches):
-            found += part
-            found.unreadable |= part.unreadable
-            bar.update(len(part) + len(part.unreadable))
-    return found
-
-# %% ../../nbs/inference/02_classifier.ipynb #b4038315
-@patch
-def predict(
-    self: Classifier,
-    source,  # An image, a list of images, or a folder, which is searched with its subfolders
-    batch_size: int = 32,  # At most this many images go through the network together
-    tta: bool | str = False,  # `True` or 'flip', or 'unsure'; see `tta_logits`
-):  # -> `Prediction` for an image, `Predictions` for a list or a folder
-    "Name the character; an unreadable image raises an error, but in a folder it is only noted"
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
-    check_tta(tta)
-    if isinstance(source, (list, tuple)):
-        if not source:
-            raise FileNotFoundError("The list of pictures is empty")
-        return self._predict_parallel(list(source), batch_size, tta, skip_unreadable=False)
-    if isinstance(source, (str, Path)) and os.path.isdir(source):
-        paths = pictures_under(source)
-        if not paths:
-            raise FileNotFoundError(f"No pictures under '{source}'")
-        return self._predict_parallel(paths, batch_size, tta, skip_unreadable=True)
-    return self._predict_batch([source], tta)[0]
-
-# %% ../../nbs/inference/02_classifier.ipynb #f6f47d69
-@patch
-def _decode(self: Classifier, source) -> Tensor:  # uint8, shape `(1, 3, size, size)`
-    "A batch of one prepared image; raises an error that names what cannot be read"
-    try:
-        return self.preprocess(_as_decodable(source))[None]
-    except Exception as e:
-        raise _reading_error(source, e) from None
-
-# %% ../../nbs/inference/02_classifier.ipynb #258b1a62
-@patch
-def explain(
-    self: Classifier,
-    source,  # An image, see `Classifier.predict`
-    character: str = None,  # The character to explain; `None`: the most likely one
-) -> Explanation:
-    "Which pixels support a character; raises `ValueError` for an unknown character"
-    character = character and nfc(character)
-    if character is not None and character not in self.classes:
-        raise ValueError(unknown_name_message("character", character, self.classes))
-    xb = self._decode(source)
-    p = self.probabilities(xb)[0]
-    index = int(p.argmax()) if character is None else self.classes.index(character)
-    pixels = self.preprocess.center_crop(xb)
-    normalised = self.preprocess.normalise(pixels.to(self.device))
-    cam = grad_cam(self.model, normalised, torch.tensor([index]))[0].cpu().numpy()
-    path = str(source) if isinstance(source, (str, Path)) else ""
-    return Explanation(self.classes[index], float(p[index]), cam, pixels[0].numpy(), path)
+    def save(
+        self,
+        path,  # File to write, by custom `….safetensors`
+    ) -> None:
+        "Write a model file"
+        save_model(path, self.model, self.classes, self.preprocess, self.about)
 
 # %% ../../nbs/inference/02_classifier.ipynb #d2ae70c1
 def _check_split(trained_on: dict, table: dict, split):
@@ -477,28 +323,177 @@ def _check_split(trained_on: dict, table: dict, split):
             "images; put the right file there, or remove it"
         )
 
-# %% ../../nbs/inference/02_classifier.ipynb #5fbe4f7b
-@patch
-def _read_split(self: Classifier, split) -> dict:  # SHA-256 -> 'train' or 'valid'
-    "Read the split file of this model; raises `ValueError` if it is another one"
-    from simpsons_cnn.quality.split import read_split  # imports slowly
-
-    table = read_split(split, ("split", "sha256"))
-    _check_split(self.about.get("data") or {}, table, split)
-    return dict(zip(table["sha256"], table["split"], strict=True))
-
 # %% ../../nbs/inference/02_classifier.ipynb #6a1d648a
-@patch
-def count_trained_on(
-    self: Classifier,
-    paths,  # Images
-    split,  # The `split.csv` of the run
-) -> dict:  # How many of them are in 'train' and in 'valid'
-    "Count images that the model was trained or validated on; `ValueError`: split of another model"
-    from simpsons_cnn.quality.split import file_hashes  # here, because it imports slowly
+class _TrainingImages(_ModelFile):
+    "A trained network that can say which images it was trained on"
 
-    side_of = self._read_split(split)
-    if self.about.get("refit"):  # trained on both in the end
-        side_of = dict.fromkeys(side_of, "train")
-    sides = [side_of.get(digest) for digest in file_hashes(paths)]
-    return {side: sides.count(side) for side in ("train", "valid")}
+    def count_trained_on(
+        self,
+        paths,  # Images
+        split,  # The `split.csv` of the run
+    ) -> dict[str, int]:  # How many of them are in 'train' and in 'valid'
+        "Count images used in training or validation; `ValueError`: split of another model"
+        from simpsons_cnn.quality.split import file_hashes, read_split  # import slowly
+
+        table = read_split(split, ("split", "sha256"))
+        _check_split(self.about.get("data") or {}, table, split)
+        side_of = dict(zip(table["sha256"], table["split"], strict=True))
+        if self.about.get("refit"):  # trained on both in the end
+            side_of = dict.fromkeys(side_of, "train")
+        sides = [side_of.get(digest) for digest in file_hashes(paths)]
+        return {side: sides.count(side) for side in ("train", "valid")}
+
+# %% ../../nbs/inference/02_classifier.ipynb #b710887e
+def _forward_float64(model: nn.Module, xb: Tensor) -> Tensor:
+    "Logits computed in float64, returned as float32; the model itself stays as it is"
+    weights = {
+        name: tensor.double() if tensor.is_floating_point() else tensor
+        for name, tensor in model.state_dict().items()
+    }
+    return torch.func.functional_call(model, weights, xb.double()).float()
+
+# %% ../../nbs/inference/02_classifier.ipynb #3827031b
+def _forward(model: nn.Module, xb: Tensor) -> Tensor:
+    "Logits in float32, of full precision also on a CUDA device"
+    return _forward_float64(model, xb) if xb.device.type == "cuda" else model(xb)
+
+# %% ../../nbs/inference/02_classifier.ipynb #5ccf14fc
+class _Scores(_TrainingImages):
+    "A trained network that scores images"
+
+    def prepare(
+        self,
+        source,  # An image, see `Classifier.predict`
+    ) -> Tensor:  # uint8, shape `(1, 3, size, size)`
+        "A batch of one prepared image; raises an error that names what cannot be read"
+        try:
+            return self.preprocess(_as_decodable(source))[None]
+        except Exception as e:
+            raise _reading_error(source, e) from None
+
+    @torch.inference_mode()
+    def logits(
+        self,
+        xb: Tensor,  # Prepared images, uint8, shape `(n, 3, size, size)`
+        tta: bool | str = False,  # `True` or 'flip', or 'unsure'; see `tta_logits`
+    ) -> Tensor:  # float32, shape `(n, classes)`, on the CPU
+        "The raw scores of the network"
+        x = self.preprocess.normalise(self.preprocess.center_crop(xb.to(self.device)))
+        return tta_logits(lambda images: _forward(self.model, images), x, tta).cpu()
+
+    def probabilities(
+        self,
+        xb: Tensor,  # See `logits`
+        tta: bool | str = False,  # See `logits`
+    ) -> np.ndarray:  # Shape `(n, classes)`
+        "The calibrated probability of each character"
+        return self.calibration.probabilities(self.logits(xb, tta)).numpy()
+
+# %% ../../nbs/inference/02_classifier.ipynb #258b1a62
+class _Explainer(_Scores):
+    "A trained network that can show which pixels it looked at"
+
+    def explain(
+        self,
+        source,  # An image, see `Classifier.predict`
+        character: str | None = None,  # The character to explain; `None`: the most likely one
+    ) -> Explanation:
+        "Which pixels support a character; raises `ValueError` for an unknown character"
+        character = character and nfc(character)
+        if character is not None and character not in self.classes:
+            raise ValueError(unknown_name_message("character", character, self.classes))
+        xb = self.prepare(source)
+        p = self.probabilities(xb)[0]
+        index = int(p.argmax()) if character is None else self.classes.index(character)
+        pixels = self.preprocess.center_crop(xb)
+        normalised = self.preprocess.normalise(pixels.to(self.device))
+        cam = grad_cam(self.model, normalised, torch.tensor([index]))[0].cpu().numpy()
+        path = str(source) if isinstance(source, (str, Path)) else ""
+        return Explanation(self.classes[index], float(p[index]), cam, pixels[0].numpy(), path)
+
+# %% ../../nbs/inference/02_classifier.ipynb #ab81c979
+def _make_prediction(
+    clf: _Scores, source, image: Tensor, probabilities: np.ndarray, ood_score: float
+) -> Prediction:
+    "The prediction for a source, with its prepared image and what the network says of it"
+    is_path = isinstance(source, (str, Path))
+    return Prediction(
+        probabilities,
+        clf.classes,
+        source=str(source) if is_path else "",
+        pixels=None if is_path else image.numpy(),
+        ood_score=ood_score,
+        threshold=clf.calibration.threshold,
+    )
+
+# %% ../../nbs/inference/02_classifier.ipynb #d2a4234a
+def _make_predictions(clf: _Scores, sources: list, images: list, tta: bool | str) -> list:
+    "A `Prediction` for each source and its prepared image"
+    if not images:
+        return []
+    logits = clf.logits(torch.stack(images), tta)
+    probabilities = clf.calibration.probabilities(logits).numpy()
+    scores = clf.calibration.ood_score(logits).tolist()
+    parts = zip(sources, images, probabilities, scores, strict=True)
+    return [_make_prediction(clf, *part) for part in parts]
+
+# %% ../../nbs/inference/02_classifier.ipynb #13efe706
+def _predict_batch(
+    clf: _Scores, sources: list, tta: bool | str, skip_unreadable: bool = False
+) -> Predictions:
+    "Predict images together; raises `FileNotFoundError` or `ValueError` for the first unreadable"
+    readable, images, unreadable = [], [], {}
+    for source in sources:
+        try:
+            images.append(clf.preprocess(_as_decodable(source)))
+            readable.append(source)
+        except Exception as e:
+            if not skip_unreadable:
+                raise _reading_error(source, e) from None
+            unreadable[str(source)] = _reason(e)
+    return Predictions(_make_predictions(clf, readable, images, tta), unreadable)
+
+# %% ../../nbs/inference/02_classifier.ipynb #cf5b5b2f
+def _batches_of(sources: list, batch_size: int) -> list:
+    "The sources in lists of at most `batch_size`, and enough of them for every processor"
+    batch_size = min(batch_size, math.ceil(len(sources) / num_workers()))
+    return [sources[i : i + batch_size] for i in range(0, len(sources), batch_size)]
+
+# %% ../../nbs/inference/02_classifier.ipynb #c34a08de
+def _predict_parallel(
+    clf: _Scores, sources: list, batch_size: int, tta: bool | str, skip_unreadable: bool
+) -> Predictions:
+    "Predict many images with one thread per processor"
+    batches = _batches_of(sources, batch_size)
+    found = Predictions()
+    with worker_pool() as pool, progress_bar(total=len(sources), desc="predicting") as bar:
+        for part in pool.map(lambda b: _predict_batch(clf, b, tta, skip_unreadable), batches):
+            found += part
+            found.unreadable |= part.unreadable
+            bar.update(len(part) + len(part.unreadable))
+    return found
+
+# %% ../../nbs/inference/02_classifier.ipynb #b4038315
+class Classifier(_Explainer):
+    "Names the character in images; `Classifier.load` opens a model file"
+
+    def predict(
+        self,
+        source,  # An image, a list of images, or a folder, which is searched with its subfolders
+        batch_size: int = 32,  # At most this many images go through the network together
+        tta: bool | str = False,  # `True` or 'flip', or 'unsure'; see `tta_logits`
+    ) -> Any:  # `Prediction` for an image, `Predictions` for a list or a folder
+        "Name the character; an unreadable image raises an error, but in a folder it is only noted"
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
+        check_tta(tta)
+        if isinstance(source, (list, tuple)):
+            if not source:
+                raise FileNotFoundError("The list of pictures is empty")
+            return _predict_parallel(self, list(source), batch_size, tta, skip_unreadable=False)
+        if isinstance(source, (str, Path)) and os.path.isdir(source):
+            paths = pictures_under(source)
+            if not paths:
+                raise FileNotFoundError(f"No pictures under '{source}'")
+            return _predict_parallel(self, paths, batch_size, tta, skip_unreadable=True)
+        return _predict_batch(self, [source], tta)[0]

@@ -13,7 +13,6 @@ from threading import get_ident
 
 import numpy as np
 import torch
-from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -92,8 +91,8 @@ def _light_grey(
 
 # %% ../../nbs/inference/01_explain.ipynb #c040b11d
 @dataclass(frozen=True, eq=False)
-class Explanation:
-    "Where in an image a character was found; `Classifier.explain` makes one"
+class _Evidence:
+    "What in an image supports a character"
 
     character: str  # The character that is explained
     probability: float  # Of that character, from 0 to 1
@@ -119,11 +118,11 @@ class Explanation:
         return f"{source}{answer}, peak {x:.0%} across, {y:.0%} down"
 
 # %% ../../nbs/inference/01_explain.ipynb #49f623b5
-def _draw_map(ax, explanation: Explanation):
+def _draw_map(ax, evidence: _Evidence):
     "The overlay, with a line where the map is half of its largest value"
-    ax.imshow(explanation.overlay().transpose(1, 2, 0), interpolation="bicubic")
-    if explanation.cam.max() > 0.5 > explanation.cam.min():
-        ax.contour(explanation.cam, [0.5], colors="k", linewidths=1)
+    ax.imshow(evidence.overlay().transpose(1, 2, 0), interpolation="bicubic")
+    if evidence.cam.max() > 0.5 > evidence.cam.min():
+        ax.contour(evidence.cam, [0.5], colors="k", linewidths=1)
 
 
 def _draw_scale(figure, ax):
@@ -137,28 +136,28 @@ def _draw_scale(figure, ax):
     bar.set_label("supports the name")
 
 # %% ../../nbs/inference/01_explain.ipynb #0729c520
-@patch
-def plot(
-    self: Explanation,
-    title: str = None,  # Above the figure; `None`: the character and its probability
-):  # -> `NotebookFigure`
-    "The picture, beside it where it supports the character, and a scale"
-    from simpsons_cnn.core.figures import NotebookFigure  # here, because matplotlib imports slowly
+class Explanation(_Evidence):
+    "Where in an image a character was found; `Classifier.explain` makes one"
 
-    figure = NotebookFigure(figsize=(6, 3), dpi=90, layout="constrained")
-    picture, heat = figure.subplots(1, 2)
-    picture.imshow(self.pixels.transpose(1, 2, 0), interpolation="bicubic")
-    _draw_map(heat, self)
-    for ax in (picture, heat):
-        ax.set_axis_off()
-    _draw_scale(figure, heat)
-    title = f"{self.character} {self.probability:.1%}" if title is None else title
-    figure.suptitle(safe_str(title).replace("$", r"\$"), fontsize=10)
-    return figure
+    def plot(
+        self,
+        title: str | None = None,  # Above the figure; `None`: the character and its probability
+    ):  # -> `NotebookFigure`
+        "The picture, beside it where it supports the character, and a scale"
+        from simpsons_cnn.core.figures import NotebookFigure  # imports matplotlib: slow
 
-# %% ../../nbs/inference/01_explain.ipynb #41d9552c
-@patch
-def _repr_html_(self: Explanation):
-    uri = f"data:image/png;base64,{base64.b64encode(self.plot()._repr_png_()).decode()}"
-    caption = escape_html(repr(self))
-    return f"<figure><img alt='' src='{uri}'><figcaption>{caption}</figcaption></figure>"
+        figure = NotebookFigure(figsize=(6, 3), dpi=90, layout="constrained")
+        picture, heat = figure.subplots(1, 2)
+        picture.imshow(self.pixels.transpose(1, 2, 0), interpolation="bicubic")
+        _draw_map(heat, self)
+        for ax in (picture, heat):
+            ax.set_axis_off()
+        _draw_scale(figure, heat)
+        title = f"{self.character} {self.probability:.1%}" if title is None else title
+        figure.suptitle(safe_str(title).replace("$", r"\$"), fontsize=10)
+        return figure
+
+    def _repr_html_(self):
+        uri = f"data:image/png;base64,{base64.b64encode(self.plot()._repr_png_()).decode()}"
+        caption = escape_html(repr(self))
+        return f"<figure><img alt='' src='{uri}'><figcaption>{caption}</figcaption></figure>"
