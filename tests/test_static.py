@@ -51,7 +51,8 @@ def test_each_name_of_the_stub_is_a_definition():
 HIDDEN = {
     "Augment": {"sample_affine"},
     "Classifier": {
-        *("load", "predict", "explain", "logits", "probabilities", "save", "count_trained_on")
+        *("load", "from_pretrained", "predict", "explain", "logits", "probabilities", "save"),
+        "count_trained_on",
     },
     "Explanation": {"plot"},
     "Prediction": {"line"},
