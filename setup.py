@@ -26,13 +26,7 @@ setup(
     package_data={"simpsons_cnn": ["py.typed", "*.pyi", "inference/web_page/*"]},
     zip_safe=False,
     install_requires=cfg["requirements"].split(),
-    extras_require={
-        extra: cfg[f"{extra}_requirements"].split()
-        for extra in (
-            *("dev", "notebook", "fetch", "onnx", "hub", "ray"),
-            *("trackio", "wandb", "tensorboard", "mlflow"),
-        )
-    },
+    extras_require={extra: cfg[f"{extra}_requirements"].split() for extra in cfg["extras"].split()},
     entry_points={
         "console_scripts": cfg["console_scripts"].split(),
         "nbdev": [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"],

@@ -112,7 +112,7 @@ def test_text_means_a_value():
         ("training_parameters: {seed: 2001-99-99}", "c.yaml' is not a YAML file"),
         ("training_parameters: {seed: " + "9" * 5000 + "}", "c.yaml' is not a YAML file"),
         (BOMB, "'*name' stands for a value written elsewhere; write the value itself"),
-        ("#" * 10**5, "longer than 65,536 bytes"),
+        ("#" * 5 * 10**6, "longer than 4,194,304 bytes"),
     ],
     ids=lambda value: value[:20],
 )

@@ -4,6 +4,7 @@ import re
 import shutil
 from datetime import datetime, timezone
 
+import ipywidgets as widgets
 import numpy as np
 import pytest
 
@@ -85,3 +86,20 @@ def test_the_limit_of_uploads_is_stated(clf):
     shown = [child.value for child in widget.children if hasattr(child, "value")]
     assert any("at most 10 MiB" in value for value in shown)
     assert "at most 10 MiB" in widget.upload.tooltip
+
+
+def test_without_folders_no_field_takes_a_path(clf, picture):
+    made = []
+    widgets.Widget.on_widget_constructed(made.append)
+    try:
+        widget = ClassifyPictures(clf, folders=False)
+        widget.show([(picture.read_bytes(), "a.jpg")])
+    finally:
+        widgets.Widget.on_widget_constructed(None)
+    assert widget.folder is None
+    assert not [w for w in made if isinstance(w, widgets.Text)]
+    shown = [w for w in made if not isinstance(w, widgets.Layout | widgets.Style)]
+    texts = [str(getattr(w, key, "")) for w in shown for key in ("value", "tooltip", "description")]
+    assert any("at most 10 MiB" in text for text in texts)
+    assert not [text for text in texts if "folder" in text.lower()]
+    assert len(widget.answers.children) == 1

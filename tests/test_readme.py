@@ -1,6 +1,5 @@
 "What README tells a newcomer to type"
 
-import ast
 import configparser
 import json
 import os
@@ -22,10 +21,8 @@ def extras() -> dict:
     "extra -> its requirements, as setup.py takes them from settings.ini"
     settings = configparser.ConfigParser(delimiters=["="])
     settings.read(ROOT / "settings.ini", encoding="utf-8")
-    names = re.search(r"for extra in (\([^)]*\))", (ROOT / "setup.py").read_text(encoding="utf-8"))
-    return {
-        name: settings["DEFAULT"][f"{name}_requirements"] for name in ast.literal_eval(names[1])
-    }
+    names = settings["DEFAULT"]["extras"].split()
+    return {name: settings["DEFAULT"][f"{name}_requirements"] for name in names}
 
 
 def test_extras_that_readme_names_exist():

@@ -49,6 +49,14 @@ def methods_when_run(cls: type) -> set:
     return {key for key in own if not key.startswith(("_", "model_"))}
 
 
+def test_each_name_of_the_stub_is_a_definition():
+    for node in STUB.body:
+        module = importlib.import_module(f"simpsons_cnn.{node.module}")
+        tree = ast.parse(inspect.getsource(module))
+        defined = {n.name for n in tree.body if hasattr(n, "name")}
+        assert {alias.name for alias in node.names} <= defined, node.module
+
+
 # A method that `@patch` adds when the module is imported is one that no editor offers.
 @pytest.mark.parametrize("module, name", promised_classes(), ids=lambda value: str(value)[:30])
 def test_public_methods_stand_in_their_class(module, name):

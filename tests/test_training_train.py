@@ -19,6 +19,7 @@ import simpsons_cnn.quality.duplicates as duplicates
 import simpsons_cnn.quality.split as split_page
 import simpsons_cnn.scoring.logit_adjustment as adjustment
 import simpsons_cnn.scoring.metrics as metrics
+import simpsons_cnn.training.loop as loop
 import simpsons_cnn.training.train as training
 from simpsons_cnn.core.config import Config
 from simpsons_cnn.demo.characters import demo_characters
@@ -124,7 +125,8 @@ def test_the_model_is_saved_once_and_judged_once(settings, monkeypatch):
 
     monkeypatch.setattr(training, "save_model", save)
     monkeypatch.setattr(metrics, "collect_logits", collect)
-    monkeypatch.setattr(training, "collect_logits", collect, raising=False)
+    for module in (training, loop):
+        monkeypatch.setattr(module, "collect_logits", collect)
     run = train(settings(num_epochs=2, testdir=None), callbacks=[])
     n = len(run.report)
     assert len(saved) == 1

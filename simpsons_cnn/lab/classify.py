@@ -135,14 +135,17 @@ def _count_message(shown: int, total: int) -> str:
 
 # %% ../../nbs/lab/05_classify.ipynb #65f1a016
 _UPLOAD_LIMIT = (
-    "Upload at most 10 MiB at a time: JupyterLab drops larger uploads without a message. "
-    "For more, enter a folder."
+    "Upload at most 10 MiB at a time: JupyterLab drops larger uploads without a message."
 )
 
 
-def _make_upload() -> widgets.FileUpload:
+def _upload_limit(folders: bool) -> str:
+    return f"{_UPLOAD_LIMIT} For more, enter a folder." if folders else _UPLOAD_LIMIT
+
+
+def _make_upload(limit: str) -> widgets.FileUpload:
     return widgets.FileUpload(
-        accept="image/*", multiple=True, description="Pictures", tooltip=_UPLOAD_LIMIT
+        accept="image/*", multiple=True, description="Pictures", tooltip=limit
     )
 
 # %% ../../nbs/lab/05_classify.ipynb #431b869d
@@ -185,13 +188,16 @@ def _folder_error_html(text: str, error: Exception) -> Html:
 class _ClassifyForm(widgets.VBox):
     "The parts of a `ClassifyPictures`, from top to bottom"
 
-    def __init__(self, max_cards: int):
-        self.upload, self.folder, self.clear = _make_upload(), _make_folder(), _make_clear()
+    def __init__(self, max_cards: int, folders: bool):
+        limit = _upload_limit(folders)
+        self.upload, self.clear = _make_upload(limit), _make_clear()
+        self.folder = _make_folder() if folders else None
         self.status, self.answers = widgets.HTML(), _CardGrid(max_cards)
         self.clear.on_click(lambda _: self._on_clear())
-        fields = widgets.HBox([self.upload, self.folder, self.clear]).add_class("sc-head")
-        limit = widgets.HTML(element("small", _UPLOAD_LIMIT))
-        super().__init__([widgets.HTML(STYLE), fields, limit, self.status, self.answers])
+        fields = [field for field in (self.upload, self.folder, self.clear) if field]
+        head = widgets.HBox(fields).add_class("sc-head")
+        note = widgets.HTML(element("small", limit))
+        super().__init__([widgets.HTML(STYLE), head, note, self.status, self.answers])
 
     def _say(self, message: str):
         self.status.value = element("div", message, role="status")
@@ -209,11 +215,13 @@ class ClassifyPictures(_ClassifyForm):
         clf: Classifier,
         k: int = 3,  # Candidates per picture
         max_cards: int = 24,  # Cards shown at a time
+        folders: bool = True,  # A field for folders on this machine; `False` for visitors' pages
     ):
-        super().__init__(max_cards)
+        super().__init__(max_cards, folders)
         self.clf, self.k, self.max_cards = clf, k, max_cards
         self.upload.observe(lambda change: self._on_upload(change.new), "value")
-        self.folder.observe(lambda change: self._on_folder(change.new.strip()), "value")
+        if self.folder:
+            self.folder.observe(lambda change: self._on_folder(change.new.strip()), "value")
         self._say(f"{len(clf.classes)} characters")
 
     def show(self, pictures: list):

@@ -373,13 +373,12 @@ def _earlier_runs_html(
     ours: list,  # `TrainingDashboard`s; they have a table of their own
 ) -> Html:
     "The other runs in a folder, from the command or an earlier kernel; empty if there are none"
-    names = {run.config.out_model_directory.parent.name for run in ours}
+    models = [run.config.out_model_directory for run in ours]
+    names = {model.parent.name for model in models if model}  # `None`: it has not begun
     try:
         found = [run for run in list_runs(folder) if run.name not in names]
     except FileNotFoundError:
         return Html("")
-    except ValueError as e:  # settings that somebody has edited
-        return element("p", str(e))
     if not found:
         return Html("")
     table = runs_table(found)
