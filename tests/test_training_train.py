@@ -191,7 +191,7 @@ def test_the_figures_of_an_earlier_run_go(settings, tmp_path):
     assert len(list((tmp_path / "run").glob(curves))) == 1
 
 
-class Interrupting(training._FirstSteps):
+class Interrupting(training.StopAfter):
     def on_step(self, run):
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.05)
@@ -199,7 +199,7 @@ class Interrupting(training._FirstSteps):
 
 def test_an_interrupted_verify_is_no_verdict(settings, tmp_path, monkeypatch):
     train(settings(), callbacks=[])
-    monkeypatch.setattr(training, "_FirstSteps", Interrupting)
+    monkeypatch.setattr(training, "StopAfter", Interrupting)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
     try:
         with pytest.raises(KeyboardInterrupt):

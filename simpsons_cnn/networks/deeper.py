@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .reference import Dropout, check_sides
+from .reference import Dropout, TwoStacks
 
 # %% ../../nbs/networks/03_deeper.ipynb #5953a4f2
 def conv_norm(
@@ -64,30 +64,18 @@ def _plain_stages(channels: tuple) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 # %% ../../nbs/networks/03_deeper.ipynb #c7c13da3
-class _StagedCNN(nn.Module):
+class _StagedCNN(TwoStacks):
     "Stages of convolutions, the mean over all positions, dropout, one linear layer"
-
-    min_side = 32
 
     def __init__(
         self,
         conv_stack: nn.Sequential,
         hparams: dict,  # Arguments of the class that build it again
     ):
-        super().__init__()
-        if hparams["num_classes"] < 2:
-            raise ValueError(f"num_classes must be 2 or more, got {hparams['num_classes']}")
-        self.hparams = hparams
+        super().__init__(hparams, min_side=32)
         self.conv_stack = conv_stack
         linear = nn.Linear(hparams["channels"][-1], hparams["num_classes"])
         self.linear_stack = nn.Sequential(Dropout(hparams["dropout_rate"]), linear)
-
-    def forward(
-        self,
-        xb: Tensor,  # Normalised, shape `(n, 3, height, width)`, 32 px or more each way
-    ) -> Tensor:  # Logits, shape `(n, num_classes)`
-        check_sides(xb, self.min_side)
-        return self.linear_stack(self.conv_stack(xb).mean((2, 3)))
 
 # %% ../../nbs/networks/03_deeper.ipynb #119101fb
 class PlainCNN(_StagedCNN):

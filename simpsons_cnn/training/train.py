@@ -37,7 +37,7 @@ from simpsons_cnn.scoring.logit_adjustment import (
 )
 from ..scoring.metrics import Report, collect_logits, evaluate, score_logits
 from ..scoring.plotting import plot_batch, plot_examples, save_figures
-from .callbacks import Callback, Progress
+from .callbacks import Callback, Progress, StopAfter
 from .checkpoint import Checkpoint, describe_environment, differences
 from simpsons_cnn.training.distributed import (
     Ranks,
@@ -466,17 +466,6 @@ def train(
         return _follow(ranks) if ranks.rank else _lead(config, callbacks, resume, ranks)
 
 # %% ../../nbs/training/07_train.ipynb #08c1efd7
-class _FirstSteps(Callback):
-    "Stops after so many steps"
-
-    def __init__(self, n: int):
-        self.n = n
-
-    def on_step(self, run):
-        if run.step + 1 >= self.n:
-            run.stop("enough to compare")
-
-
 def _model_folder(folder: Path) -> Path:
     "The folder with the model of a run, given it or the folder of the run"
     inside = folder / "model"
@@ -516,7 +505,7 @@ def verify(
     data = prepare(config, scan_folders(config)[0], device=device)
     store, indices = data.train_dl.store, data.valid_dl.indices
     _check_images(folder, split_table(store.files, data.groups, indices, store.hashes))
-    model, callbacks = _create_model(config, data), [_FirstSteps(len(was))]
+    model, callbacks = _create_model(config, data), [StopAfter(len(was))]
     now = _fit_config(config, data, model, callbacks=callbacks).first_steps
     if len(now) < len(was):
         raise KeyboardInterrupt  # which `fit` has only noted
