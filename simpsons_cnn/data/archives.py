@@ -222,7 +222,7 @@ def _have_same_start(source, name: str, other: str) -> bool:
     with source.open(name) as f, source.open(other) as g:
         return f.read(2**16) == g.read(2**16)
 
-
+# %% ../../nbs/data/04_archives.ipynb #99831103
 def _is_copy(shared: set, one: str, other: str, source) -> bool:
     "Whether images that two sets share by name and size are the same, tried on a few"
     for character, name, _ in sorted(shared)[:5]:
@@ -427,7 +427,7 @@ def _are_one_file(folder: Path, one: str, other: str) -> bool:
             name.unlink(missing_ok=True)
     return False
 
-
+# %% ../../nbs/data/04_archives.ipynb #ad72a2d9
 def _check_distinct(targets, folder: Path):
     "Raise `ValueError` for paths that differ too little for the drive of `folder`, or for a scan"
     seen = {}  # path as file systems may compare it -> path

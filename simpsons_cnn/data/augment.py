@@ -87,7 +87,7 @@ def _draw_boxes(erase: float, n: int, rng: torch.Generator) -> Tensor:
     centre = (2 * torch.stack([x, y], 1) - 1) * (1 - half)
     return torch.cat([centre, half.where(chance[:, None] < erase, -1)], 1)
 
-
+# %% ../../nbs/data/07_augment.ipynb #076d6fc9
 def _inside(boxes: Tensor, size: int) -> Tensor:  # bool, shape `(n, 1, size, size)`
     "Which pixels lie in each rectangle"
     t = (torch.arange(size, device=boxes.device) * 2 + 1) / size - 1
@@ -107,7 +107,7 @@ def _amounts(
     "The strength of each change for each image"
     return {name: strength * (kind == i) for i, name in enumerate(_CHANGES)}
 
-
+# %% ../../nbs/data/07_augment.ipynb #a1f01c59
 def _trivial_maps(amounts: dict) -> Tensor:  # Shape `(n, 2, 3)`
     "Shear up to .3, shift by up to 30 % of a side, turn by up to 30 degrees"
     angle = math.radians(30) * amounts["turn"]
@@ -115,7 +115,7 @@ def _trivial_maps(amounts: dict) -> Tensor:  # Shape `(n, 2, 3)`
     row_y = (0.3 * amounts["shear_y"] + angle.sin(), angle.cos(), 0.6 * amounts["shift_y"])
     return torch.stack([*row_x, *row_y], 1).view(-1, 2, 3)
 
-
+# %% ../../nbs/data/07_augment.ipynb #37755481
 def _compose(outer: Tensor, inner: Tensor) -> Tensor:  # Each of shape `(n, 2, 3)`
     "The affine maps that take a point through `inner`, then `outer`"
     linear = outer[:, :, :2] @ inner
@@ -131,7 +131,7 @@ def _trivial_colours(amounts: dict) -> tuple:  # (gain, offset, saturation, thre
     threshold = torch.where(solarise > 0, 255 * (1 - solarise), math.inf)
     return tuple(t.view(-1, 1, 1, 1) for t in (gain, offset, saturation, threshold))
 
-
+# %% ../../nbs/data/07_augment.ipynb #4900ccf8
 def _recolour(seen: Tensor, saturation: Tensor, threshold: Tensor) -> Tensor:
     "Change the saturation, and invert what is brighter than a threshold"
     seen = torch.lerp(seen.mean(1, keepdim=True), seen, saturation)
@@ -153,7 +153,7 @@ def _draw_changes(augment: Augment, prep: Preprocess, n: int, rng: torch.Generat
         changes["boxes"] = _draw_boxes(augment.erase, n, rng)
     return changes
 
-
+# %% ../../nbs/data/07_augment.ipynb #b765a61a
 def _change_images(xb: Tensor, changes: dict, out: Tensor):
     "Apply what `_draw_changes` has drawn for these images; the result goes to `out`"
     seen = resample(xb.float(), changes["theta"], out.shape[-1])

@@ -28,7 +28,7 @@ def _rows_of_mask(mask: np.ndarray, n: int) -> np.ndarray:
         )
     return np.flatnonzero(mask)
 
-
+# %% ../../nbs/data/08_batches.ipynb #77bac4cd
 def _as_indices(indices, n: int) -> Tensor:  # int64, shape `(m,)`
     "Row numbers of a store, from numbers or a mask; `IndexError`, `TypeError` or `ValueError`"
     rows = np.arange(n) if indices is None else np.asarray(indices)
@@ -57,7 +57,7 @@ def check_batch_size(
             f" {batch_size:,}; lower batch_size"
         )
 
-
+# %% ../../nbs/data/08_batches.ipynb #c00edfe8
 def _check_whole(name: str, value: int, lowest: int, highest: float = math.inf):
     "Raise `ValueError` unless a value is a whole number in a range"
     if isinstance(value, Integral) and lowest <= value <= highest:
@@ -117,9 +117,9 @@ def _to_gpu_if_it_fits(pixels: Tensor, device: torch.device) -> Tensor:
     _on_gpu[key] = there = pixels.to(device)
     return there
 
-# %% ../../nbs/data/08_batches.ipynb #a3b006e8
-class Batches(_Order):
-    "Batches `(xb, yb)`: normalised images `(n, 3, side, side)` and labels `(n,)` on `device`"
+# %% ../../nbs/data/08_batches.ipynb #498238e4
+class _Selection(_Order):
+    "Rows of a store, how they are to be seen, and shares of them"
 
     def __init__(
         self,
@@ -144,6 +144,23 @@ class Batches(_Order):
     def counts(self) -> Tensor:  # int64, shape `(classes,)`
         "How many images of each class there are"
         return self.labels[self.indices].bincount(minlength=len(self.store.classes))
+
+    def share(
+        self,
+        rank: int,  # From 0
+        size: int,  # Number of shares
+    ) -> "Batches":
+        "A loader of every `size`-th image: of each batch in training, of the whole in evaluation"
+        share = copy(self)
+        if self.shuffle:
+            share.part = slice(rank, None, size)
+        else:
+            share.indices = self.indices[rank::size]
+        return share
+
+# %% ../../nbs/data/08_batches.ipynb #a3b006e8
+class Batches(_Selection):
+    "Batches `(xb, yb)`: normalised images `(n, 3, side, side)` and labels `(n,)` on `device`"
 
     def __iter__(self):
         self._passes += 1
@@ -176,16 +193,3 @@ class Batches(_Order):
         "The batches of an epoch from a step on; always the same for the same arguments"
         steps = self.steps(epoch, start)
         return (self.batch(rows, epoch, step, crop) for step, rows in steps)
-
-    def share(
-        self,
-        rank: int,  # From 0
-        size: int,  # Number of shares
-    ) -> "Batches":
-        "A loader of every `size`-th image: of each batch in training, of the whole in evaluation"
-        share = copy(self)
-        if self.shuffle:
-            share.part = slice(rank, None, size)
-        else:
-            share.indices = self.indices[rank::size]
-        return share

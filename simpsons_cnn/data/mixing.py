@@ -29,7 +29,7 @@ def _inside(side: int, length: float, centre: float) -> slice:
     start, stop = (round(centre * side + sign * length * side / 2) for sign in (-1, 1))
     return slice(max(0, start), min(side, stop))
 
-
+# %% ../../nbs/data/09_mixing.ipynb #b6b01760
 def _cutmix(xb: Tensor, others: Tensor, share: float, rng) -> tuple:  # (pictures, share)
     "Replace one rectangle of all pictures by that of others"
     height, width = xb.shape[-2:]

@@ -35,7 +35,7 @@ def _pad_to_square(rgb: np.ndarray, size: int) -> np.ndarray:
     square[top : top + new_h, left : left + new_w] = _resize(rgb, new_w, new_h)
     return square
 
-
+# %% ../../nbs/data/02_preprocess.ipynb #adcf1148
 def _to_square(rgb: np.ndarray, size: int, rule: str) -> np.ndarray:
     if rule == "pad":
         return _pad_to_square(rgb, size)
@@ -73,7 +73,7 @@ def _scale_shift(mean: tuple, std: tuple) -> tuple:
     shift = tuple(-m / s for m, s in zip(mean, std, strict=True))
     return scale, shift
 
-
+# %% ../../nbs/data/02_preprocess.ipynb #a64407a2
 def _on_channels(scale_shift: tuple, device) -> Tensor:  # Shape (2, 3, 1, 1)
     "Scale and shift in a shape that fits a batch of images"
     return torch.tensor(scale_shift, dtype=torch.float32, device=device)[..., None, None]

@@ -109,7 +109,7 @@ class _StorePaths:
                 with suppress(OSError):  # Windows does not remove a file that is in use
                     path.unlink()
 
-
+# %% ../../nbs/data/06_store.ipynb #3ac28202
 def _store_paths(root: Path, settings: str, folder) -> _StorePaths:
     root = root.resolve()
     if folder is None:
@@ -182,7 +182,7 @@ def _decode_row(decode, path, row: np.ndarray) -> str:
         return f"{type(e).__name__}: {e}"
     return ""
 
-
+# %% ../../nbs/data/06_store.ipynb #6a0403c9
 def _decode_all(
     paths: list,  # Images
     rows: list,  # The row of each
@@ -332,7 +332,7 @@ def _read_cached(path: Path, header: dict) -> dict | None:
         return None
     return tensors if header.items() <= found.items() else None
 
-
+# %% ../../nbs/data/06_store.ipynb #8131a1c5
 def _cached(path: Path | None, header: dict, compute) -> dict:
     "Tensors from a file, or computed and written to it; `None`: computed"
     if path is None:
@@ -343,6 +343,36 @@ def _cached(path: Path | None, header: dict, compute) -> dict:
         with suppress(OSError):
             write_tensors(path.with_name(f"{path.name}.safetensors"), tensors, header)
     return tensors
+
+# %% ../../nbs/data/06_store.ipynb #0679ee5a
+class _DecodedImages:
+    "What follows from decoded images"
+
+    files: ImageFiles
+    pixels: Tensor
+    path: Path | None = None
+    digest: str = ""
+
+    def __len__(self):
+        return len(self.pixels)
+
+    @property
+    def labels(self) -> Tensor:
+        return torch.from_numpy(self.files.labels)
+
+    @property
+    def classes(self) -> list:
+        return self.files.classes
+
+    def cached(
+        self,
+        name: str,  # Part of the file name, such as 'near_duplicates'
+        compute,  # Called without arguments; returns a dictionary of tensors
+        key: str = "",  # Anything else that the result depends on
+    ) -> dict:
+        "The result of `compute`, kept beside the array until the content or `key` changes"
+        header = {"format_version": 1, "store": self.digest, "key": key}
+        return _cached(self.path and self.path.with_suffix(f".{name}"), header, compute)
 
 # %% ../../nbs/data/06_store.ipynb #689c4966
 def _unreadable_message(n: int, unreadable: dict) -> str:
@@ -355,7 +385,7 @@ def _unreadable_message(n: int, unreadable: dict) -> str:
 
 # %% ../../nbs/data/06_store.ipynb #4a05323a
 @dataclass(frozen=True, eq=False)
-class PixelStore:
+class PixelStore(_DecodedImages):
     "Decoded images as one memory-mapped array; `build` makes or opens it"
 
     files: ImageFiles  # The images, row by row
@@ -366,17 +396,6 @@ class PixelStore:
     path: Path | None = None  # File of the array; `None`: in memory only
     digest: str = ""  # SHA-256 of what the rows hold
     hashes: tuple = ()  # SHA-256 of the file of each row; empty where they are not known
-
-    def __len__(self):
-        return len(self.pixels)
-
-    @property
-    def labels(self) -> Tensor:
-        return torch.from_numpy(self.files.labels)
-
-    @property
-    def classes(self) -> list:
-        return self.files.classes
 
     def __repr__(self):
         return (
@@ -407,13 +426,3 @@ class PixelStore:
         path = job.paths.array(digest)
         hashes = tuple(kept.manifest.rows) if all(kept.manifest.rows) else ()
         return cls(files, kept.pixels[: len(files)], prep, changes, bad, path, digest, hashes)
-
-    def cached(
-        self,
-        name: str,  # Part of the file name, such as 'near_duplicates'
-        compute,  # Called without arguments; returns a dictionary of tensors
-        key: str = "",  # Anything else that the result depends on
-    ) -> dict:
-        "The result of `compute`, kept beside the array until the content or `key` changes"
-        header = {"format_version": 1, "store": self.digest, "key": key}
-        return _cached(self.path and self.path.with_suffix(f".{name}"), header, compute)

@@ -93,8 +93,8 @@ def _reading_error(source, error: Exception) -> Exception:
 
 # %% ../../nbs/inference/02_classifier.ipynb #7328e8e6
 @dataclass(frozen=True, eq=False)
-class _Answer:
-    "The probability of every character in an image, and what follows from it"
+class Prediction:
+    "The character in an image, with the probability of every character"
 
     probabilities: np.ndarray  # Of each character, shape `(classes,)`, summing to 1
     classes: list  # Names of the characters
@@ -122,23 +122,44 @@ class _Answer:
         order = np.argsort(-self.probabilities, kind="stable")[:k]
         return [(self.classes[i], float(self.probabilities[i])) for i in order]
 
+    def line(
+        self,
+        k: int = 3,  # Candidates to name
+    ) -> str:
+        "The prediction as a line of text: file, then each candidate with its probability"
+        return _prefix(self) + ", ".join(_candidates(self, k))
+
+    def __repr__(self):
+        first, *others = _candidates(self, 3)
+        return f"{_prefix(self)}{first} ({', '.join(others)})"
+
+    def _repr_html_(self):
+        return _prediction_html(self)
+
 # %% ../../nbs/inference/02_classifier.ipynb #3ab9f4f3
-def _prefix(answer: _Answer) -> str:
+def _prefix(prediction: Prediction) -> str:
     "What a line says before it names candidates: the file, and whether the answer is unsure"
-    source = f"{safe_str(answer.source)}: " if answer.source else ""
-    return source + ("not sure; nearest: " if answer.known is False else "")
+    source = f"{safe_str(prediction.source)}: " if prediction.source else ""
+    return source + ("not sure; nearest: " if prediction.known is False else "")
+
+
+def _candidates(prediction: Prediction, k: int) -> list:  # of texts
+    "The likeliest characters with their probabilities"
+    return [f"{safe_str(name)} {p:.1%}" for name, p in prediction.top(k)]
 
 # %% ../../nbs/inference/02_classifier.ipynb #69f4f8fe
-def _thumbnail_html(answer: _Answer, side: int = 96) -> str:
+def _thumbnail_html(prediction: Prediction, side: int = 96) -> str:
     "The image as an HTML element; empty if it cannot be read any more"
     try:
         image = (
-            answer.pixels if answer.pixels is not None else read_rgb(answer.source, min_size=side)
+            prediction.pixels
+            if prediction.pixels is not None
+            else read_rgb(prediction.source, min_size=side)
         )
     except Exception:  # decoders of damaged files raise nearly anything
         return ""
     uri = jpeg_uri(image, max_side=side, quality=90)
-    return f"<img alt='{escape_html(answer.name)}' src='{uri}'>"
+    return f"<img alt='{escape_html(prediction.name)}' src='{uri}'>"
 
 # %% ../../nbs/inference/02_classifier.ipynb #a45747b2
 def _candidate_html(name: str, p: float) -> str:
@@ -148,27 +169,13 @@ def _candidate_html(name: str, p: float) -> str:
     return f"<tr><td style='text-align:left'>{name}</td><td>{bar}</td><td>{p:.1%}</td></tr>"
 
 # %% ../../nbs/inference/02_classifier.ipynb #efa518bb
-class Prediction(_Answer):
-    "The character in an image, with the probability of every character"
-
-    def line(
-        self,
-        k: int = 3,  # Candidates to name
-    ) -> str:
-        "The prediction as a line of text: file, then each candidate with its probability"
-        candidates = [f"{safe_str(name)} {p:.1%}" for name, p in self.top(k)]
-        return _prefix(self) + ", ".join(candidates)
-
-    def __repr__(self):
-        first, *others = [f"{safe_str(name)} {p:.1%}" for name, p in self.top(3)]
-        return f"{_prefix(self)}{first} ({', '.join(others)})"
-
-    def _repr_html_(self):
-        rows = "".join(_candidate_html(name, p) for name, p in self.top())
-        if self.known is False:
-            rows = f"<tr><td colspan=3><b>not sure</b>; nearest:</td></tr>{rows}"
-        style = "display:flex;gap:1em;align-items:center"
-        return f"<div style='{style}'>{_thumbnail_html(self)}<table>{rows}</table></div>"
+def _prediction_html(prediction: Prediction) -> str:
+    "The image, and beside it the candidates"
+    rows = "".join(_candidate_html(name, p) for name, p in prediction.top())
+    if prediction.known is False:
+        rows = f"<tr><td colspan=3><b>not sure</b>; nearest:</td></tr>{rows}"
+    style = "display:flex;gap:1em;align-items:center"
+    return f"<div style='{style}'>{_thumbnail_html(prediction)}<table>{rows}</table></div>"
 
 # %% ../../nbs/inference/02_classifier.ipynb #bb0c2892
 def _column_names(k: int) -> list:

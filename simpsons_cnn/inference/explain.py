@@ -91,8 +91,8 @@ def _light_grey(
 
 # %% ../../nbs/inference/01_explain.ipynb #c040b11d
 @dataclass(frozen=True, eq=False)
-class _Evidence:
-    "What in an image supports a character"
+class Explanation:
+    "Where in an image a character was found; `Classifier.explain` makes one"
 
     character: str  # The character that is explained
     probability: float  # Of that character, from 0 to 1
@@ -117,12 +117,23 @@ class _Evidence:
         answer = f"{self.character} {self.probability:.1%}"
         return f"{source}{answer}, peak {x:.0%} across, {y:.0%} down"
 
+    def plot(
+        self,
+        title: str | None = None,  # Above the figure; `None`: the character and its probability
+    ):  # -> `NotebookFigure`
+        "The picture, beside it where it supports the character, and a scale"
+        title = f"{self.character} {self.probability:.1%}" if title is None else title
+        return _draw_figure(self, title)
+
+    def _repr_html_(self):
+        return _figure_html(self)
+
 # %% ../../nbs/inference/01_explain.ipynb #49f623b5
-def _draw_map(ax, evidence: _Evidence):
+def _draw_map(ax, explanation: Explanation):
     "The overlay, with a line where the map is half of its largest value"
-    ax.imshow(evidence.overlay().transpose(1, 2, 0), interpolation="bicubic")
-    if evidence.cam.max() > 0.5 > evidence.cam.min():
-        ax.contour(evidence.cam, [0.5], colors="k", linewidths=1)
+    ax.imshow(explanation.overlay().transpose(1, 2, 0), interpolation="bicubic")
+    if explanation.cam.max() > 0.5 > explanation.cam.min():
+        ax.contour(explanation.cam, [0.5], colors="k", linewidths=1)
 
 
 def _draw_scale(figure, ax):
@@ -136,28 +147,23 @@ def _draw_scale(figure, ax):
     bar.set_label("supports the name")
 
 # %% ../../nbs/inference/01_explain.ipynb #0729c520
-class Explanation(_Evidence):
-    "Where in an image a character was found; `Classifier.explain` makes one"
+def _draw_figure(explanation: Explanation, title: str):  # -> `NotebookFigure`
+    from simpsons_cnn.core.figures import NotebookFigure  # imports matplotlib, which is slow
 
-    def plot(
-        self,
-        title: str | None = None,  # Above the figure; `None`: the character and its probability
-    ):  # -> `NotebookFigure`
-        "The picture, beside it where it supports the character, and a scale"
-        from simpsons_cnn.core.figures import NotebookFigure  # imports matplotlib: slow
+    figure = NotebookFigure(figsize=(6, 3), dpi=90, layout="constrained")
+    picture, heat = figure.subplots(1, 2)
+    picture.imshow(explanation.pixels.transpose(1, 2, 0), interpolation="bicubic")
+    _draw_map(heat, explanation)
+    for ax in (picture, heat):
+        ax.set_axis_off()
+    _draw_scale(figure, heat)
+    figure.suptitle(safe_str(title).replace("$", r"\$"), fontsize=10)
+    return figure
 
-        figure = NotebookFigure(figsize=(6, 3), dpi=90, layout="constrained")
-        picture, heat = figure.subplots(1, 2)
-        picture.imshow(self.pixels.transpose(1, 2, 0), interpolation="bicubic")
-        _draw_map(heat, self)
-        for ax in (picture, heat):
-            ax.set_axis_off()
-        _draw_scale(figure, heat)
-        title = f"{self.character} {self.probability:.1%}" if title is None else title
-        figure.suptitle(safe_str(title).replace("$", r"\$"), fontsize=10)
-        return figure
-
-    def _repr_html_(self):
-        uri = f"data:image/png;base64,{base64.b64encode(self.plot()._repr_png_()).decode()}"
-        caption = escape_html(repr(self))
-        return f"<figure><img alt='' src='{uri}'><figcaption>{caption}</figcaption></figure>"
+# %% ../../nbs/inference/01_explain.ipynb #8b084ac3
+def _figure_html(explanation: Explanation) -> str:
+    "The figure and its caption; names are shown as text"
+    png = base64.b64encode(explanation.plot()._repr_png_()).decode()
+    caption = escape_html(repr(explanation))
+    image = f"<img alt='' src='data:image/png;base64,{png}'>"
+    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
