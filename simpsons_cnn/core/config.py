@@ -124,7 +124,7 @@ def network_names() -> list[str]:
     "Presets, then the networks that this process has registered"
     return [*_PRESETS, *registered_networks]
 
-
+# %% ../../nbs/core/03_config.ipynb #bf95a6d5
 def is_network_path(
     name: str,  # Such as 'my_package.networks:make_net'
 ) -> bool:
@@ -133,7 +133,7 @@ def is_network_path(
     words = [*module.split("."), *function.split(".")]
     return bool(colon) and all(word.isidentifier() for word in words)
 
-
+# %% ../../nbs/core/03_config.ipynb #a7936a80
 def _checked_architecture(name: str) -> str:
     "The name of a network, or where a function is that makes one; raises `ValueError`"
     if name in network_names() or is_network_path(name):

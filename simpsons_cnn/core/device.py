@@ -91,7 +91,7 @@ def _computes_bf16(device: torch.device) -> bool:
     features = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(features.get("avx512_bf16") or features.get("amx_bf16"))
 
-
+# %% ../../nbs/core/05_device.ipynb #ad840220
 def pick_dtype(
     mixed_precision: str,  # 'auto', 'off' or 'bf16'
     device: torch.device,  # Where it will compute
@@ -113,7 +113,7 @@ def _quota(folder: Path) -> float:
             return float("inf") if granted in ("max", "-1") else int(granted) / int(period)
     return float("inf")
 
-
+# %% ../../nbs/core/05_device.ipynb #da6c853f
 def _cgroups(root: Path, membership: Path) -> list[Path]:
     "Folders of the control groups of this process, with those around them"
     folders = []

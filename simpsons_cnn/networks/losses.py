@@ -36,7 +36,7 @@ def _check_settings(gamma: float, label_smoothing: float, reduction: str):
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
 
-
+# %% ../../nbs/networks/01_losses.ipynb #aa98e135
 def _check_shapes(logits: Tensor, targets: Tensor):
     "Raise `ValueError` unless there is one target per row of logits"
     if logits.ndim != 2 or targets.shape != logits.shape[:1]:
@@ -119,15 +119,7 @@ def _effective(n: np.ndarray) -> np.ndarray:
     "One over the effective number of images, up to a factor"
     return 1 / -np.expm1(n * np.log1p(-1 / max(2, n.mean())))
 
-# %% ../../nbs/networks/01_losses.ipynb #6c0392ab
-_SCHEMES = dict(
-    none=np.ones_like,
-    inverse=np.reciprocal,
-    reference=lambda n: 1 - n / n.sum(),
-    effective=_effective,
-)
-
-
+# %% ../../nbs/networks/01_losses.ipynb #1d12517c
 def _checked_counts(counts) -> np.ndarray:
     "Counts as float64; raises `ValueError` for a class without images"
     n = np.asarray(counts, dtype=np.float64)
@@ -135,6 +127,14 @@ def _checked_counts(counts) -> np.ndarray:
         found = short_repr(np.asarray(counts).tolist())
         raise ValueError(f"counts must be above 0 for every class, got {found}")
     return n
+
+# %% ../../nbs/networks/01_losses.ipynb #6c0392ab
+_SCHEMES = dict(
+    none=np.ones_like,
+    inverse=np.reciprocal,
+    reference=lambda n: 1 - n / n.sum(),
+    effective=_effective,
+)
 
 
 def class_weights(
@@ -156,7 +156,7 @@ def log_prior(
     n = torch.from_numpy(_checked_counts(counts))
     return (n / n.sum()).log().float()
 
-
+# %% ../../nbs/networks/01_losses.ipynb #8e395217
 class BalancedSoftmax(nn.Module):
     "A loss with the log prior added to the logits ([Ren, 2020](https://arxiv.org/abs/2007.10740))"
 

@@ -39,7 +39,7 @@ def _build(name: str, hparams: dict) -> nn.Module:
     with torch.device("meta"), seeded_generators(0):
         return ARCHITECTURES[name](**hparams)
 
-
+# %% ../../nbs/networks/05_model_file.ipynb #c2d111ff
 def _architecture(model: nn.Module) -> dict:
     "The name of a network's class and its arguments; `ValueError` if they do not rebuild it"
     name = type(model).__name__
@@ -125,7 +125,7 @@ def _misfit(tensor: Tensor, expected: Tensor) -> str:
         return f"is {tensor.dtype}, not {expected.dtype}"
     return "" if tensor.isfinite().all() else "is not finite"
 
-
+# %% ../../nbs/networks/05_model_file.ipynb #7dc6604a
 def _misfits(model: nn.Module, tensors: dict) -> list:
     "What is wrong with tensors that should fill a network, as texts"
     own = model.state_dict()

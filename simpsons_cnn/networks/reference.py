@@ -50,7 +50,7 @@ class Seeded(nn.Module):
     def __getstate__(self):
         return {**self.__dict__, "generator": None}  # a generator can neither be copied nor saved
 
-
+# %% ../../nbs/networks/02_reference.ipynb #15a71cfc
 class Dropout(Seeded):
     "`nn.Dropout` that draws from its own `generator`, if it has one"
 

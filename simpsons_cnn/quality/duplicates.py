@@ -145,7 +145,7 @@ def _flip_where(x: Tensor, mirrored: Tensor) -> Tensor:
     "Images `(n, 3, h, w)`, those with `mirrored` above 0 with left and right swapped"
     return torch.where(mirrored[:, None, None, None] > 0, x.flip(-1), x)
 
-
+# %% ../../nbs/quality/01_duplicates.ipynb #c5698525
 def _miniatures_agree(pairs: Tensor, miniatures: Tensor, other: Tensor) -> Tensor:
     "Whether the miniatures of each pair correlate; bool, shape `(pairs,)`"
     a = miniatures[pairs[:, 0]].float()
@@ -185,6 +185,10 @@ def _align(a: Tensor, b: Tensor, rounds: int) -> Tensor:
         theta[:, 1, 1:] += step[:, 2:]
     return theta
 
+# %% ../../nbs/quality/01_duplicates.ipynb #f4ef0a71
+def _thumbnail(x: Tensor) -> Tensor:
+    return F.interpolate(x.float(), (_SIDE, _SIDE), mode="area")
+
 # %% ../../nbs/quality/01_duplicates.ipynb #475850da
 def _residual(a: Tensor, b: Tensor, rounds: int) -> Tensor:
     "What `b`, moved, scaled and brightened, leaves of `a`; float `(n, 3, 32, 32)`, 0 at the rim"
@@ -192,10 +196,6 @@ def _residual(a: Tensor, b: Tensor, rounds: int) -> Tensor:
     a, inside = a.flatten(1), _INSIDE.repeat(3)
     gain, shift = _least_squares(a, [moved, torch.ones_like(moved)], inside).split(1, 1)
     return ((a - gain * moved - shift) * inside).view(-1, 3, _SIDE, _SIDE)
-
-
-def _thumbnail(x: Tensor) -> Tensor:
-    return F.interpolate(x.float(), (_SIDE, _SIDE), mode="area")
 
 # %% ../../nbs/quality/01_duplicates.ipynb #5dde7648
 def _residual_map(rest: Tensor) -> Tensor:
@@ -257,7 +257,7 @@ def _same_files(store: PixelStore, other: PixelStore | None) -> Tensor:
             pairs.append((found, row, 0, 0))
     return torch.tensor(pairs, dtype=torch.int64).view(-1, 4)
 
-
+# %% ../../nbs/quality/01_duplicates.ipynb #5cc70eff
 def _without_known(pairs: Tensor, known: Tensor) -> Tensor:
     "The pairs of rows that are not among the known ones"
     names = {*map(tuple, known[:, :2].tolist())}

@@ -133,7 +133,7 @@ def image_table(
     hashes = list(hashes) or file_hashes(files.paths)
     return pd.DataFrame(dict(file=files.names, character=characters, sha256=hashes))
 
-
+# %% ../../nbs/quality/02_split.ipynb #be04bd63
 def split_table(
     files: ImageFiles,  # The images
     groups,  # Number of each image's group

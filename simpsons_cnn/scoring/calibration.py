@@ -147,7 +147,7 @@ def calibrate_logits(
         ece_after=expected_calibration_error(probabilities, labels),
     )
 
-
+# %% ../../nbs/scoring/02_calibration.ipynb #e35dafa0
 def calibrate(
     model: nn.Module,  # Trained network
     valid_dl,  # `Batches` of validation images, without augmentation

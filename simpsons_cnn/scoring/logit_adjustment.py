@@ -22,12 +22,12 @@ from simpsons_cnn.scoring.metrics import (
 )
 
 # %% ../../nbs/scoring/04_logit_adjustment.ipynb #f1871076
-_TAUS = tuple(i / 20 for i in range(21))
-
-
 def _common_only(labels: Tensor, num_classes: int) -> int:
     "The least number of images of a character that counts: ten, where two characters have them"
     return 10 if (labels.bincount(minlength=num_classes) >= 10).sum() >= 2 else 0
+
+# %% ../../nbs/scoring/04_logit_adjustment.ipynb #c8336cf9
+_TAUS = tuple(i / 20 for i in range(21))
 
 
 def _scores_by_tau(logits: Tensor, labels: Tensor, prior: Tensor) -> list:
@@ -98,7 +98,7 @@ def _output_layer(model: nn.Module, num_classes: int) -> nn.Linear:
         )
     return layers[-1]
 
-
+# %% ../../nbs/scoring/04_logit_adjustment.ipynb #d1a15fe1
 @torch.no_grad()
 def shift_logits(
     model: nn.Module,  # Changed in place

@@ -58,7 +58,7 @@ def _scores(tp, true, predicted) -> dict:
             f1=2 * tp / (true + predicted),
         )
 
-
+# %% ../../nbs/scoring/01_metrics.ipynb #6f8ef2c5
 def class_scores(
     confusion,  # Counts, shape `(..., classes, classes)`
 ) -> dict:  # Arrays of shape `(..., classes)`, NaN where undefined
@@ -284,14 +284,14 @@ def _bias_corrected(values, estimate: float, level: float) -> tuple:  # (low, hi
     return min(float(low), estimate), max(float(high), estimate)
 
 # %% ../../nbs/scoring/01_metrics.ipynb #db9e2d77
-_FEW = 5  # Units with a mistake; with fewer the bootstrap has too little to draw from
-
-
 def _effective_number(units: _Units, strata) -> float:
     "How many units a mean over classes is worth"
     n = np.bincount(units.stratum, units.copies)
     n = n[[k for k in strata if k < len(n) and n[k]]]
     return len(n) ** 2 / (1 / n).sum() if len(n) else 0.0
+
+# %% ../../nbs/scoring/01_metrics.ipynb #12db7f4d
+_FEW = 5  # Units with a mistake; with fewer the bootstrap has too little to draw from
 
 
 def _few_mistakes(units: _Units, strata) -> bool:
@@ -397,7 +397,7 @@ def overall_scores(
         labels[label] = "macro_f1_common"
     return labels
 
-
+# %% ../../nbs/scoring/01_metrics.ipynb #beafd824
 def _scores_markdown(report) -> list:  # Lines
     "Overall scores with their intervals"
     lines = ["| | score | 95 % interval |", "|---|--:|:-:|"]
@@ -415,7 +415,7 @@ def _judged_markdown(report) -> str:
         return line
     return f"{line}; **not judged**, without pictures: {escape_html(first_few(report.not_judged))}"
 
-
+# %% ../../nbs/scoring/01_metrics.ipynb #77b275e8
 def _format(value: float) -> str:
     return "–" if np.isnan(value) else f"{value:.2f}"
 
@@ -448,7 +448,7 @@ def _counts_to_dict(confusion: np.ndarray) -> dict:
     cells = np.stack([truth, answer, confusion[truth, answer]], 1)
     return dict(confusion=None, confusion_cells=cells.tolist())
 
-
+# %% ../../nbs/scoring/01_metrics.ipynb #fffb206d
 def _table_to_dicts(table: pd.DataFrame) -> list:
     "A dict per character; NaN becomes `None`"
     table = table.rename(columns=dict(jaccard="accuracy"))

@@ -50,7 +50,7 @@ def _draw_losses(ax, table):
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.grid(alpha=0.3)
 
-
+# %% ../../nbs/scoring/03_plotting.ipynb #257aded4
 def plot_losses(
     history,  # `History`, or a table with columns `epoch`, `train_loss`, `valid_loss`
     parts: int = 1,  # Number of panels the curve is cut into
@@ -83,7 +83,7 @@ def _draw_bars(ax, table, score: str):
     ax.grid(axis="x", alpha=0.3)
     ax.set_axisbelow(True)
 
-
+# %% ../../nbs/scoring/03_plotting.ipynb #fa8001ca
 def plot_metrics(
     report,  # `Report`
     axs=None,  # Four axes to draw on; `None`: a new figure
@@ -129,7 +129,7 @@ def _label_confusion(ax, names: list, other: bool):
     ax.grid(which="minor", color="0.9", lw=0.4)
     ax.tick_params(which="minor", length=0)
 
-
+# %% ../../nbs/scoring/03_plotting.ipynb #869381b2
 def _write_counts(ax, counts, shares):
     "The number of images in each square that has some"
     for i, j in zip(*np.nonzero(counts), strict=True):
@@ -158,14 +158,14 @@ def plot_confusion(
     return figure
 
 # %% ../../nbs/scoring/03_plotting.ipynb #670f3055
-_STYLES = (("--o", "0.5"), ("-s", "k"), (":^", "0.5"))
-
-
 def _draw_counts(ax, table, bins: int):
     "Bars for the number of images in each bin; together they are .3 high"
     height = 0.3 * table.pictures / table.pictures.sum()
     middle = (table.low + table.high) / 2
     ax.bar(middle, height, width=1 / bins, color="0.85", edgecolor="w")
+
+# %% ../../nbs/scoring/03_plotting.ipynb #2a9e0f42
+_STYLES = (("--o", "0.5"), ("-s", "k"), (":^", "0.5"))
 
 
 def plot_reliability(
@@ -233,7 +233,7 @@ def plot_examples(
     ]
     return plot_pictures(pictures, texts)
 
-
+# %% ../../nbs/scoring/03_plotting.ipynb #da2f0aa7
 def plot_top_losses(
     report,  # `Report` from `evaluate`
     n: int = 12,  # Number of images
@@ -254,7 +254,7 @@ def _figures_of_run(history, report, parts: int):
         for name, plot in REPORT_FIGURES.items():
             yield name, plot(report)
 
-
+# %% ../../nbs/scoring/03_plotting.ipynb #f7b52790
 def save_figures(
     history,  # `History` or its table; `None` for scores only
     report,  # `Report`; `None` for the loss curves only

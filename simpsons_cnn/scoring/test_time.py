@@ -33,7 +33,6 @@ def _six_looks(network, x: Tensor, logits: Tensor) -> Tensor:
     return straight / 2 + (left + right) / 4
 
 # %% ../../nbs/scoring/05_test_time.ipynb #142978fb
-UNSURE = 0.7  # An image whose best answer has a lower probability gets a second look
 _KINDS = (False, True, "flip", "unsure")
 
 
@@ -41,6 +40,9 @@ def check_tta(tta):
     "Raise `ValueError` for a kind of test-time augmentation that does not exist"
     if not isinstance(tta, (bool, str)) or tta not in _KINDS:
         raise ValueError(f"tta must be False, True or 'flip', or 'unsure', got {tta!r}")
+
+# %% ../../nbs/scoring/05_test_time.ipynb #40e09d32
+UNSURE = 0.7  # An image whose best answer has a lower probability gets a second look
 
 
 def tta_logits(
