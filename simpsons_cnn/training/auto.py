@@ -69,7 +69,7 @@ def _choose_epochs(n: int) -> Choice:
     epochs = 40 if n <= 1000 else max(16, round(40 * (1000 / n) ** (1 / 3)))
     return Choice("num_epochs", epochs, f"{n * epochs:,} pictures are seen in all")
 
-
+# %% ../../nbs/training/10_auto.ipynb #2c5d61bb
 def _choose_learning_rate(batch_size: int) -> Choice:
     "A rate for a batch size: .003 for 16, .006 for 128"
     rate = round(0.003 * (batch_size / 16) ** (1 / 3), 4)

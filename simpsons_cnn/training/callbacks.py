@@ -85,7 +85,7 @@ def format_duration(seconds: float) -> str:
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
-
+# %% ../../nbs/training/02_callbacks.ipynb #6702d7c4
 def _seconds_left(rows: list, num_epochs: int) -> float:
     "How long the epochs that are left will take, if they are like the last three"
     recent = [row["seconds"] for row in rows[-3:]]
@@ -156,7 +156,7 @@ def _step_html(run) -> str:
         return text
     return f"{text}, {format_duration(_seconds_left(run.history.rows, run.num_epochs))} left"
 
-
+# %% ../../nbs/training/02_callbacks.ipynb #a3b84473
 def _curve_png(history) -> bytes:
     "The loss curves so far as a small PNG"
     figure = Figure(figsize=(5, 2.6), layout="constrained")
@@ -189,6 +189,13 @@ class _JupyterDisplay(Callback):
         if self.text is not None:
             self.text.update(HTML(html.escape(run.summary())))
 
+# %% ../../nbs/training/02_callbacks.ipynb #e126a092
+def _pace_message(median: float, best: float) -> str:
+    return (
+        f"A step takes {median:.2f} s now and took {best:.2f} s before. Another program may be"
+        " using the processors: end it, or give the next run fewer threads with OMP_NUM_THREADS"
+    )
+
 # %% ../../nbs/training/02_callbacks.ipynb #17f464ba
 class _Pace:
     "Warns once if a step takes three times as long as in the fastest twenty before"
@@ -214,13 +221,6 @@ class _Pace:
     def skip(self):
         "What comes now is no step"
         self.last = None
-
-
-def _pace_message(median: float, best: float) -> str:
-    return (
-        f"A step takes {median:.2f} s now and took {best:.2f} s before. Another program may be"
-        " using the processors: end it, or give the next run fewer threads with OMP_NUM_THREADS"
-    )
 
 # %% ../../nbs/training/02_callbacks.ipynb #9a0e880d
 _DISPLAYS = dict(jupyter=_JupyterDisplay, terminal=_TerminalDisplay, log=_LogDisplay, off=None)

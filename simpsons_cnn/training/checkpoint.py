@@ -63,7 +63,7 @@ def _without_prefix(prefix: str, tensors: dict) -> dict:
     start = f"{prefix}/"
     return {name[len(start) :]: v for name, v in tensors.items() if name.startswith(start)}
 
-
+# %% ../../nbs/training/03_checkpoint.ipynb #4d27f848
 def _optimizer_tensors(model: nn.Module, optimizer) -> dict:
     "What an optimizer remembers, by the names of the parameters"
     tensors = {}
@@ -132,7 +132,7 @@ def _check_identity(file: Path, header: dict, identity: dict):
             f" or {_START_OVER}"
         )
 
-
+# %% ../../nbs/training/03_checkpoint.ipynb #3a3a55fe
 def read_checkpoint(
     path,  # As for `Checkpoint`
     identity: dict = None,  # What must agree
@@ -175,7 +175,7 @@ def _run_tensors(run) -> dict:
         tensors |= _with_prefix(name, part)
     return tensors
 
-
+# %% ../../nbs/training/03_checkpoint.ipynb #5a65f128
 def _run_header(run, identity: dict) -> dict:
     "What else there is to know, as plain types"
     history = run.history
@@ -197,7 +197,7 @@ def _history_of(tensors: dict, header: dict) -> History:
     best = last if header["best_is_last"] else best
     return History(**header["history"], last_weights=last, best_weights=best)
 
-
+# %% ../../nbs/training/03_checkpoint.ipynb #3232f460
 def _restore_run(run, tensors: dict, header: dict):
     "Put back what `_run_tensors` and `_run_header` took"
     run.model.load_state_dict(_without_prefix("model", tensors))
@@ -214,7 +214,7 @@ def _write(path: Path, run, identity: dict):
     header = json.loads(json.dumps(_run_header(run, identity), default=str))
     write_tensors(path, _run_tensors(run), header, keep=_backup_path(path))
 
-
+# %% ../../nbs/training/03_checkpoint.ipynb #4ffadf5e
 def _restore(path: Path, run, found: tuple, identity: dict):
     "Put what `read_checkpoint` found into a run; warns if the last bits may differ here"
     tensors, header, file = found
@@ -230,7 +230,7 @@ def _restore(path: Path, run, found: tuple, identity: dict):
             stacklevel=4,
         )
 
-
+# %% ../../nbs/training/03_checkpoint.ipynb #659341ac
 def _remove(path: Path):
     "Remove both checkpoints, and what a killed process left of a third"
     remove_temp_files(path.parent, path.name)

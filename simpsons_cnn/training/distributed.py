@@ -135,7 +135,7 @@ class _GatherRows(torch.autograd.Function):
     def backward(ctx, grad):
         return grad[ctx.part].contiguous(), None
 
-
+# %% ../../nbs/training/13_distributed.ipynb #a4a72add
 def whole_batch(
     ranks: Ranks,
     logits: Tensor,  # Of this rank's pictures, shape `(n, classes)`
@@ -217,7 +217,7 @@ def _update_running(norm: nn.Module, mean: Tensor, var: Tensor, count: int):
     norm.running_mean.lerp_(mean, momentum)
     norm.running_var.lerp_(var * count / (count - 1), momentum)
 
-
+# %% ../../nbs/training/13_distributed.ipynb #c1e0b39a
 def _forward_together(norm: nn.Module, ranks: Ranks, x: Tensor) -> Tensor:
     "What a batch norm computes when its batch is shared among ranks"
     if not norm.training:
@@ -264,7 +264,7 @@ def gather_texts(text: str, ranks: Ranks) -> list:
     row[0, : len(data)] = torch.tensor(list(data), dtype=torch.uint8)
     return [bytes(row.tolist()).rstrip(b"\0").decode() for row in ranks.gather(row)]
 
-
+# %% ../../nbs/training/13_distributed.ipynb #a55bfcc2
 @contextmanager
 def agreed(ranks: Ranks) -> Iterator[None]:
     "Within, a `ValueError` or `OSError` of one rank is raised by the first, and ends the others"

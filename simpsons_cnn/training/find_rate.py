@@ -122,7 +122,7 @@ def _with_steps(recipe: TrainingParameters, num_steps: int, per_epoch: int) -> d
     epochs = max(recipe.num_epochs, math.ceil(num_steps / per_epoch))
     return dict(num_epochs=epochs, patience=0, weight_averaging=0.0)
 
-
+# %% ../../nbs/training/11_find_rate.ipynb #4ad746a7
 def find_learning_rate(
     model: nn.Module,  # As it will be trained; not changed
     train_dl: Batches,  # Training batches, with augmentation; not changed

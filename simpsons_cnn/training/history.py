@@ -29,13 +29,13 @@ def _is_better(monitor: str, row: dict, best: dict) -> bool:
     return (row[monitor] < best[monitor]) == (monitor == "valid_loss")
 
 # %% ../../nbs/training/01_history.ipynb #2ad8ec80
-_NOT_SHOWN = ("seconds", "learning_rate")
-
-
 def _table_line(row: dict, keys: list, bold: bool) -> str:
     "One epoch as a line of a Markdown table"
     cells = [f"{row[k]:.4f}" if isinstance(row[k], float) else str(row[k]) for k in keys]
     return "| " + " | ".join(f"**{cell}**" if bold else cell for cell in cells) + " |"
+
+# %% ../../nbs/training/01_history.ipynb #2216f13d
+_NOT_SHOWN = ("seconds", "learning_rate")
 
 
 def _table(rows: list, best_epoch: int, stop_reason: str = "") -> str:
@@ -139,7 +139,7 @@ class NonFiniteLoss(FloatingPointError):
         super().__init__(message)
         self.history = history
 
-
+# %% ../../nbs/training/01_history.ipynb #343379d8
 def check_finite(
     losses: Tensor,  # Loss of each step of the epoch
     epoch: int,  # Which epoch, from 0

@@ -78,7 +78,7 @@ def _show_lines(process: subprocess.Popen) -> str:  # The last error, or the las
     process.wait()
     return last
 
-
+# %% ../../nbs/training/14_launch.ipynb #0d48449c
 @contextmanager
 def _stopped_with_us(process: subprocess.Popen) -> Iterator[None]:
     "Within, an interrupt stops the process; we wait until it has saved what it has"
@@ -96,7 +96,7 @@ def _command(path: Path, nproc: int, resume: bool) -> list:
     command = [sys.executable, "-m", "simpsons_cnn", "train", str(path), "--nproc", str(nproc)]
     return command + ["--resume"] * resume
 
-
+# %% ../../nbs/training/14_launch.ipynb #029b2d05
 def launch(
     config: Config,  # Settings; `batch_size` is that of all processes together
     nproc: int,  # Number of processes, for example of GPUs

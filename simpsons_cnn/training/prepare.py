@@ -84,7 +84,7 @@ def _make_writable(folder: Path):
             f"Cannot write to '{folder}' ({e.strerror}); choose another output folder"
         ) from None
 
-
+# %% ../../nbs/training/06_prepare.ipynb #0835f472
 def make_output_folders(
     config: Config,  # Settings; with `overwrite` an earlier run's files are no obstacle
     resume: bool = False,  # Whether a run that was stopped may be there
@@ -141,7 +141,7 @@ def point_latest(folder: Path):
     except OSError as e:
         print(f"note: '{latest}' does not lead to this run ({safe_str(e)})", file=sys.stderr)
 
-
+# %% ../../nbs/training/06_prepare.ipynb #ac4d4d8e
 def latest_run(
     runs,  # `runs_directory`
 ) -> Path | None:  # `None` if there is none
@@ -166,7 +166,7 @@ def in_folder(folder: Path) -> dict:  # Settings
     "The output folders of a run that has one folder for all"
     return {key: folder / name for key, name in _SUBFOLDERS.items()}
 
-
+# %% ../../nbs/training/06_prepare.ipynb #24383666
 def _run_folder(config: Config, resume: bool) -> Path:
     "The folder of a run that leaves an output folder open; made if it has a new number"
     if config.out_directory:
@@ -176,7 +176,7 @@ def _run_folder(config: Config, resume: bool) -> Path:
     latest = latest_run(config.runs_directory) if resume else None
     return latest or new_run_folder(config.runs_directory)
 
-
+# %% ../../nbs/training/06_prepare.ipynb #36226397
 def name_folders(
     config: Config,  # Settings that may leave output folders open
     resume: bool = False,  # Whether the latest run is continued
@@ -197,7 +197,7 @@ def _remove_if_empty(folder: Path):
         with suppress(OSError):  # a file, not empty, or never made
             path.rmdir()
 
-
+# %% ../../nbs/training/06_prepare.ipynb #7f082b29
 @contextmanager
 def run_folders(config: Config, resume: bool = False):
     "Within, settings as from `name_folders`; a numbered folder in which no run begins is removed"
@@ -319,7 +319,7 @@ def _open_store(config: Config, files: ImageFiles) -> PixelStore:
         crop=config.crop_size,
     )
 
-
+# %% ../../nbs/training/06_prepare.ipynb #5056e699
 def _split(config: Config, store: PixelStore) -> tuple:  # As from `make_split`
     "The split that the settings ask for; `ValueError` if a character has nothing to train on"
     if store.files.missing:

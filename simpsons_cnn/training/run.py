@@ -65,7 +65,7 @@ def _check_loaders(train_dl: Batches, valid_dl: Batches):
             "valid_dl must be without augment and shuffle: each picture once, in order"
         )
 
-
+# %% ../../nbs/training/04_run.ipynb #0f5bee8c
 def _check_first_crop(recipe: TrainingParameters, train_dl: Batches):
     "Raise `ValueError` for growing crops that were asked for and cannot grow"
     asked = "first_crop" in recipe.model_fields_set and recipe.first_crop
@@ -91,7 +91,7 @@ def _unseeded_dropout(model: nn.Module) -> list:
             names.append(name)
     return names
 
-
+# %% ../../nbs/training/04_run.ipynb #04faacb0
 def _warn_of_unseeded_dropout(model: nn.Module):
     "Warn if a network has layers whose dropout does not follow from the seed"
     names = _unseeded_dropout(model)
@@ -117,7 +117,7 @@ def _check_loss(loss):
     if not callable(loss):
         raise TypeError(f"loss must be called with logits and targets, got {type(loss).__name__}")
 
-
+# %% ../../nbs/training/04_run.ipynb #88ed720e
 def _check_shares(run):
     "Raise `ValueError` for pictures that cannot be shared among the processes"
     batch, judged, size = run.train_dl.batch_size, len(run.valid_dl.indices), run.ranks.size
@@ -130,7 +130,7 @@ def _check_shares(run):
             f"validation pictures must be at least as many as processes, {size}, got {judged}"
         )
 
-
+# %% ../../nbs/training/04_run.ipynb #6de60b04
 def _check_arguments(run):
     "Raise `ValueError` or `TypeError` for a run that cannot be trained"
     _check_loaders(run.train_dl, run.valid_dl)
@@ -162,7 +162,7 @@ def _move(model: nn.Module, loss, device: torch.device):
     if isinstance(loss, nn.Module):
         loss.to(device)
 
-
+# %% ../../nbs/training/04_run.ipynb #29338373
 def _create_optimizer(run) -> torch.optim.AdamW:
     "AdamW, fused where PyTorch can"
     groups = _decay_groups(run.model, run.weight_decay, run.recipe.decay_biases)
@@ -255,15 +255,15 @@ def _loss_identity(loss) -> list:
     name = getattr(loss, "__qualname__", type(loss).__qualname__)
     return [f"{getattr(loss, '__module__', '')}.{name}"]
 
-# %% ../../nbs/training/04_run.ipynb #ac39e776
-_NOT_IDENTITY = {"device", "mixed_precision", "patience", "refit"}
-_IN_THE_LOSS = {"gamma", "class_weights", "imbalance", "label_smoothing"}
-
-
+# %% ../../nbs/training/04_run.ipynb #26a66194
 def _images_identity(dl: Batches) -> str:
     "SHA-256 of the names of a loader's images, in order"
     names = [dl.store.files.names[i] for i in dl.indices.tolist()]
     return hashlib.sha256("\n".join(names).encode()).hexdigest()
+
+# %% ../../nbs/training/04_run.ipynb #ac39e776
+_NOT_IDENTITY = {"device", "mixed_precision", "patience", "refit"}
+_IN_THE_LOSS = {"gamma", "class_weights", "imbalance", "label_smoothing"}
 
 
 @patch
@@ -364,9 +364,6 @@ def _update_average(averaged: nn.Module, model: nn.Module, decay: float):
     torch._foreach_lerp_(*pairs, 1 - decay)
 
 # %% ../../nbs/training/04_run.ipynb #648a035f
-_STATISTICS_BATCHES = 32  # 4,096 pictures in batches of 128
-
-
 def _copy_buffers(averaged: nn.Module, model: nn.Module) -> list:  # Batch norms
     "Take over what is no weight, and begin the statistics of batch norms from nothing"
     for mine, theirs in zip(averaged.buffers(), model.buffers(), strict=True):
@@ -377,6 +374,9 @@ def _copy_buffers(averaged: nn.Module, model: nn.Module) -> list:  # Batch norms
         norm.reset_running_stats()
         norm.momentum = None  # all batches count the same
     return norms
+
+# %% ../../nbs/training/04_run.ipynb #86f96fc7
+_STATISTICS_BATCHES = 32  # 4,096 pictures in batches of 128
 
 
 @patch
@@ -410,14 +410,14 @@ def agree_to_stop(self: TrainingRun):
         self.resumable = asked == 1
 
 # %% ../../nbs/training/04_run.ipynb #531452e1
-_FIRST_STEPS = 5  # whose losses and weights are noted
-
-
 @patch
 def notify(self: TrainingRun, event: str):
     "Call a method of each callback"
     for callback in self.callbacks:
         getattr(callback, event)(self)
+
+# %% ../../nbs/training/04_run.ipynb #863778e8
+_FIRST_STEPS = 5  # whose losses and weights are noted
 
 
 def _note_first_steps(run: TrainingRun, loss: Tensor):
@@ -484,7 +484,7 @@ def _row(self: TrainingRun, report: Report) -> dict:
         seconds=self.seconds(),
     )
 
-
+# %% ../../nbs/training/04_run.ipynb #1046db0e
 @patch
 def end_of_epoch(
     self: TrainingRun,
@@ -527,7 +527,7 @@ def _restore_others(run: TrainingRun, data: bytes):
             warnings.simplefilter("ignore")  # the first process warns
             Checkpoint(path, resume=True).restore(run)
 
-
+# %% ../../nbs/training/04_run.ipynb #2a356bd6
 def _begin(run: TrainingRun):
     "Continue from the checkpoint, in all processes, or clear it"
     restored = run.checkpoint.resume and run.checkpoint.restore(run)

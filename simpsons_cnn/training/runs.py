@@ -47,7 +47,7 @@ class RunRecord:
         best = scores.idxmin() if self.config.monitor == "valid_loss" else scores.idxmax()
         return self.history.loc[best].to_dict()
 
-
+# %% ../../nbs/training/09_runs.ipynb #ce4ed665
 def _read_history(path: Path) -> pd.DataFrame:
     "A history; empty for a run without an epoch"
     try:
@@ -55,7 +55,7 @@ def _read_history(path: Path) -> pd.DataFrame:
     except pd.errors.EmptyDataError:
         return pd.DataFrame()
 
-
+# %% ../../nbs/training/09_runs.ipynb #f7d3dd2a
 def read_run(
     folder: Path,  # Such as `runs/001`
 ) -> RunRecord | None:  # `None` if no run has begun there
@@ -79,7 +79,7 @@ def _by_number(path: Path) -> tuple:
     "1000 comes after 999, and names after numbers"
     return len(path.name) if path.name.isdecimal() else 256, path.name
 
-
+# %% ../../nbs/training/09_runs.ipynb #3927d589
 def list_runs(
     folder="runs",  # `runs_directory`
 ) -> list:  # `RunRecord`s by name
@@ -119,7 +119,7 @@ def _table_row(run: RunRecord, settings: list) -> dict:
     row["test_macro_f1"] = run.report.get("test", {}).get("macro_f1", np.nan)
     return row | {key: getattr(run.config, key) for key in settings}
 
-
+# %% ../../nbs/training/09_runs.ipynb #05d16da8
 def runs_table(
     runs: list,  # `RunRecord`s
 ) -> pd.DataFrame:

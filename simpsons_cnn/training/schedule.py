@@ -13,7 +13,7 @@ def _cosine(start: float, end: float, frac: float) -> float:
     "From `start` to `end` along half a cosine"
     return end + (start - end) * (1 + math.cos(math.pi * frac)) / 2
 
-
+# %% ../../nbs/training/00_schedule.ipynb #d7f078b2
 def learning_rate_at(
     frac: float,  # Share of the run that is done, from 0 to 1
     max_lr: float,  # The highest learning rate

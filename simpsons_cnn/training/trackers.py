@@ -115,10 +115,25 @@ class _MLflow:
     def finish(self):
         self.client.set_terminated(self.id)
 
-# %% ../../nbs/training/12_trackers.ipynb #a6861b2a
-_TRACKERS = dict(trackio=_Trackio, wandb=_WandB, tensorboard=_TensorBoard, mlflow=_MLflow)
+# %% ../../nbs/training/12_trackers.ipynb #a5338502
+class _TellUntilItFails:
+    "Calls the methods of a tracker; after its first error it warns, and is silent"
 
+    def __init__(self, tracker):
+        self.tracker, self.failed = tracker, False
 
+    def __call__(self, method: str, *args):
+        if self.failed:
+            return
+        try:
+            getattr(self.tracker, method)(*args)
+        except Exception as e:
+            self.failed = True
+            kind = type(self.tracker).__name__.lstrip("_")
+            reason = f"{type(e).__name__}: {short_repr(str(e))}"
+            warnings.warn(f"{kind} failed; the run goes on without it ({reason})", stacklevel=2)
+
+# %% ../../nbs/training/12_trackers.ipynb #1b45aa6e
 def _as_image(figure) -> Image.Image:
     "A figure as an RGB image"
     return Image.open(BytesIO(figure_png(figure, dpi=100))).convert("RGB")
@@ -130,6 +145,9 @@ def _figures(run):
         yield "curves", _as_image(plot_history(run.history))
     if run.report:
         yield "confusion", _as_image(plot_confusion(run.report))
+
+# %% ../../nbs/training/12_trackers.ipynb #a6861b2a
+_TRACKERS = dict(trackio=_Trackio, wandb=_WandB, tensorboard=_TensorBoard, mlflow=_MLflow)
 
 
 class Tracker(Callback):
@@ -147,33 +165,21 @@ class Tracker(Callback):
             if kind not in _TRACKERS:
                 raise ValueError(unknown_name_message("tracker", kind, _TRACKERS))
             kind = _TRACKERS[kind](Path(folder))
-        self.tracker, self.project, self.name = kind, project, name or "run"
-        self.settings, self.failed = settings, False
-
-    def _tell(self, method: str, *args):
-        "Call a method of the tracker, unless it has failed before"
-        if self.failed:
-            return
-        try:
-            getattr(self.tracker, method)(*args)
-        except Exception as e:
-            self.failed = True
-            kind = type(self.tracker).__name__.lstrip("_")
-            reason = f"{type(e).__name__}: {short_repr(str(e))}"
-            warnings.warn(f"{kind} failed; the run goes on without it ({reason})", stacklevel=2)
+        self.tell, self.settings = _TellUntilItFails(kind), settings
+        self.project, self.name = project, name or "run"
 
     def on_start(self, run):
         settings = run.identity() if self.settings is None else self.settings
-        self._tell("start", self.project, self.name, settings)
+        self.tell("start", self.project, self.name, settings)
 
     def on_epoch(self, run):
         row = dict(run.history.rows[-1])
-        self._tell("log", row, row.pop("epoch"))
+        self.tell("log", row, row.pop("epoch"))
 
     def on_end(self, run):
         for name, image in _figures(run):
-            self._tell("figure", name, image)
-        self._tell("finish")
+            self.tell("figure", name, image)
+        self.tell("finish")
 
 # %% ../../nbs/training/12_trackers.ipynb #d32930cc
 def tracker_of(
