@@ -46,13 +46,8 @@ class _TensorBoard:
         self.writer.close()
 
 # %% ../../nbs/training/12_trackers.ipynb #132ad026
-class _Trackio:
-    def __init__(self, folder: Path):
-        self.package = require("trackio", "trackio")
-
-    def start(self, project: str, name: str, settings: dict):
-        own = dict(auto_log_gpu=False, auto_log_cpu=False, embed=False)
-        self.run = self.package.init(project, name, config=settings, resume="allow", **own)
+class _LogsImages:
+    "What the two have in common; a subclass sets `package`, and `run` in its `start`"
 
     def log(self, scores: dict, epoch: int):
         self.run.log(scores, step=epoch)
@@ -63,8 +58,17 @@ class _Trackio:
     def finish(self):
         self.run.finish()
 
+
+class _Trackio(_LogsImages):
+    def __init__(self, folder: Path):
+        self.package = require("trackio", "trackio")
+
+    def start(self, project: str, name: str, settings: dict):
+        own = dict(auto_log_gpu=False, auto_log_cpu=False, embed=False)
+        self.run = self.package.init(project, name, config=settings, resume="allow", **own)
+
 # %% ../../nbs/training/12_trackers.ipynb #da6bea02
-class _WandB:
+class _WandB(_LogsImages):
     def __init__(self, folder: Path):
         self.package, self.folder = require("wandb", "wandb"), folder
 
@@ -73,15 +77,6 @@ class _WandB:
         mode = os.environ.get("WANDB_MODE", "offline")
         where = dict(dir=str(self.folder), mode=mode)
         self.run = self.package.init(project=project, name=name, config=settings, **where)
-
-    def log(self, scores: dict, epoch: int):
-        self.run.log(scores, step=epoch)
-
-    def figure(self, name: str, image: Image.Image):
-        self.run.log({name: self.package.Image(image)})
-
-    def finish(self):
-        self.run.finish()
 
 # %% ../../nbs/training/12_trackers.ipynb #9fb279bd
 class _MLflow:
