@@ -15,9 +15,8 @@ RESULTS = Path(__file__).parent.parent / "nbs/tutorials/results"
 SCORES = ("accuracy", "macro_f1", "macro_f1_common")
 
 
-def scores_of(run: Path) -> pd.DataFrame:
-    "One row: what the run reports of its validation pictures"
-    report = json.loads((run / "model/report.json").read_text(encoding="utf-8"))
+def scores_of(report: dict) -> pd.DataFrame:
+    "One row: what a run reports of its validation pictures"
     scores = report["validation"]
     row = dict(pictures=scores["pictures"], best_epoch=report["best_epoch"])
     for name in SCORES:
@@ -26,17 +25,17 @@ def scores_of(run: Path) -> pd.DataFrame:
     return pd.DataFrame([row]).round(4)
 
 
-def history_of(run: Path) -> pd.DataFrame:
-    "A row per epoch, without the seconds, which tell of a shared machine"
-    history = pd.read_csv(run / "model/history.csv")
-    return history.drop(columns="seconds").round(4)
-
-
-def characters_of(run: Path) -> pd.DataFrame:
-    "A row per character: how many pictures were judged, and the share named rightly"
-    report = json.loads((run / "model/report.json").read_text(encoding="utf-8"))
+def characters_of(report: dict) -> pd.DataFrame:
+    "A row per character: how many pictures were judged, and how well they were named"
     table = pd.DataFrame(report["validation"]["table"])
     return table[["character", "pictures", "recall", "precision", "f1"]].round(4)
+
+
+def tables_of(run: Path) -> dict:
+    "What is kept of a run; without its seconds, which tell of a shared machine"
+    report = json.loads((run / "model/report.json").read_text(encoding="utf-8"))
+    history = pd.read_csv(run / "model/history.csv").drop(columns="seconds").round(4)
+    return dict(scores=scores_of(report), epochs=history, characters=characters_of(report))
 
 
 def keep(name: str, tables: dict):
@@ -51,11 +50,9 @@ def keep(name: str, tables: dict):
 
 def main(folders: list):
     RESULTS.mkdir(exist_ok=True)
-    runs = {folder.name: folder for folder in map(Path, folders)}
-    for name, table_of in dict(
-        scores=scores_of, epochs=history_of, characters=characters_of
-    ).items():
-        keep(name, {run: table_of(folder) for run, folder in runs.items()})
+    runs = {folder.name: tables_of(folder) for folder in map(Path, folders)}
+    for name in ("scores", "epochs", "characters"):
+        keep(name, {run: tables[name] for run, tables in runs.items()})
 
 
 if __name__ == "__main__":

@@ -163,7 +163,8 @@ def main() -> None:
         for path, text in pages().items():
             path.write_text(text, encoding="utf-8")
     for path in translations():
-        print("\n".join(out_of_date(path)), end="\n" if out_of_date(path) else "")
+        for task in out_of_date(path):
+            print(task)
 
 
 if __name__ == "__main__":
