@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from simpsons_cnn.core.config import Augment, TrainingParameters
+from simpsons_cnn.core.config import Augment, Config, TrainingParameters
 from simpsons_cnn.data.batches import Batches
 from simpsons_cnn.data.folders import ImageFiles
 from simpsons_cnn.data.store import PixelStore
 from simpsons_cnn.demo.characters import demo_characters
 from simpsons_cnn.networks.losses import FocalLoss
-from simpsons_cnn.training.find_rate import find_learning_rate
+from simpsons_cnn.networks.presets import register_network
+from simpsons_cnn.training.find_rate import find_learning_rate, search_rate
 
 RECIPE = TrainingParameters(num_epochs=1, mixed_precision="off", first_crop=None)
 
@@ -78,3 +79,14 @@ def test_an_exploding_loss_ends_the_search(train_dl):
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, 10))
     found = find_learning_rate(model, train_dl, None, RECIPE, num_steps=100, highest=1e3)
     assert 10 <= len(found.losses) < 100 and np.isfinite(found.losses).all()
+
+
+def test_networks_of_your_own_are_searched_and_tried_first(tmp_path):
+    demo_characters(tmp_path / "data/demo", train=4, test=1, size=64)
+    settings = dict(size=64, crop_size=64, batch_size=10, first_crop=None)
+    register_network("small-search", lambda n: Small())
+    config = Config.demo(tmp_path, architecture="small-search", **settings)
+    assert len(search_rate(config, num_steps=10).losses)
+    register_network("no-search", lambda n: nn.Flatten())
+    with pytest.raises(ValueError, match="A network must turn images"):
+        search_rate(Config.demo(tmp_path, architecture="no-search", **settings), num_steps=10)

@@ -19,11 +19,15 @@ from ..core.device import pick_device
 from ..core.display import caught_warnings
 from ..core.figures import NotebookFigure
 from ..data.batches import Batches
-from ..networks.presets import create_model
 from .callbacks import Callback
 from .history import NonFiniteLoss
 from .loop import fit
-from .prepare import prepare, scan_folders
+from simpsons_cnn.training.prepare import (
+    check_own_network,
+    create_network,
+    prepare,
+    scan_folders,
+)
 
 # %% ../../nbs/training/11_find_rate.ipynb #827ba83f
 class _RisingRate(Callback):
@@ -151,12 +155,8 @@ def find_learning_rate(
 def search_rate(config: Config, num_steps: int = 100) -> RateSearch:
     "`find_learning_rate` for what a configuration would train; raises as `train` does"
     files, _ = scan_folders(config)
+    check_own_network(config, len(files.classes))
     train_dl = prepare(config, files, device=pick_device(config.device)).train_dl
-    model = create_model(
-        config.architecture,
-        len(train_dl.store.classes),
-        config.seed,
-        dropout_rate=config.dropout_rate,
-    )
+    model = create_network(config, len(train_dl.store.classes))
     recipe, decay = config.training_parameters, config.weight_decay
     return find_learning_rate(model, train_dl, None, recipe, decay, num_steps)

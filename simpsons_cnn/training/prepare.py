@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RUN_SHEETS', 'RUN_FILES', 'PARTS', 'make_output_folders', 'remove_run', 'new_run_folder', 'point_latest',
-           'latest_run', 'in_folder', 'name_folders', 'run_folders', 'check_room', 'check_own_network', 'scan_folders',
-           'TrainingData', 'evaluation_batch_size', 'prepare']
+           'latest_run', 'in_folder', 'name_folders', 'run_folders', 'create_network', 'check_room',
+           'check_own_network', 'scan_folders', 'TrainingData', 'evaluation_batch_size', 'prepare']
 
 # %% ../../nbs/training/06_prepare.ipynb #a15a2e17
 import os
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from ..core.config import Config
 from ..core.device import pick_device, seeded_generators
@@ -209,6 +210,15 @@ def run_folders(config: Config, resume: bool = False):
         if folder.parent == config.runs_directory and not _files_held(named):
             _remove_if_empty(folder)
 
+# %% ../../nbs/training/06_prepare.ipynb #24d378ac
+def create_network(
+    config: Config,
+    num_classes: int,  # Number of characters
+) -> nn.Module:
+    "The network that the settings name, with its first weights"
+    hparams = dict(dropout_rate=config.dropout_rate) if config.architecture in PRESETS else {}
+    return create_model(config.architecture, num_classes, config.seed, **hparams)
+
 # %% ../../nbs/training/06_prepare.ipynb #9281c524
 def check_room(
     config: Config,
@@ -232,7 +242,7 @@ def check_own_network(
     "Raise `ValueError` for a network of your own that cannot be trained with these settings"
     if config.architecture in PRESETS:
         return
-    model = create_model(config.architecture, num_classes, config.seed)
+    model = create_network(config, num_classes)
     crop = Preprocess(config.size, crop=config.crop_size).crop
     check_network(model, num_classes, sorted({config.first_crop or crop, crop}))
 

@@ -26,7 +26,6 @@ from ..core.text import safe_csv
 from ..data.batches import Batches
 from ..networks.losses import log_prior, resolve_imbalance, weights_by_name
 from ..networks.model_file import dataset_hash, save_model, split_hash
-from ..networks.presets import PRESETS, create_model
 from ..quality.split import split_differences, split_table
 from ..scoring.calibration import Calibration, calibrate_logits
 from simpsons_cnn.scoring.logit_adjustment import (
@@ -56,6 +55,7 @@ from simpsons_cnn.training.prepare import (
     TrainingData,
     check_own_network,
     check_room,
+    create_network,
     make_output_folders,
     point_latest,
     prepare,
@@ -100,9 +100,7 @@ class Run:
 # %% ../../nbs/training/07_train.ipynb #4c0ac131
 def _create_model(config: Config, data: TrainingData) -> nn.Module:
     "The network with its first weights"
-    num_classes = len(data.train_dl.store.classes)
-    hparams = dict(dropout_rate=config.dropout_rate) if config.architecture in PRESETS else {}
-    return create_model(config.architecture, num_classes, config.seed, **hparams)
+    return create_network(config, len(data.train_dl.store.classes))
 
 
 def _fit_config(config: Config, data: TrainingData, model: nn.Module, **kwargs) -> History:
