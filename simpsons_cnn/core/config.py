@@ -86,6 +86,9 @@ class _Pictures(_Section):
         "What is held out: 'group' keeps near-duplicates on one side, 'random' does not; "
         "or a CSV file with the columns file and split",
     )
+    split_seed: int | None = _setting(
+        None, "Decides which pictures are held out; `null`: `seed` does", ge=0, lt=2**31
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -257,7 +260,8 @@ class TrainingParameters(_Goal):
 
     seed: int = _setting(
         0,
-        "Decides the split, the weights at the start, the order and the augmentation",
+        "Decides the weights at the start, the order, the augmentation, and without `split_seed` "
+        "the split",
         ge=0,
         lt=2**31,
     )

@@ -75,6 +75,9 @@ def read_run(
     )
 
 # %% ../../nbs/training/09_runs.ipynb #969d6d69
+_SECOND_NAMES = ("latest", "best")  # of runs that are listed already
+
+
 def _by_number(path: Path) -> tuple:
     "1000 comes after 999, and names after numbers"
     return len(path.name) if path.name.isdecimal() else 256, path.name
@@ -89,7 +92,7 @@ def list_runs(
         raise FileNotFoundError(f"No folder '{folder}'; name the one that holds your runs")
     runs = []
     for path in sorted(folder.iterdir(), key=_by_number):
-        if not path.is_dir() or path.name == "latest":
+        if not path.is_dir() or path.name in _SECOND_NAMES:
             continue
         try:
             runs.append(read_run(path))

@@ -56,8 +56,8 @@ from simpsons_cnn.training.prepare import (
     check_own_network,
     check_room,
     create_network,
+    link_run,
     make_output_folders,
-    point_latest,
     prepare,
     remove_run,
     run_folders,
@@ -385,7 +385,7 @@ def _begin_run(config: Config, data: TrainingData, checkpoint: Checkpoint) -> pd
     kept.save(folder / "config.yaml")
     atomic_write(folder / "split.csv", table.to_csv(index=False))
     if folder.parent.parent == config.runs_directory:
-        point_latest(folder.parent)
+        link_run(folder.parent)
     images = hashlib.sha256(table.to_csv().encode()).hexdigest()
     checkpoint.identity |= dict(pictures=images)
     return table
