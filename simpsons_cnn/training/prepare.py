@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RUN_SHEETS', 'RUN_FILES', 'PARTS', 'make_output_folders', 'remove_run', 'new_run_folder', 'link_run', 'latest_run',
            'in_folder', 'name_folders', 'run_folders', 'create_network', 'check_room', 'check_own_network',
-           'scan_folders', 'TrainingData', 'evaluation_batch_size', 'prepare']
+           'check_own_transform', 'scan_folders', 'TrainingData', 'evaluation_batch_size', 'prepare']
 
 # %% ../../nbs/training/06_prepare.ipynb #a15a2e17
 import os
@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..core.config import Config
+from ..core.config import Config, import_function
 from ..core.device import pick_device, seeded_generators
 from ..core.files import atomic_write, require_free_space, temp_path
 from ..core.text import first_few, safe_str
-from ..data.batches import Batches, check_batch_size
+from ..data.batches import Batches, check_batch_size, check_transform
 from ..data.fixes import apply_fixes
 from ..data.folders import ImageFiles
 from ..data.preprocess import Preprocess
@@ -248,6 +248,13 @@ def check_own_network(
     model = create_network(config, num_classes)
     crop = Preprocess(config.size, crop=config.crop_size).crop
     check_network(model, num_classes, sorted({config.first_crop or crop, crop}))
+
+# %% ../../nbs/training/06_prepare.ipynb #964ca944
+def check_own_transform(config: Config):
+    "Raise `ValueError` or `TypeError` for a transform of your own that cannot be used"
+    if config.transform:
+        empty = torch.zeros(2, 3, config.size, config.size, dtype=torch.uint8)
+        check_transform(import_function(config.transform), empty)
 
 # %% ../../nbs/training/06_prepare.ipynb #5f3cdfbe
 def scan_folders(config: Config) -> tuple:  # `ImageFiles` for training, and for testing or `None`

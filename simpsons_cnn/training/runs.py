@@ -19,6 +19,7 @@ from ..core.config import Config, setting_sections
 from ..core.figures import NotebookFigure
 from ..core.text import first_few
 from ..scoring.plotting import display_name
+from .history import is_better
 
 # %% ../../nbs/training/09_runs.ipynb #b8196cd1
 @dataclass(eq=False)
@@ -41,11 +42,11 @@ class RunRecord:
     @property
     def best(self) -> dict:
         "The best epoch so far, or empty"
-        if not len(self.history):
-            return {}
-        scores = self.history[self.config.monitor]
-        best = scores.idxmin() if self.config.monitor == "valid_loss" else scores.idxmax()
-        return self.history.loc[best].to_dict()
+        best = {}
+        for row in self.history.to_dict("records"):
+            if is_better(self.config.monitor, row, best):
+                best = row
+        return best
 
 # %% ../../nbs/training/09_runs.ipynb #ce4ed665
 def _read_history(path: Path) -> pd.DataFrame:
