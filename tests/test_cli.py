@@ -102,6 +102,7 @@ MISTAKES = {
     "simpsons_train --num_epochs 0": "num_epochs must be 1 or more, got '0'",
     "simpsons_train nowhere.yaml": "No configuration file at 'nowhere.yaml'",
     "simpsons_train --traindir elsewhere": "No folder 'elsewhere'",
+    "simpsons_train --seeds 1,1": "seeds must be two or more different numbers, got [1, 1]",
     "simpsons_train --split grouped": "got 'grouped', which is no file",
     "simpsons_train --verify nowhere": "No 'config.yaml' in 'nowhere'",
     f"simpsons_predict {MODEL} nobody.jpg": "No picture at 'nobody.jpg'",
@@ -145,8 +146,9 @@ WRONG_OPTIONS = {
     "simpsons_train --num-epochs 2": "unknown option --num-epochs; did you mean --num_epochs?",
     "simpsons_train --num 2": "unknown option --num",  # not taken for the option that begins so
     "simpsons_train a.yaml b.yaml": "unexpected argument 'b.yaml'; see simpsons_train --help",
-    "simpsons_train --verify stopped --resume": "give it no CONFIG and no --resume",
-    "simpsons_train --find_lr --resume": "give it no --resume and no --verify",
+    "simpsons_train --verify stopped --resume": "give it no CONFIG, --resume, --seeds",
+    "simpsons_train --find_lr --resume": "give it no --resume, --verify and --seeds",
+    "simpsons_train --seeds 0,1 --nproc 2": "give them no --nproc",
     "simpsons_predict m.safetensors a.jpg --qqqq": "see simpsons_predict --help",
     "simpsons_predict m.safetensors a.jpg --k two": "invalid int value: 'two'",
     "simpsons_predict": "required: model, pictures",
@@ -268,6 +270,24 @@ def test_out_of_memory(error):
 @pytest.mark.parametrize("error", [ZeroDivisionError(), RuntimeError("shapes"), KeyError("x")])
 def test_bugs_keep_their_traceback(error):
     assert outcome_of(error) is error
+
+
+@pytest.mark.parametrize("chosen", [None, "ACTIVE"])
+def test_a_command_leaves_nothing_behind(monkeypatch, chosen):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if chosen:
+        monkeypatch.setenv("OMP_WAIT_POLICY", chosen)
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="cp1252"))
+
+    @tidy_errors
+    def command():
+        print("マージ")
+        return os.environ["OMP_WAIT_POLICY"]
+
+    assert command() == (chosen or "PASSIVE")
+    assert os.environ.get("OMP_WAIT_POLICY") == chosen
+    assert sys.stdout.errors == "strict"
+    assert sys.stdout.buffer.getvalue().startswith(b"\\u30de")
 
 
 # predict and evaluate

@@ -3,18 +3,20 @@
 import os
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 
 from simpsons_cnn.core.config import Config
 from simpsons_cnn.demo.characters import demo_characters
 from simpsons_cnn.training.prepare import (
+    _certainty,
     RUN_FILES,
     check_room,
     latest_run,
+    link_run,
     make_output_folders,
     name_folders,
     new_run_folder,
-    point_latest,
     run_folders,
     scan_folders,
 )
@@ -100,7 +102,7 @@ def test_latest_without_links(tmp_path, monkeypatch):
     monkeypatch.setattr("pathlib.Path.symlink_to", refuse)
     for name in ("001", "002"):
         (tmp_path / name).mkdir()
-        point_latest(tmp_path / name)
+        link_run(tmp_path / name)
     assert (tmp_path / "latest").read_text() == "002"
     assert latest_run(tmp_path) == tmp_path / "002"
     (tmp_path / "002").rmdir()
@@ -144,7 +146,7 @@ def test_latest_that_cannot_be_made_costs_no_run(tmp_path, monkeypatch, capsys, 
         monkeypatch.setattr(
             "os.replace", lambda *_: (_ for _ in ()).throw(OSError(30, "read-only"))
         )
-    point_latest(tmp_path / "001")
+    link_run(tmp_path / "001")
     assert "latest' does not lead to this run" in capsys.readouterr().err
     assert latest_run(tmp_path) is None
 
@@ -160,7 +162,7 @@ def test_latest_moves_where_links_to_folders_are_not_replaced(tmp_path, monkeypa
     monkeypatch.setattr("os.replace", replace)
     for name in ("001", "002"):
         (tmp_path / name).mkdir()
-        point_latest(tmp_path / name)
+        link_run(tmp_path / name)
         assert latest_run(tmp_path) == tmp_path / name
 
 
@@ -176,3 +178,16 @@ def test_the_reason_survives_where_no_folder_could_be_made(tmp_path):
     config = Config.load(runs_directory=tmp_path / "file", out_directory=tmp_path / "file/x")
     with pytest.raises(KeyError), run_folders(config):
         raise KeyError("the reason")
+
+
+def test_near_duplicates_make_a_score_less_sure():
+    "At worst each of 25 scenes is right or wrong as a whole: 200 pictures say what 25 would"
+    alone, scenes = np.arange(200), np.arange(200) // 8
+    assert _certainty(alone) == "200 validation pictures: expect an accuracy within ±7 points"
+    assert _certainty(scenes) == (
+        "200 validation pictures in 25 groups of near-duplicates: expect an accuracy within ±20"
+        " points"
+    )
+    rng = np.random.default_rng(0)
+    shares = [np.repeat(rng.integers(0, 2, 25), 8).mean() for _ in range(2000)]
+    assert 0.93 < np.mean(np.abs(np.array(shares) - 0.5) <= 0.20) < 0.97
