@@ -3,6 +3,7 @@
 import os
 import signal
 import warnings
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -11,8 +12,9 @@ from simpsons_cnn.cli.train import simpsons_train
 from simpsons_cnn.core.config import Config
 from simpsons_cnn.demo.characters import demo_characters
 from simpsons_cnn.training.callbacks import Callback
+from simpsons_cnn.training.history import History
 from simpsons_cnn.training.runs import list_runs
-from simpsons_cnn.training.seeds import train_seeds
+from simpsons_cnn.training.seeds import _preferred, train_seeds
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +118,14 @@ def test_wrong_seeds(settings, tmp_path, seeds):
     with pytest.raises(ValueError, match="^seeds? must"):
         train_seeds(settings(), seeds, [])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_where_the_last_epoch_is_kept_the_loss_chooses_among_seeds():
+    runs = {}
+    for seed, (f1, loss) in enumerate([(0.9, 0.5), (0.8, 0.3), (0.7, 0.4)]):
+        row = dict(macro_f1=f1, valid_loss=loss)
+        runs[seed] = SimpleNamespace(history=History("last", rows=[row], best_epoch=1))
+    assert _preferred(runs) == 1
 
 
 OPTIONS = "--num_epochs 1 --size 64 --crop_size 64 --batch_size 16 --split random --seeds 0,1"

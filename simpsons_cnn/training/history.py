@@ -21,12 +21,12 @@ def copy_weights(model: nn.Module) -> dict:  # name -> tensor, on the CPU
 
 # %% ../../nbs/training/01_history.ipynb #2a0420ef
 def is_better(
-    monitor: str,  # 'valid_loss', which should be low, or a score, which should be high
+    monitor: str,  # 'valid_loss', a score, or 'last': the later one is better
     row: dict,  # Scores of an epoch
     best: dict,  # Those of the best so far; empty if there is none
 ) -> bool:
     "Whether an epoch beats the best so far; of equal scores the one with the lower loss does"
-    if not best:
+    if not best or monitor == "last":
         return True
     if row[monitor] == best[monitor]:
         return row.get("valid_loss", 0.0) < best.get("valid_loss", 0.0)
@@ -55,6 +55,8 @@ def _summary(rows: list, best_epoch: int, monitor: str) -> str:
     "A history as one line"
     if not best_epoch:
         return f"History({len(rows)} epochs)"
+    if monitor == "last":
+        return f"History({len(rows)} epochs, the last is kept)"
     value = rows[best_epoch - 1][monitor]
     return f"History({len(rows)} epochs, best {monitor} {value:.4f} in epoch {best_epoch})"
 

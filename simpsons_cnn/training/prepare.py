@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RUN_SHEETS', 'RUN_FILES', 'PARTS', 'make_output_folders', 'remove_run', 'new_run_folder', 'link_run', 'latest_run',
            'in_folder', 'name_folders', 'run_folders', 'create_network', 'check_room', 'check_own_network',
-           'scan_folders', 'TrainingData', 'evaluation_batch_size', 'prepare']
+           'check_own_transform', 'scan_folders', 'TrainingData', 'evaluation_batch_size', 'prepare']
 
 # %% ../../nbs/training/06_prepare.ipynb #a15a2e17
 import os
@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..core.config import Config
+from ..core.config import Config, import_function
 from ..core.device import pick_device, seeded_generators
 from ..core.files import atomic_write, require_free_space, temp_path
 from ..core.text import first_few, safe_str
-from ..data.batches import Batches, check_batch_size
+from ..data.batches import Batches, check_batch_size, check_transform
 from ..data.fixes import apply_fixes
 from ..data.folders import ImageFiles
 from ..data.preprocess import Preprocess
@@ -249,6 +249,13 @@ def check_own_network(
     crop = Preprocess(config.size, crop=config.crop_size).crop
     check_network(model, num_classes, sorted({config.first_crop or crop, crop}))
 
+# %% ../../nbs/training/06_prepare.ipynb #964ca944
+def check_own_transform(config: Config):
+    "Raise `ValueError` or `TypeError` for a transform of your own that cannot be used"
+    if config.transform:
+        empty = torch.zeros(2, 3, config.size, config.size, dtype=torch.uint8)
+        check_transform(import_function(config.transform), empty)
+
 # %% ../../nbs/training/06_prepare.ipynb #5f3cdfbe
 def scan_folders(
     config: Config,
@@ -269,15 +276,23 @@ def scan_folders(
 _FEW_JUDGED = 5  # validation pictures of a character
 
 
-def _certainty(n: int) -> str:
-    "How far a share of `n` right answers can be from the truth, at 95 % and at worst"
-    points = 98 / np.sqrt(n)  # 1.96 standard deviations of a share of one half, in percent
-    return f"{n:,} validation pictures: expect an accuracy within ±{points:.0f} points"
+def _certainty(
+    groups,  # Number of each validation image's group of near-duplicates
+) -> str:
+    "How far a share of right answers can be from the truth, at 95 % and at worst"
+    sizes = np.unique(np.asarray(groups), return_counts=True)[1]
+    n = sizes.sum()
+    worth = n**2 / (sizes**2).sum()
+    points = 98 / np.sqrt(worth)  # 1.96 standard deviations of a share of one half, in percent
+    judged = f"{n:,} validation pictures"
+    if len(sizes) < n:
+        judged += f" in {len(sizes):,} groups of near-duplicates"
+    return f"{judged}: expect an accuracy within ±{points:.0f} points"
 
 # %% ../../nbs/training/06_prepare.ipynb #2a966674
-def _remarks(store: PixelStore, valid_rows: list, missing_in_test: list) -> list:
-    "What a reader of the scores should know, a line each"
-    lines = [_certainty(len(valid_rows))]
+def _remarks(store: PixelStore, valid_rows: list, groups, missing_in_test: list) -> list:
+    "What a reader of the scores should know, a line each; `groups`: of the validation images"
+    lines = [_certainty(groups)]
     counts = store.files.select(valid_rows).counts
     hardly = [c for c, n in zip(store.classes, counts, strict=True) if 0 < n < _FEW_JUDGED]
     if hardly:
@@ -309,7 +324,8 @@ class TrainingData:
         if store.unreadable:
             first += f"; {len(store.unreadable):,} unreadable pictures left out"
         missing = self.test_dl.store.files.missing if self.test_dl else []
-        return "\n".join([first, *_remarks(store, valid.tolist(), missing)])
+        groups = np.asarray(self.groups)[valid.numpy()]
+        return "\n".join([first, *_remarks(store, valid.tolist(), groups, missing)])
 
     def warn_of_leaks(self):
         "Warn of test images whose copy is trained on"

@@ -60,9 +60,9 @@ def _check_loaders(train_dl: Batches, valid_dl: Batches):
         raise ValueError(
             "train_dl must be shuffled: give its Batches augment=Augment() or shuffle=True"
         )
-    if valid_dl.shuffle or valid_dl.augment is not None:
+    if valid_dl.shuffle or not (valid_dl.augment is valid_dl.transform is None):
         raise ValueError(
-            "valid_dl must be without augment and shuffle: each picture once, in order"
+            "valid_dl must be without augment, transform and shuffle: each picture once, in order"
         )
 
 # %% ../../nbs/training/04_run.ipynb #0f5bee8c
@@ -121,6 +121,11 @@ def _check_loss(loss):
 def _check_shares(run):
     "Raise `ValueError` for pictures that cannot be shared among the processes"
     batch, judged, size = run.train_dl.batch_size, len(run.valid_dl.indices), run.ranks.size
+    if size > 1 and run.train_dl.device.type == "mps":
+        raise ValueError(
+            "device must be 'cpu' or 'cuda' for several processes, got 'mps', which cannot pass"
+            " messages between them"
+        )
     if batch % size:
         raise ValueError(
             f"batch_size must be a multiple of the number of processes, {size}, got {batch}"
@@ -274,12 +279,19 @@ class TrainingRun(_PlacedRun):
         return f"TrainingRun({at} of {self.steps_per_epoch}, on {self.device})"
 
 # %% ../../nbs/training/04_run.ipynb #40ff7bc2
+def _function_identity(function) -> str:
+    "Where a function is defined, or what a module of PyTorch says of itself"
+    if isinstance(function, nn.Module):
+        return repr(function)
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    return f"{getattr(function, '__module__', '')}.{name}"
+
+
 def _loss_identity(loss) -> list:
     "What the loss is, as plain types that are the same in each process"
     if isinstance(loss, nn.Module):
         return [repr(loss), {k: v.tolist() for k, v in loss.state_dict().items()}]
-    name = getattr(loss, "__qualname__", type(loss).__qualname__)
-    return [f"{getattr(loss, '__module__', '')}.{name}"]
+    return [_function_identity(loss)]
 
 # %% ../../nbs/training/04_run.ipynb #26a66194
 def _images_identity(dl: Batches) -> str:
@@ -302,6 +314,7 @@ def identity(self: TrainingRun) -> dict:
         batch_size=dl.batch_size,
         seed=dl.seed,
         augment=repr(dl.augment),
+        transform=dl.transform and _function_identity(dl.transform),
         classes=list(dl.store.classes),
         training_images=_images_identity(dl),
         validation_images=_images_identity(self.valid_dl),

@@ -77,7 +77,8 @@ def _preferred(runs: dict) -> int | None:
     "The seed whose best epoch is best on the validation images; `None` without runs"
     best, score = None, {}
     for seed, run in runs.items():
-        if is_better(run.history.monitor, run.history.best, score):
+        monitor = "valid_loss" if run.history.monitor == "last" else run.history.monitor
+        if is_better(monitor, run.history.best, score):
             best, score = seed, run.history.best
     return best
 

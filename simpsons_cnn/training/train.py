@@ -55,6 +55,7 @@ from simpsons_cnn.training.prepare import (
     RUN_SHEETS,
     TrainingData,
     check_own_network,
+    check_own_transform,
     check_room,
     create_network,
     link_run,
@@ -220,10 +221,11 @@ def _save_figures(run: Run, data: TrainingData) -> list:  # Paths
         paths += save_figures(history, run.test_report or run.report, folder, parts or 1)
     return paths
 
-# %% ../../nbs/training/07_train.ipynb #a405a1c4
+# %% ../../nbs/training/07_train.ipynb #7ac1a9bb
 def _save_network(run: Run, data: TrainingData, table: pd.DataFrame):
-    "Write the model, then its history and its report; `table` is the split"
+    "Write model, history and report; without a report the run is unfinished; `table`: the split"
     store, folder = data.train_dl.store, run.config.out_model_directory
+    (folder / "report.json").unlink(missing_ok=True)  # one from before a refit is not of this model
     metadata = _metadata(run, table)
     save_model(run.model_path, run.model, store.classes, store.preprocess, metadata)
     atomic_write(folder / "history.csv", run.history.table.to_csv(index=False))
@@ -300,7 +302,8 @@ def _all_batches(data: TrainingData) -> Batches:
     "Training batches of training and validation images together"
     dl = data.train_dl
     indices = torch.cat([dl.indices, data.valid_dl.indices]).sort().values
-    return Batches(dl.store, indices, dl.batch_size, dl.augment, dl.seed, dl.device)
+    how = dict(device=dl.device, transform=dl.transform)
+    return Batches(dl.store, indices, dl.batch_size, dl.augment, dl.seed, **how)
 
 # %% ../../nbs/training/07_train.ipynb #6cdaabb7
 def _fit_all(run: Run, data: TrainingData, dl: Batches, callbacks, checkpoint: Checkpoint) -> tuple:
@@ -435,7 +438,7 @@ def _follow(ranks: Ranks):
             run = Run(config, model, history, None, model_path=config.traindir)
             _fit_all(run, data, _all_batches(data), [], Checkpoint(None))
 
-# %% ../../nbs/training/07_train.ipynb #884cde0d
+# %% ../../nbs/training/07_train.ipynb #fc6af20a
 def _lead(config: Config, callbacks, resume: bool, ranks: Ranks, files=None) -> Run:
     "Scan, decode, split, train, judge, save"
     announce, callbacks = callbacks is None, as_callbacks(callbacks)
@@ -446,6 +449,7 @@ def _lead(config: Config, callbacks, resume: bool, ranks: Ranks, files=None) -> 
     if isinstance(config.imbalance, dict):
         weights_by_name(config.imbalance, files.classes)  # a wrong name is refused
     check_own_network(config, len(files.classes))
+    check_own_transform(config)
     with run_folders(config, resume) as config, _own_folders(config):
         make_output_folders(config, resume)
         check_room(config, len(files.classes))
