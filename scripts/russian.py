@@ -115,7 +115,6 @@ def start_page(kernel: dict) -> dict:
     "README.ru.md as a page of the site"
     text = (root / "README.ru.md").read_text(encoding="utf-8")
     text = text.replace("[English](README.md)", "[English](../index.ipynb)")
-    text = text.replace("](README.md#rooms)", "](../index.ipynb#rooms)")
     text = re.sub(r"\]\(nbs/tutorials/", "](../tutorials/", text)
     text = re.sub(r"\]\(nbs/", "](../", text)
     text = re.sub(r"\]\(([A-Z]+\.md)\)", rf"]({site}\1)", text)

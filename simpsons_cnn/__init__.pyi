@@ -69,6 +69,7 @@ from .training.history import NonFiniteLoss as NonFiniteLoss
 from .training.launch import launch as launch
 from .training.loop import fit as fit
 from .training.runs import list_runs as list_runs
+from .training.seeds import train_seeds as train_seeds
 from .training.suspects import find_suspects as find_suspects
 from .training.trackers import Tracker as Tracker
 from .training.train import Run as Run

@@ -45,7 +45,12 @@ def load_text(tmp_path):
         ),
         (dict(first_crop=96), "first_crop must be at most 80, the side of later crops, got 96"),
         (dict(seed=True), "seed must not be true or false, got True"),
-        (dict(monitor="f1"), "monitor must be one of 'macro_f1', 'accuracy' or 'valid_loss'"),
+        (
+            dict(monitor="f1"),
+            "monitor must be one of 'macro_f1', 'accuracy', 'valid_loss' or 'last'",
+        ),
+        (dict(transform="vary"), "transform must have the form 'module:function', got 'vary'"),
+        (dict(monitor="last", patience=3), "patience waits for a better epoch, and with monitor"),
         (dict(imbalance="focal"), "imbalance must be one of none, auto, weights, balanced_softmax"),
         (dict(imbalance={"otto": 0}), "imbalance must hold weights above 0, got {'otto': 0}"),
         (dict(imbalance={"otto": float("inf")}), "imbalance must hold weights above 0"),

@@ -1,5 +1,7 @@
 "Batches: what is refused, and the same batches whatever way they are reached"
 
+import random
+
 import numpy as np
 import pytest
 import torch
@@ -104,3 +106,80 @@ def test_a_store_is_uploaded_once(store, monkeypatch):
     del first
     batches._to_gpu_if_it_fits(pixels, gpu)
     assert len(uploads) == 3  # nobody held them, so their memory was free again
+
+
+def speckle(xb):
+    "A transform that draws from the random numbers of torch, NumPy and Python"
+    n = random.randrange(1, 9) + np.random.randint(1, 9)
+    return torch.where(torch.rand(xb.shape) < n / 100, 255, xb)
+
+
+def loader(store, transform=speckle, **kwargs):
+    return Batches(
+        store, range(96), 32, Augment(), device="cpu", **dict(transform=transform) | kwargs
+    )
+
+
+def test_a_transform_follows_from_seed_epoch_and_step(store):
+    third = loader(store).batch(torch.arange(32), epoch=3, step=2)[0]
+    random.random(), np.random.random(), torch.rand(1)
+    assert torch.equal(loader(store).batch(torch.arange(32), epoch=3, step=2)[0], third)
+    for kwargs, position in [({}, (3, 1)), ({}, (2, 2)), (dict(seed=1), (3, 2))]:
+        plain = loader(store, None, **kwargs).batch(torch.arange(32), *position)[0]
+        other = loader(store, **kwargs).batch(torch.arange(32), *position)[0]
+        assert not torch.equal(other, third) and not torch.equal(other, plain)
+
+
+def test_a_transform_leaves_the_random_numbers_of_the_process(store):
+    def state():
+        return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+
+    before, dl = state(), loader(store)
+    for _ in dl:
+        pass
+    assert state() == before
+
+    def breaks(xb):
+        torch.rand(1)
+        raise ZeroDivisionError
+
+    dl.transform = breaks
+    with pytest.raises(ZeroDivisionError):
+        next(dl.epoch(0))
+    assert state() == before
+
+
+def test_each_process_makes_its_part_of_the_same_transformed_batch(store):
+    whole = next(loader(store).epoch(1))[0]
+    for rank in range(3):
+        assert torch.equal(next(loader(store).share(rank, 3).epoch(1))[0], whole[rank::3])
+
+
+def test_a_transform_cannot_change_the_store(store):
+    before = store.pixels[:2].clone()
+    loader(store, lambda xb: xb.fill_(0))
+    assert torch.equal(store.pixels[:2], before)
+
+
+@pytest.mark.parametrize(
+    ("transform", "error", "words"),
+    [
+        (3, TypeError, "transform must be a function of the images of a batch, got int"),
+        (lambda xb: None, ValueError, "transform must return uint8 images .* got NoneType"),
+        (lambda xb: xb / 255, ValueError, r"got torch.float32 of shape \(2, 3, 96, 96\)"),
+        (lambda xb: xb[:1], ValueError, r"got torch.uint8 of shape \(1, 3, 96, 96\)"),
+        (lambda xb: xb[..., :64], ValueError, r"got torch.uint8 of shape \(2, 3, 96, 64\)"),
+        (lambda xb: 1 / 0, ValueError, "transform failed on 2 images .ZeroDivisionError"),
+    ],
+)
+def test_transforms_that_are_refused(store, transform, error, words):
+    with pytest.raises(error, match=words):
+        loader(store, transform)
+
+
+def test_settings_name_a_transform(store):
+    path = "torchvision.transforms.v2.functional:horizontal_flip"
+    flipped = Batches(store, range(96), 32, Augment(transform=path), device="cpu")
+    assert flipped.transform.__name__ == "horizontal_flip"
+    with pytest.raises(ValueError, match="'no_such:thing' cannot be imported"):
+        Batches(store, range(96), 32, Augment(transform="no_such:thing"), device="cpu")

@@ -3,16 +3,18 @@
 import sys
 import warnings
 from collections import namedtuple
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 import simpsons_cnn as sc
-from simpsons_cnn.core.config import network_names, registered_networks
+from simpsons_cnn.core.config import import_function, network_names, registered_networks
 from simpsons_cnn.networks.model_file import _network_of
-from simpsons_cnn.networks.presets import check_network, import_network
+from simpsons_cnn.networks.presets import check_network
 from simpsons_cnn.training.prepare import check_own_network
+from simpsons_cnn.training.train import _all_batches
 
 SOURCE = """
 from torch import nn
@@ -148,11 +150,11 @@ def test_names_that_cannot_be_registered(name):
 
 
 def test_paths_that_lead_nowhere(my_nets):
-    assert import_network(my_nets)(3)[-1].out_features == 3
+    assert import_function(my_nets)(3)[-1].out_features == 3
     with pytest.raises(ValueError, match="'my_nets:other' cannot be imported .AttributeError"):
-        import_network("my_nets:other")
+        import_function("my_nets:other")
     with pytest.raises(ValueError, match="No module named 'your_nets'"):
-        import_network("your_nets:make_net")
+        import_function("your_nets:make_net")
 
 
 def test_the_form_offers_registered_networks_and_keeps_those_of_its_settings():
@@ -163,3 +165,45 @@ def test_the_form_offers_registered_networks_and_keeps_those_of_its_settings():
     options = controls.fields["architecture"].options
     assert [*options] == [*network_names(), "my_nets:make_net"]
     assert controls.config.architecture == "my_nets:make_net"
+
+
+def test_a_refit_sees_transformed_images(folder):
+    store = sc.PixelStore.build(sc.ImageFiles.scan(folder / "train"), 64)
+    how = dict(batch_size=16, augment=sc.Augment(), device="cpu", transform=torch.neg)
+    data = SimpleNamespace(train_dl=sc.Batches(store, range(40), **how))
+    data.valid_dl = sc.Batches(store, range(40, 60), device="cpu")
+    assert _all_batches(data).transform is torch.neg
+
+
+VARY = """
+import torch
+
+def vary(xb):
+    return torch.where(torch.rand(xb.shape) < 0.1, 255, xb)
+"""
+
+
+def test_a_transform_of_the_settings_resumes_and_refits_to_the_same_bits(
+    folder, tmp_path, monkeypatch
+):
+    (tmp_path / "my_views.py").write_text(VARY)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    monkeypatch.setattr("simpsons_cnn.training.train._save_figures", lambda run, data: [])
+    few = dict(num_epochs=2, batch_size=16, size=64, first_crop=None, split="random")
+    places = dict(traindir=folder / "train", testdir=None)
+
+    def trained(name, callbacks=(), resume=False, **changes):
+        settings = few | places | dict(transform="my_views:vary", refit=True) | changes
+        run = sc.train(sc.Config.load(out_directory=tmp_path / name, **settings), callbacks, resume)
+        return run.model.state_dict()
+
+    whole = trained("whole")
+    trained("cut", [StopAt()])
+    cut = trained("cut", resume=True)
+    assert all(torch.equal(cut[name], weights) for name, weights in whole.items())
+    with pytest.raises(ValueError, match="transform is None now and was 'my_views:vary'"):
+        trained("cut", resume=True, transform=None)
+    with pytest.raises(ValueError, match="transform must return uint8 images"):
+        trained("none", transform="torchvision.transforms.v2.functional:to_dtype")
+    assert not (tmp_path / "none").exists()

@@ -1,12 +1,22 @@
 "Faults of pages that stop Quarto or spoil a page, found without it"
 
 import ast
+import importlib
 import json
 import re
 from collections import defaultdict
 
+import docs
 import pytest
-from conftest import PAGES, cells_of, page_id
+import yaml
+from conftest import NBS, PAGES, ROOT, cells_of, page_id
+from nbdev.config import get_config
+from nbdev.doclinks import _nbpath2html
+from nbdev.showdoc import show_doc
+from PIL import Image
+
+WEBSITE = yaml.safe_load((ROOT / "_quarto.yml").read_text(encoding="utf-8"))["website"]
+SIDEBAR = yaml.safe_load((NBS / "sidebar.yml").read_text(encoding="utf-8"))["website"]["sidebar"]
 
 
 def test_no_two_pages_become_one():
@@ -52,3 +62,84 @@ def test_imports_of_examples_stand_alone(page):
     left_alone = re.compile(r"#\|\s*export|%|[\s\S]*nbdev_export\(\)")
     examples = [source for source in code if not left_alone.match(source)]
     assert [source for source in examples if mixes_imports(source)] == []
+
+
+def test_addresses_begin_as_the_settings_say():
+    "Quarto writes sitemap.xml and the addresses of the card from site-url, nbdev its own links"
+    config = get_config()
+    assert WEBSITE["site-url"] == config.doc_host + config.doc_baseurl
+
+
+def test_llms_txt_leads_to_every_page():
+    text = (NBS / "llms.txt").read_text(encoding="utf-8")
+    assert text == docs.llms_txt(), "a page is new or renamed: run python scripts/docs.py"
+    links = re.findall(r"\]\((\S+)\)", text)
+    addresses = {f"{WEBSITE['site-url']}/{_nbpath2html(p.relative_to(NBS))}" for p in PAGES}
+    assert set(links) == addresses - {f"{WEBSITE['site-url']}/index.html"}
+    assert len(links) == len(set(links))
+
+
+def hrefs_of(menu: list) -> list:
+    "The pages of a menu, with those of the menus in it"
+    hrefs = []
+    for entry in menu:
+        entry = entry if isinstance(entry, dict) else dict(href=entry)
+        hrefs += [entry["href"]] if "href" in entry else hrefs_of(entry["menu"])
+    return [href for href in hrefs if not href.startswith("http")]
+
+
+def test_the_navigation_bar_names_the_tutorials():
+    bar = WEBSITE["navbar"]
+    (tutorials,) = [s["contents"] for s in SIDEBAR["contents"] if s.get("section") == "Tutorials"]
+    named = hrefs_of(bar["left"])
+    assert sorted(h for h in named if h.startswith("tutorials/")) == sorted(tutorials)
+    assert [h for h in named + hrefs_of(bar["right"]) if not (NBS / h).exists()] == []
+
+
+def test_the_page_for_lost_visitors_leads_to_pages():
+    "It is shown at any address, so its links begin at the top of the site"
+    links = re.findall(r"\]\((\S+)\)", (NBS / "404.qmd").read_text(encoding="utf-8"))
+    assert links and all(link.startswith("/") for link in links)
+    assert [link for link in links if not (NBS / link[1:]).exists()] == []
+
+
+def test_links_to_the_site_show_a_card():
+    card = NBS / WEBSITE["image"]
+    assert card.stat().st_size < 150_000
+    size = (WEBSITE["open-graph"]["image-width"], WEBSITE["open-graph"]["image-height"])
+    with Image.open(card) as image:
+        assert image.size == size == (1200, 630)
+
+
+def rooms() -> list:
+    return sorted({p.parent.name for p in (ROOT / "simpsons_cnn").glob("*/*.py")})
+
+
+@pytest.mark.parametrize("room", rooms())
+def test_what_is_exported_can_be_shown(room):
+    "nbdev makes the reference of each page by these calls; one that fails stops the whole site"
+    faults = []
+    for path in sorted((ROOT / "simpsons_cnn" / room).glob("[!_]*.py")):
+        module = importlib.import_module(f"simpsons_cnn.{room}.{path.stem}")
+        for name in getattr(module, "__all__", []):
+            thing = getattr(module, name)
+            if callable(thing):
+                try:
+                    shown = show_doc(thing)._repr_markdown_()
+                except Exception as e:
+                    faults.append(f"{module.__name__}.{name}: {e!r}")
+                    continue
+                if "Call self as a function" in shown:
+                    faults.append(f"{module.__name__}.{name} has no docstring")
+    assert faults == []
+
+
+def test_signatures_are_mended():
+    code = "def load(\n    path, # From [`train`](https://a.b/c#d)\n    x:NoneType=None\n)"
+    text = f"### _Base.load\n\n```python\n{code}\n```\n\nSee [`train`](https://a.b/c#d)"
+    cell = dict(source="show_doc(Thing.load)", outputs=[dict(data={"text/markdown": text})])
+    docs.mend_signature(cell)
+    assert cell["outputs"][0]["data"]["text/markdown"] == (
+        "### Thing.load\n\n```python\ndef load(\n    path, # From train\n    x=None\n)\n```\n\n"
+        "See [`train`](https://a.b/c#d)"
+    )

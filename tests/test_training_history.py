@@ -28,3 +28,9 @@ def test_a_continued_run_has_the_same_best_epoch(stopped_after):
     rows = _rows(_columns(history.rows), list(history.rows[0]))
     history = History("macro_f1", rows, history.best_epoch, history.best_weights)
     assert add_epochs(history, EPOCHS[stopped_after:]).best_epoch == 3
+
+
+def test_the_last_epoch_is_kept_whatever_its_scores():
+    history = add_epochs(History("last"), EPOCHS[:5])
+    assert history.best_epoch == 5
+    assert history.best_weights is history.last_weights

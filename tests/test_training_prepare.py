@@ -11,10 +11,10 @@ from simpsons_cnn.training.prepare import (
     RUN_FILES,
     check_room,
     latest_run,
+    link_run,
     make_output_folders,
     name_folders,
     new_run_folder,
-    point_latest,
     run_folders,
     scan_folders,
 )
@@ -100,7 +100,7 @@ def test_latest_without_links(tmp_path, monkeypatch):
     monkeypatch.setattr("pathlib.Path.symlink_to", refuse)
     for name in ("001", "002"):
         (tmp_path / name).mkdir()
-        point_latest(tmp_path / name)
+        link_run(tmp_path / name)
     assert (tmp_path / "latest").read_text() == "002"
     assert latest_run(tmp_path) == tmp_path / "002"
     (tmp_path / "002").rmdir()
@@ -144,7 +144,7 @@ def test_latest_that_cannot_be_made_costs_no_run(tmp_path, monkeypatch, capsys, 
         monkeypatch.setattr(
             "os.replace", lambda *_: (_ for _ in ()).throw(OSError(30, "read-only"))
         )
-    point_latest(tmp_path / "001")
+    link_run(tmp_path / "001")
     assert "latest' does not lead to this run" in capsys.readouterr().err
     assert latest_run(tmp_path) is None
 
@@ -160,7 +160,7 @@ def test_latest_moves_where_links_to_folders_are_not_replaced(tmp_path, monkeypa
     monkeypatch.setattr("os.replace", replace)
     for name in ("001", "002"):
         (tmp_path / name).mkdir()
-        point_latest(tmp_path / name)
+        link_run(tmp_path / name)
         assert latest_run(tmp_path) == tmp_path / name
 
 

@@ -27,8 +27,14 @@ def test_the_best_epoch_is_that_of_the_monitor(runs):
     assert runs_table(list_runs(runs)).macro_f1.tolist() == [0.4, 0.3]
 
 
+def test_the_last_epoch_is_the_best_where_nothing_is_chosen(runs):
+    Config.demo(monitor="last").save(runs / "001/model/config.yaml")
+    assert runs_table(list_runs(runs)).macro_f1.tolist() == [0.3, 0.3]
+
+
 def test_latest_is_not_listed_twice(runs):
     (runs / "latest").symlink_to("mine")
+    (runs / "best").symlink_to("001")
     (runs / "notes.txt").touch()
     assert [run.name for run in list_runs(runs)] == ["001", "mine"]
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .. import __version__
+from ..core.config import import_function
 from ..core.text import first_few
 
 # %% ../../nbs/cli/01_common.ipynb #251d92cc
@@ -176,11 +177,11 @@ def open_classifier(
 ):  # -> `Classifier`
     "Load a model, after registering its network if `--network` says where that is"
     from simpsons_cnn.inference.classifier import Classifier  # imports slowly
-    from simpsons_cnn.networks.presets import import_network, register_network
+    from simpsons_cnn.networks.presets import register_network
 
     if args.network:
         name, _, path = args.network.rpartition("=")
-        register_network(name or path, import_network(path))
+        register_network(name or path, import_function(path))
     return Classifier.load(args.model, device)
 
 # %% ../../nbs/cli/01_common.ipynb #5f803e99

@@ -55,7 +55,7 @@ def _figure_paths(pictures: list, out: Path) -> list:  # A path in `out` for eac
         paths.append(out / f"{name}.png")
     return paths
 
-# %% ../../nbs/cli/08_explain.ipynb #2fc76e01
+# %% ../../nbs/cli/08_explain.ipynb #0a4d91ec
 def _find_pictures(paths: list) -> list:
     "The pictures at some paths and in some folders; raises `FileNotFoundError`"
     from simpsons_cnn.data.folders import pictures_under
@@ -68,7 +68,7 @@ def _find_pictures(paths: list) -> list:
         pictures += found
     return pictures
 
-
+# %% ../../nbs/cli/08_explain.ipynb #2fc76e01
 def _pictures_and_figures(args) -> list:  # (picture, figure) each
     "What to explain and what to write; raises `FileExistsError` or `FileNotFoundError`"
     pictures = _find_pictures(args.pictures)
@@ -94,7 +94,7 @@ def _write_figure(clf, picture: Path, figure: Path, character: str) -> str:  # W
     atomic_write(figure, figure_png(drawn, dpi=120, colors=128))
     return f"{prediction.line(3)} → {safe_str(figure)}"
 
-# %% ../../nbs/cli/08_explain.ipynb #cd5eeaf3
+# %% ../../nbs/cli/08_explain.ipynb #b339f03c
 def _explain_each(clf, pairs: list, character: str) -> list:  # Lines about unreadable pictures
     "Write a figure for each picture and print its answer"
     errors = []
@@ -105,7 +105,7 @@ def _explain_each(clf, pairs: list, character: str) -> list:  # Lines about unre
             errors.append(f"error: {e}" if str(picture) in str(e) else f"error: {picture}: {e}")
     return errors
 
-
+# %% ../../nbs/cli/08_explain.ipynb #cd5eeaf3
 @tidy_errors
 def simpsons_explain(
     argv: list = None,  # Arguments; `None` takes those of the program

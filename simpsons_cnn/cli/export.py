@@ -31,16 +31,24 @@ def _add_kind(parser: CommandParser, kind: str, text: str):
     parser.add_argument(f"--{kind}", help=text, **options)
 
 # %% ../../nbs/cli/05_export.ipynb #34586959
-def _add_kinds(parser: CommandParser):
-    "Add the options for the files and for the upload"
+def _add_files(parser: CommandParser):
+    "Add the options for single files"
     onnx = "the whole classifier as ONNX; needs: pip install 'simpsons_cnn[onnx]'"
     _add_kind(parser, "onnx", onnx)
     _add_kind(parser, "torch", "the whole classifier for torch.export.load")
     _add_kind(parser, "card", "a model card in Markdown")
+
+# %% ../../nbs/cli/05_export.ipynb #5f959a7c
+def _add_web(parser: CommandParser):
+    "Add the options for a page that classifies in the browser"
     web = "folder to write a page to that classifies in the browser; needs the same"
     parser.add_argument("--web", type=Path, metavar="FOLDER", help=web)
     runtime = "for --web: file made by 'npm pack onnxruntime-web'; without it downloaded once"
     parser.add_argument("--onnxruntime-web", type=Path, metavar="FILE", help=runtime)
+
+# %% ../../nbs/cli/05_export.ipynb #879310c9
+def _add_hub(parser: CommandParser):
+    "Add the options for the Hugging Face hub: a folder, and the upload"
     hub = "folder to write model, card and config.json to, as the Hugging Face hub keeps them"
     parser.add_argument("--hub", type=Path, metavar="FOLDER", help=hub)
     push = "upload model and card to the Hugging Face hub; needs: pip install 'simpsons_cnn[hub]'"
@@ -54,7 +62,9 @@ def _export_parser() -> CommandParser:
     )
     parser = CommandParser("simpsons_export", text)
     parser.add_argument("model", type=Path, help="model file, as written by simpsons_train")
-    _add_kinds(parser)
+    _add_files(parser)
+    _add_web(parser)
+    _add_hub(parser)
     text = "folder of pictures to compare on, at most 500 of them; without it 500 are drawn"
     parser.add_argument("--pictures", type=Path, help=text)
     add_network(parser)
@@ -92,14 +102,6 @@ def _parity_line(
     return f"{path}: {compared}, probabilities within {largest:.0e}"
 
 # %% ../../nbs/cli/05_export.ipynb #016d3771
-def _write_web(clf, folder: Path, pictures: list, runtime: Path) -> str:  # What to print
-    "Write a page for the browser"
-    from simpsons_cnn.inference.web import export_web
-
-    found = export_web(clf, folder, pictures, runtime)
-    return f"{_parity_line(folder, found)}, {found['bytes'] / 1e6:.1f} MB"
-
-
 def _write(clf, kind: str, path: Path, pictures: list) -> str:  # What to print
     "Write one file of a classifier"
     from simpsons_cnn.inference.card import model_card, save_for_hub
@@ -113,6 +115,26 @@ def _write(clf, kind: str, path: Path, pictures: list) -> str:  # What to print
         return str(path)
     export = export_onnx if kind == "onnx" else export_torch
     return _parity_line(path, export(clf, path, pictures))
+
+# %% ../../nbs/cli/05_export.ipynb #41216a71
+def _write_web(clf, folder: Path, pictures: list, runtime: Path) -> str:  # What to print
+    "Write a page for the browser"
+    from simpsons_cnn.inference.web import export_web
+
+    found = export_web(clf, folder, pictures, runtime)
+    return f"{_parity_line(folder, found)}, {found['bytes'] / 1e6:.1f} MB"
+
+# %% ../../nbs/cli/05_export.ipynb #06cc98ca
+def _write_all(clf, targets: dict, args):
+    "Write the files of a classifier, and print a line for each"
+    from simpsons_cnn.inference.export import pictures_to_check
+
+    pictures = pictures_to_check(args.pictures) if targets.keys() - {"card", "hub"} else None
+    for kind, path in targets.items():
+        if kind == "web":
+            print(_write_web(clf, path, pictures, args.onnxruntime_web))
+        else:
+            print(_write(clf, kind, path, pictures))
 
 # %% ../../nbs/cli/05_export.ipynb #8d4b2f38
 _OPENED_BY = dict(
@@ -140,15 +162,9 @@ def simpsons_export(
     args = _export_parser().parse_args(argv)
     targets = _targets(args)
     from simpsons_cnn.inference.card import push_to_hub
-    from simpsons_cnn.inference.export import pictures_to_check
 
     clf = open_classifier(args, "cpu")
-    pictures = pictures_to_check(args.pictures) if targets.keys() - {"card", "hub"} else None
-    for kind, path in targets.items():
-        if kind == "web":
-            print(_write_web(clf, path, pictures, args.onnxruntime_web))
-        else:
-            print(_write(clf, kind, path, pictures))
+    _write_all(clf, targets, args)
     if args.push:
         print(push_to_hub(clf, args.push))
     print_next(_next_after_export(targets, args.push))

@@ -34,7 +34,7 @@ def _print_runs(runs: list):
     table = runs_table(runs)
     print(safe_str(table.to_string(index=False, na_rep="-")))
 
-
+# %% ../../nbs/cli/09_runs.ipynb #ac722699
 def _save_curves(runs: list, target: Path):
     "Draw the curves of all runs into a PNG file"
     from simpsons_cnn.core.figures import figure_png

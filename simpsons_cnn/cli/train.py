@@ -43,7 +43,7 @@ def _add_settings(parser: CommandParser):
 
 # %% ../../nbs/cli/02_train.ipynb #a0231b4f
 def _add_run_options(parser: CommandParser):
-    "Add `--resume`, `--verify`, `--find_lr` and `--nproc`"
+    "Add the options that are no settings"
     parser.add_argument(
         "--resume",
         action="store_true",
@@ -60,6 +60,13 @@ def _add_run_options(parser: CommandParser):
         "--find_lr",
         action="store_true",
         help="train nothing: try rising learning rates for a hundred steps, and suggest one",
+    )
+    parser.add_argument(
+        "--seeds",
+        metavar="S,S,…",
+        type=lambda text: text.split(","),
+        help="train once with each of these seeds, such as 0,1,2, one after another and on the "
+        "same split, that of --split_seed or else --seed; shows mean and spread of the scores",
     )
     parser.add_argument(
         "--nproc",
@@ -190,6 +197,28 @@ def _train_run(config: Config, resume: bool):
     _exit_if_stopped(run.history)
     print_next(_next_after_training(run.model_path))
 
+# %% ../../nbs/cli/02_train.ipynb #bf3424e8
+def _print_series(series):
+    "Print the table of a `SeedSeries` and where its files are"
+    print(series)
+    if series.best:
+        print(f"table: {series.folder / 'seeds.csv'}")
+        print(f"figure: {series.folder / 'seeds.png'}")
+        print(f"model: {series.best.model_path}")
+
+
+def _train_seeds(config: Config, seeds: list, resume: bool):
+    "Train with several seeds; ends with 1 if one of them failed, after the results"
+    from simpsons_cnn.training.seeds import check_seeds, train_seeds
+
+    series = train_seeds(config, check_seeds(seeds), resume=resume)
+    _print_series(series)
+    if series.stopped:
+        _exit_if_stopped(series.stopped.history)
+    if series.failures:
+        sys.exit(f"error: {len(series.failures)} of {len(seeds)} seeds failed; the others are kept")
+    print_next(_next_after_training(series.best.model_path))
+
 # %% ../../nbs/cli/02_train.ipynb #eb36099a
 def _without_nproc(argv: list) -> list:
     "The arguments for one of several processes"
@@ -223,19 +252,28 @@ def _train_as_one_of_many(settings: dict, path, resume: bool):
         sys.exit(1)
 
 # %% ../../nbs/cli/02_train.ipynb #4858f76b
-_RUN_OPTIONS = ("config", "resume", "verify", "find_lr", "nproc")  # all others are settings
+_RUN_OPTIONS = (
+    "config",
+    "resume",
+    "verify",
+    "find_lr",
+    "seeds",
+    "nproc",
+)  # all others are settings
 
 
 def _check_run_options(parser: CommandParser, options: argparse.Namespace):
     "Refuse options that do not go together"
     if options.nproc < 1:
         parser.error(f"--nproc must be 1 or more, got {options.nproc}")
-    if options.nproc > 1 and (options.verify or options.find_lr):
-        parser.error("--verify and --find_lr work in one process; give them no --nproc")
-    if options.find_lr and (options.resume or options.verify):
-        parser.error("--find_lr is for before a run; give it no --resume and no --verify")
-    if options.verify and (options.config or options.resume):
-        parser.error("--verify takes its settings from the run; give it no CONFIG and no --resume")
+    if options.nproc > 1 and (options.verify or options.find_lr or options.seeds):
+        parser.error("--verify, --find_lr and --seeds work in one process; give them no --nproc")
+    if options.find_lr and (options.resume or options.verify or options.seeds):
+        parser.error("--find_lr is for before a run; give it no --resume, --verify and --seeds")
+    if options.verify and (options.config or options.resume or options.seeds):
+        parser.error(
+            "--verify takes its settings from the run; give it no CONFIG, --resume, --seeds"
+        )
 
 
 @tidy_errors
@@ -251,6 +289,8 @@ def simpsons_train(
         _find_rate(_load_config(options.config, settings))
     elif options.verify:
         _verify_run(options.verify, settings)
+    elif options.seeds:
+        _train_seeds(_load_config(options.config, settings), options.seeds, options.resume)
     elif options.nproc > 1:
         Config.load(options.config, **settings)  # mistakes are reported once
         _train_in_processes(sys.argv[1:] if argv is None else argv, options.nproc)

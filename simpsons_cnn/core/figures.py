@@ -57,7 +57,14 @@ def one_warning_of_missing_letters():
 class NotebookFigure(Figure):
     "A figure that Jupyter shows as the value of a cell, without pyplot"
 
-    colors = 64  # of the palette, at most 256
+    def __init__(
+        self,
+        *args,  # As of matplotlib's `Figure`
+        colors: int = 64,  # Size of the palette, at most 256
+        **kwargs,
+    ):
+        super().__init__(*args, **kwargs)
+        self.colors = colors
 
     def _repr_png_(self) -> bytes:
         with one_warning_of_missing_letters():

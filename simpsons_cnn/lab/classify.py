@@ -67,28 +67,38 @@ def _make_why(name: str) -> widgets.Button:
     tooltip = f"Show where the evidence is in {name}"
     return widgets.Button(description="Why?", tooltip=tooltip, layout=dict(width="auto"))
 
-# %% ../../nbs/lab/05_classify.ipynb #65f1a010
-class _AnswerCard(widgets.VBox):
+# %% ../../nbs/lab/05_classify.ipynb #3f67e8ca
+class _PictureCard(widgets.VBox):
     "A picture with its answer, or with the reason why there is none"
 
-    def __init__(self, clf: Classifier, source, name: str, k: int):
+    def __init__(self, clf: Classifier, source, name: str):
         self.clf, self.source, self.name = clf, source, name
-        self.picture, self.answer, self.why = widgets.HTML(), widgets.HTML(), _make_why(name)
-        self.why.on_click(lambda _: self._on_why())
+        self.picture, self.answer = widgets.HTML(), widgets.HTML()
         super().__init__([self.picture, self.answer])
         self.add_class("sc-card")
         self._show(_opened(source), name)
-        self._answer(k)
 
     def _show(self, image, alt: str):
         self.picture.value = _named_picture(image, self.name, alt)
 
-    def _answer(self, k: int):
+    def _answer(self, k: int) -> bool:
+        "Show the best `k` candidates, or an error; returns whether there is an answer"
         try:
             self.answer.value = _prediction_html(self.clf.predict(_opened(self.source)), k)
         except Exception as error:  # damaged files raise nearly anything
             self.answer.value = _source_error_html(error, self.source, self.name)
-        else:
+            return False
+        return True
+
+# %% ../../nbs/lab/05_classify.ipynb #65f1a010
+class _AnswerCard(_PictureCard):
+    "A card with a button that shows where the evidence is"
+
+    def __init__(self, clf: Classifier, source, name: str, k: int):
+        super().__init__(clf, source, name)
+        self.why = _make_why(name)
+        self.why.on_click(lambda _: self._on_why())
+        if self._answer(k):
             self.children = [*self.children, self.why]
 
     def _on_why(self):

@@ -185,16 +185,18 @@ class _FilledCard(_CardControls):
         self.keep.tooltip, self.drop.tooltip = f"Keep {name} as {label}", f"Drop {name}"
         self.move.tooltip, self.character.tooltip = f"{name} is {guess}", f"Who is in {name}?"
 
+# %% ../../nbs/lab/06_cleaner.ipynb #ea769aa8
+def _pressed(card: _FilledCard, fix: Fix | None) -> widgets.Button | None:
+    "The button that stands for a decision; `None` if there is no decision, or no such button"
+    if fix is None:
+        return None
+    if fix.action == "move":
+        return card.move if fix.character == card.suggestion else None
+    return card.keep if fix.action == "keep" else card.drop
+
 # %% ../../nbs/lab/06_cleaner.ipynb #64f1a015
 class _Card(_FilledCard):
     "A card that shows what was decided"
-
-    def _pressed(self, fix: Fix | None):  # the button that stands for a decision, or `None`
-        if fix is None:
-            return None
-        if fix.action == "move":
-            return self.move if fix.character == self.suggestion else None
-        return self.keep if fix.action == "keep" else self.drop
 
     def mark(
         self,
@@ -204,7 +206,7 @@ class _Card(_FilledCard):
         "Show what was decided"
         self.verdict.value = _verdict_html(fix)
         for button in (self.keep, self.drop, self.move):
-            button.button_style = "primary" if button is self._pressed(fix) else ""
+            button.button_style = "primary" if button is _pressed(self, fix) else ""
         for css_class, wanted in (("sc-decided", fix is not None), ("sc-current", current)):
             change = self.add_class if wanted else self.remove_class
             change(css_class)
@@ -222,10 +224,6 @@ def _suspects_by_name(table, decisions: Decisions) -> dict:  # Picture -> (sugge
     return known
 
 # %% ../../nbs/lab/06_cleaner.ipynb #64f1a021
-def _text_button(text: str, tooltip: str) -> widgets.Button:
-    return widgets.Button(description=text, tooltip=tooltip, layout=dict(width="auto"))
-
-
 def _make_view() -> widgets.ToggleButtons:
     return widgets.ToggleButtons(
         options=["To review", "Decided"],
@@ -234,6 +232,10 @@ def _make_view() -> widgets.ToggleButtons:
     )
 
 
+def _text_button(text: str, tooltip: str) -> widgets.Button:
+    return widgets.Button(description=text, tooltip=tooltip, layout=dict(width="auto"))
+
+# %% ../../nbs/lab/06_cleaner.ipynb #d093e7cb
 def _make_keys() -> widgets.Text:
     return widgets.Text(
         placeholder="k keep · i it is · d drop · u undo · n next · p previous",
@@ -242,7 +244,7 @@ def _make_keys() -> widgets.Text:
         layout=dict(width="440px"),
     )
 
-
+# %% ../../nbs/lab/06_cleaner.ipynb #434972cd
 def _status_html(message: str, error: bool = False) -> Html:
     role, css_class = ("alert", "sc-line sc-error") if error else ("status", "sc-line")
     return _line(message or Html("&nbsp;"), role=role, class_=css_class)
@@ -272,6 +274,11 @@ def _names_of_view(view: str, decisions: Decisions, suspects: dict) -> list:
         return [name for name in reversed(decisions.fixes) if name in decisions.labels]
     return [name for name in suspects if name not in decisions.fixes]
 
+# %% ../../nbs/lab/06_cleaner.ipynb #51a12aa2
+def _page_position(start: int, page: int, total: int) -> tuple:  # (number from 1, pages in all)
+    "Which page begins at index `start` of `total` names, with `page` names on each"
+    return start // page + 1, max(1, -(-total // page))
+
 # %% ../../nbs/lab/06_cleaner.ipynb #1c5e415c
 class _MarkedView(_CleanerView):
     "A view that shows what was decided about the pictures of the page"
@@ -287,31 +294,21 @@ class _MarkedView(_CleanerView):
         self.current = next((card for card in cards if card.name not in fixes), None)
         for card in cards:
             card.mark(fixes.get(card.name), card is self.current)
-        number, num_pages = self.start // self.page + 1, max(1, -(-len(self.names) // self.page))
+        number, num_pages = _page_position(self.start, self.page, len(self.names))
         self.previous.disabled, self.next.disabled = number == 1, number == num_pages
         self.undo.disabled = not self.decisions.undo_stack
         text = f"page {number:,} of {num_pages:,}, {len(self.decisions):,} decided"
         self.page_label.value = element("span", text)
 
 # %% ../../nbs/lab/06_cleaner.ipynb #36f1544e
-class _CleanerPages(_MarkedView):
-    "Pages of cards, for the pictures to review and for those that are decided"
+class _PagedView(_MarkedView):
+    "A view that turns pages"
 
     def __init__(self, decisions: Decisions, suspects: dict, cards: list, page: int):
         self.suspects = suspects
         super().__init__(decisions, cards, page)
-        self.view.observe(lambda _: self._list_names(), "value")
         self.previous.on_click(lambda _: self._turn_page(-1))
         self.next.on_click(lambda _: self._turn_page(1))
-        self._list_names()
-
-    def _list_names(self):
-        "List the pictures of the view, and show the first page"
-        self.names = _names_of_view(self.view.value, self.decisions, self.suspects)
-        self.go_to_page(0)
-        if not self.names:
-            decided = self.view.value == "Decided"
-            self._say("Nothing is decided yet" if decided else "Nothing left to review")
 
     def _turn_page(self, by: int):
         self.go_to_page(self.start // self.page + by)
@@ -332,9 +329,26 @@ class _CleanerPages(_MarkedView):
         self._say("")
         self._mark_cards()
 
-# %% ../../nbs/lab/06_cleaner.ipynb #66bed677
-class _DecidingPages(_CleanerPages):
-    "Pages whose cards decide"
+# %% ../../nbs/lab/06_cleaner.ipynb #59039eb9
+class _CleanerPages(_PagedView):
+    "Pages of cards, for the pictures to review and for those that are decided"
+
+    def __init__(self, decisions: Decisions, suspects: dict, cards: list, page: int):
+        super().__init__(decisions, suspects, cards, page)
+        self.view.observe(lambda _: self._list_names(), "value")
+        self._list_names()
+
+    def _list_names(self):
+        "List the pictures of the view, and show the first page"
+        self.names = _names_of_view(self.view.value, self.decisions, self.suspects)
+        self.go_to_page(0)
+        if not self.names:
+            decided = self.view.value == "Decided"
+            self._say("Nothing is decided yet" if decided else "Nothing left to review")
+
+# %% ../../nbs/lab/06_cleaner.ipynb #c71591d8
+class _RecordingPages(_CleanerPages):
+    "Pages that record a decision and show it"
 
     def _decide(self, card: _Card, action: str, character: str) -> bool:
         "Record a decision; returns whether that worked"
@@ -349,13 +363,22 @@ class _DecidingPages(_CleanerPages):
         self._say(f"{card.name}: {_VERDICTS[action]}{character}")
         return True
 
+# %% ../../nbs/lab/06_cleaner.ipynb #18e1c286
+def _next_undecided(pages: _CleanerPages, card: _Card) -> _Card | None:
+    "The next card of the page without a decision; `None` if all are decided"
+    later = pages.grid.children[pages.cards.index(card) + 1 :]
+    undecided = [c for c in later if c.name not in pages.decisions.fixes]
+    return undecided[0] if undecided else pages.current
+
+# %% ../../nbs/lab/06_cleaner.ipynb #66bed677
+class _DecidingPages(_RecordingPages):
+    "Pages whose cards decide"
+
     def _on_decide(self, card: _Card, action: str, character: str):
         "Decide, and move the focus to the next picture without a decision"
         if not self._decide(card, action, character):
             return
-        later = self.grid.children[self.cards.index(card) + 1 :]
-        undecided = [c for c in later if c.name not in self.decisions.fixes]
-        following = undecided[0] if undecided else self.current
+        following = _next_undecided(self, card)
         if following:
             following.keep.focus()
         elif self.next.disabled:
@@ -363,17 +386,13 @@ class _DecidingPages(_CleanerPages):
         else:
             self.next.focus()
 
-# %% ../../nbs/lab/06_cleaner.ipynb #64f1a028
-_KEY_ACTIONS = dict(k="keep", i="move", d="drop")
-
-
-class _KeyedPages(_DecidingPages):
-    "Pages that listen to the field for keys and to the button for undo"
+# %% ../../nbs/lab/06_cleaner.ipynb #fc81378c
+class _UndoingPages(_DecidingPages):
+    "Pages with a button for undo"
 
     def __init__(self, decisions: Decisions, suspects: dict, cards: list, page: int):
         super().__init__(decisions, suspects, cards, page)
         self.undo.on_click(lambda _: self._on_undo())
-        self.key_field.observe(lambda change: self._on_keys(change.old, change.new), "value")
 
     def _on_undo(self):
         try:
@@ -388,6 +407,17 @@ class _KeyedPages(_DecidingPages):
         if name:
             self._mark_cards()
             self._say(f"{name}: undone")
+
+# %% ../../nbs/lab/06_cleaner.ipynb #64f1a028
+_KEY_ACTIONS = dict(k="keep", i="move", d="drop")
+
+
+class _KeyedPages(_UndoingPages):
+    "Pages that listen to the field for keys"
+
+    def __init__(self, decisions: Decisions, suspects: dict, cards: list, page: int):
+        super().__init__(decisions, suspects, cards, page)
+        self.key_field.observe(lambda change: self._on_keys(change.old, change.new), "value")
 
     def _on_keys(self, old: str, new: str):
         "Act on the letters that were added"

@@ -57,6 +57,12 @@ def _runs_table(runs: list) -> Html:
         rows.append([number, state, len(run.history or ()), *_score_cells(run), *settings])
     return table_html([*_COLUMNS, *[key.replace("_", " ") for key in differ]], rows)
 
+# %% ../../nbs/lab/04_controls.ipynb #d4057ef3
+def _score_columns(runs: dict, key: str) -> dict:
+    "A column of the history of each run, by the name of the run"
+    rows = {name: run.history.rows if run.history else [] for name, run in runs.items()}
+    return {name: [row[key] for row in rows[name]] for name in rows}
+
 # %% ../../nbs/lab/04_controls.ipynb #746e1df4
 def _compared_curves(
     runs: list,  # All runs
@@ -67,18 +73,16 @@ def _compared_curves(
     epochs = max(run.epochs for run in chosen.values())
     figures = []
     for title, key, y_max in (("Macro F1", "macro_f1", 1), ("Validation loss", "valid_loss", None)):
-        rows = {name: run.history.rows if run.history else [] for name, run in chosen.items()}
-        curves = {name: [row[key] for row in rows[name]] for name in rows}
-        figures.append(svg_curves(title, curves, epochs, y_max))
+        figures.append(svg_curves(title, _score_columns(chosen, key), epochs, y_max))
     return element("div", *figures, class_="sc-grid")
 
-# %% ../../nbs/lab/04_controls.ipynb #6f44f4a0
+# %% ../../nbs/lab/04_controls.ipynb #3200fdce
 def _settings_html(number: int, config: Config) -> Html:
     summary = element("summary", f"Settings of run {number}")
     texts = [element("pre", text) for text in (config_code(config), config.to_yaml())]
     return element("details", summary, *texts)
 
-
+# %% ../../nbs/lab/04_controls.ipynb #6f44f4a0
 def runs_html(
     runs: list,  # `TrainingDashboard`s with a `Config`, numbered from 1
     compare: tuple = (),  # Numbers of two that are drawn together; empty: no figures
@@ -98,6 +102,20 @@ def _in_new_folder(config: Config, runs: Path) -> Config:
     folders = in_folder(new_run_folder(runs))
     return Config.load(**config.flat() | folders | dict(runs_directory=runs))
 
+# %% ../../nbs/lab/04_controls.ipynb #e29b9e21
+def _field_layout(label: str, text: str) -> dict:
+    "What fields have in common; the text is shown beside the mouse"
+    look = dict(style=dict(description_width="110px"), layout=dict(width="440px"))
+    name = str(element("span", label, title=text))
+    return dict(description=name, description_allow_html=True, **look)
+
+# %% ../../nbs/lab/04_controls.ipynb #fd831ba3
+def _choices(key: str, annotation) -> tuple:
+    "The values that a setting may have; empty if they cannot be listed"
+    if key == "architecture":
+        return tuple(network_names())
+    return get_args(annotation) if get_origin(annotation) is Literal else ()
+
 # %% ../../nbs/lab/04_controls.ipynb #cbe354e5
 _SLIDERS = dict(  # setting -> (widget, lowest, highest, step)
     num_epochs=(widgets.IntSlider, 1, 100, 1),
@@ -106,22 +124,13 @@ _SLIDERS = dict(  # setting -> (widget, lowest, highest, step)
 _LABELS = dict(traindir="pictures", testdir="test pictures")
 
 
-def _field_layout(label: str, text: str) -> dict:
-    "What fields have in common; the text is shown beside the mouse"
-    look = dict(style=dict(description_width="110px"), layout=dict(width="440px"))
-    name = str(element("span", label, title=text))
-    return dict(description=name, description_allow_html=True, **look)
-
-
 def _setting_widget(key: str) -> widgets.Widget:
     "An input for a setting, explained where the mouse is held over its name"
     section = Config.model_fields[setting_sections()[key]].annotation
     field = section.model_fields[key]
     common = _field_layout(_LABELS.get(key, key.replace("_", " ")), field.description)
-    if key == "architecture":
-        return widgets.Dropdown(options=network_names(), **common)
-    if get_origin(field.annotation) is Literal:
-        return widgets.Dropdown(options=get_args(field.annotation), **common)
+    if choices := _choices(key, field.annotation):
+        return widgets.Dropdown(options=choices, **common)
     if key not in _SLIDERS:
         return widgets.Text(**common)
     kind, low, high, step = _SLIDERS[key]
@@ -138,7 +147,7 @@ def _set_value(field: widgets.Widget, value):
         value = "" if value is None else str(value)
     field.value = value
 
-# %% ../../nbs/lab/04_controls.ipynb #10560572
+# %% ../../nbs/lab/04_controls.ipynb #bccfcf26
 _FIELDS = (
     "traindir",
     "testdir",
@@ -151,6 +160,15 @@ _FIELDS = (
 )
 
 
+def _values_of(fields: dict) -> dict:
+    "What the fields of settings hold, as `Config` takes it"
+    shown = {}
+    for key, field in fields.items():
+        shown[key] = field.value.strip() if isinstance(field.value, str) else field.value
+    shown["testdir"] = shown["testdir"] or None
+    return shown
+
+# %% ../../nbs/lab/04_controls.ipynb #10560572
 class _SettingsForm:
     "A list of presets, and a field for each setting that is tried often"
 
@@ -159,12 +177,8 @@ class _SettingsForm:
         presets: dict,  # name -> `Config`; the first is shown
     ):
         self.presets = presets
-        self.preset = widgets.Dropdown(
-            options=list(presets),
-            **_field_layout(
-                "preset", "Settings to begin with; the fields below change some of them"
-            ),
-        )
+        text = "Settings to begin with; the fields below change some of them"
+        self.preset = widgets.Dropdown(options=list(presets), **_field_layout("preset", text))
         self.fields = {key: _setting_widget(key) for key in _FIELDS}
         self.filling = False  # while a preset is copied into the fields
 
@@ -178,11 +192,8 @@ class _SettingsForm:
     @property
     def config(self) -> Config:
         "The settings shown; raises `ValueError` for a mistake"
-        shown = {}
-        for key, field in self.fields.items():
-            shown[key] = field.value.strip() if isinstance(field.value, str) else field.value
-        shown["testdir"] = shown["testdir"] or None
-        return Config.load(None, **(self.presets[self.preset.value].flat() | shown))
+        preset = self.presets[self.preset.value].flat()
+        return Config.load(None, **(preset | _values_of(self.fields)))
 
 # %% ../../nbs/lab/04_controls.ipynb #9bccbc78
 def _modification_times(folder) -> dict:  # name of a subfolder -> nanoseconds
@@ -197,7 +208,7 @@ def _modification_times(folder) -> dict:  # name of a subfolder -> nanoseconds
         return {}
     return times
 
-# %% ../../nbs/lab/04_controls.ipynb #46cde7ae
+# %% ../../nbs/lab/04_controls.ipynb #b71d5a1c
 @dataclass(frozen=True)
 class _FolderSummary:
     "What a scan found"
@@ -207,28 +218,29 @@ class _FolderSummary:
     error: str = ""
 
 
+def _summary_of(
+    folder,  # One subfolder of pictures per character
+    classes: tuple = None,  # The characters it may contain
+) -> _FolderSummary:
+    "Scan a folder"
+    try:
+        files = ImageFiles.scan(folder, classes)
+    except (ValueError, OSError) as error:
+        return _FolderSummary(error=str(error))
+    return _FolderSummary(len(files), tuple(files.classes))
+
+# %% ../../nbs/lab/04_controls.ipynb #46cde7ae
 class _LastScan:
     "The summary of a folder, made again only for another folder or one that has changed"
 
     def __init__(self):
         self.key = self.summary = None
 
-    def of(
-        self,
-        folder,  # One subfolder of pictures per character
-        classes: tuple = None,  # The characters it may contain
-    ) -> _FolderSummary:
+    def of(self, folder, classes: tuple = None) -> _FolderSummary:
         key = (folder, classes, _modification_times(folder))
         if key != self.key:
-            self.key, self.summary = key, self._scan(folder, classes)
+            self.key, self.summary = key, _summary_of(folder, classes)
         return self.summary
-
-    def _scan(self, folder, classes) -> _FolderSummary:
-        try:
-            files = ImageFiles.scan(folder, classes)
-        except (ValueError, OSError) as error:
-            return _FolderSummary(error=str(error))
-        return _FolderSummary(len(files), tuple(files.classes))
 
 # %% ../../nbs/lab/04_controls.ipynb #a369c209
 def _errors_by_field(error: ValueError) -> dict:  # field, or 'start' for all others -> message
@@ -272,18 +284,30 @@ def _form_box(first: widgets.Widget, inputs: dict, notes: dict) -> widgets.VBox:
     rows = [widgets.HBox([inputs[key], note]) for key, note in notes.items()]
     return widgets.VBox([widgets.HBox([first]), *rows]).add_class("sc-live")
 
-# %% ../../nbs/lab/04_controls.ipynb #e9897f99
-class _CheckedForm(_SettingsForm):
-    "A form that shows what is wrong beside each field"
+# %% ../../nbs/lab/04_controls.ipynb #c83edb14
+class _FormWithNotes(_SettingsForm):
+    "A form with room for a note beside each field, and with its buttons"
 
     def __init__(self, presets: dict):
         super().__init__(presets)
         self.notes = {key: widgets.HTML() for key in (*_FIELDS, "start")}
-        self.scans = dict(traindir=_LastScan(), testdir=_LastScan())
         self.start = _form_button("Start training", button_style="primary")
         self.again = _form_button("Continue last run", tooltip="Go on where it was stopped")
         buttons = widgets.HBox([self.start, self.again], layout=dict(margin="0 0 0 116px"))
         self.form = _form_box(self.preset, self.fields | dict(start=buttons), self.notes)
+
+    def _show_notes(self, found: dict, errors: dict):
+        "Show beside each field what is wrong or what was found"
+        for key, note in self.notes.items():
+            note.value = _note_html(errors.get(key) or found.get(key, ""), key in errors)
+
+# %% ../../nbs/lab/04_controls.ipynb #e9897f99
+class _CheckedForm(_FormWithNotes):
+    "A form that shows what is wrong beside each field"
+
+    def __init__(self, presets: dict):
+        super().__init__(presets)
+        self.scans = dict(traindir=_LastScan(), testdir=_LastScan())
         self.preset.observe(self._use_preset, "value")
         for field in self.fields.values():
             field.observe(self.check, "value")
@@ -298,15 +322,14 @@ class _CheckedForm(_SettingsForm):
         return False
 
     def check(self, change=None):
-        "Look at the settings, and show beside each field what is wrong or what was found"
+        "Look at the settings, and show what is wrong or what was found"
         if self.filling:
             return
         try:
             found, errors = _folder_notes(self.config, self.scans)
         except ValueError as error:
             found, errors = {}, _errors_by_field(error)
-        for key, note in self.notes.items():
-            note.value = _note_html(errors.get(key) or found.get(key, ""), key in errors)
+        self._show_notes(found, errors)
         self.start.disabled = bool(errors) or self.busy()
 
 # %% ../../nbs/lab/04_controls.ipynb #9ca9d370
@@ -320,12 +343,20 @@ def _runs_page(view: Html) -> Html:
     "A view with its stylesheet, and with the rule for lost widgets above it"
     return Html(STYLE + _HIDE_LOST + element("div", view, class_="sc sc-runs"))
 
+# %% ../../nbs/lab/04_controls.ipynb #78bae45b
+class _RunChoice(widgets.Dropdown):
+    "A list of runs to choose from, by their number"
+
+    def __init__(self, label: str):
+        style = dict(description_width="initial")
+        super().__init__(description=label, style=style, layout=dict(width="180px"))
+
+    def offer(self, num_runs: int, chosen: int | None):
+        "Offer the runs 1 to `num_runs`, and choose one of them"
+        self.options = range(1, num_runs + 1)
+        self.value = chosen
+
 # %% ../../nbs/lab/04_controls.ipynb #a8b6b4d0
-def _run_list(label: str) -> widgets.Dropdown:
-    style = dict(description_width="initial")
-    return widgets.Dropdown(description=label, style=style, layout=dict(width="180px"))
-
-
 class _RunTable:
     "The table of runs on the page, and two lists to choose which runs are drawn together"
 
@@ -333,7 +364,7 @@ class _RunTable:
         self.runs = runs  # `TrainingDashboard`s
         self.earlier = earlier  # what is shown of other runs, below the table
         self.handle = None  # of the table, once it is on the page
-        self.compared = [_run_list("compare run"), _run_list("with run")]
+        self.compared = [_RunChoice("compare run"), _RunChoice("with run")]
         self.choice = widgets.HBox(self.compared).add_class("sc-live")
         for chosen in self.compared:
             chosen.observe(lambda _: self.draw(), "value")
@@ -350,8 +381,7 @@ class _RunTable:
         last = len(self.runs) or None
         previous = last - 1 if len(self.runs) > 1 else last
         for chosen, number in zip(self.compared, (previous, last), strict=True):
-            chosen.options = range(1, len(self.runs) + 1)
-            chosen.value = number
+            chosen.offer(len(self.runs), number)
         self.draw()
 
     def draw(self):
@@ -386,9 +416,18 @@ def _earlier_runs_html(
     title = element("summary", f"Earlier runs in '{folder}': {len(found)}")
     return element("details", title, table_html([*table.columns], rows))
 
-# %% ../../nbs/lab/04_controls.ipynb #55c881f5
-class _RunStarter(_CheckedForm):
-    "A form whose buttons start runs and continue them, one at a time"
+# %% ../../nbs/lab/04_controls.ipynb #1696b242
+def _show_in_area(area, run: TrainingDashboard, runs: list):
+    "Show a run at a place of the page, and at no other; the other runs let go of it"
+    for each in runs:
+        each.handles.clear()
+    if area:
+        area.update(HTML(run.static_html()) if run.ended() else run.widget)
+        run.handles.append(area)
+
+# %% ../../nbs/lab/04_controls.ipynb #6b8abec9
+class _FormWithRuns(_CheckedForm):
+    "A form with a table of the runs of its folder"
 
     def __init__(self, presets: dict, folder):
         self.folder, self.run_area = Path(folder), None  # the area: once it is on the page
@@ -396,8 +435,6 @@ class _RunStarter(_CheckedForm):
         self.earlier = [run for run in self.runs if run.ended()]  # those of earlier forms
         self.run_table = _RunTable(self.runs, _earlier_runs_html(self.folder, self.runs))
         super().__init__(presets)
-        self.start.on_click(lambda _: self.begin())
-        self.again.on_click(lambda _: self.resume())
         for run in self.runs:
             run.at_end = self._refresh
         self._refresh()
@@ -409,6 +446,20 @@ class _RunStarter(_CheckedForm):
         "Whether the last run was stopped before its end"
         history = self.runs[-1].history if self.runs and not self.busy() else None
         return history is not None and history.resumable
+
+    def _refresh(self, run=None):
+        self.check()
+        self.again.disabled = not self.can_resume()
+        self.run_table.refresh()
+
+# %% ../../nbs/lab/04_controls.ipynb #55c881f5
+class _RunStarter(_FormWithRuns):
+    "A form whose buttons start runs and continue them, one at a time"
+
+    def __init__(self, presets: dict, folder):
+        super().__init__(presets, folder)
+        self.start.on_click(lambda _: self.begin())
+        self.again.on_click(lambda _: self.resume())
 
     def begin(self):
         "What *Start* does: a new run with the settings shown, in a folder of its own"
@@ -425,21 +476,9 @@ class _RunStarter(_CheckedForm):
 
     def _launch(self, run: TrainingDashboard, number: int):
         self.runs[number:] = [run]
-        self._show_in_area(run)
+        _show_in_area(self.run_area, run, self.runs)
         run.start()
         self._refresh()
-
-    def _show_in_area(self, run: TrainingDashboard):
-        for each in self.runs:
-            each.handles.clear()
-        if self.run_area:
-            self.run_area.update(HTML(run.static_html()) if run.ended() else run.widget)
-            run.handles.append(self.run_area)
-
-    def _refresh(self, run=None):
-        self.check()
-        self.again.disabled = not self.can_resume()
-        self.run_table.refresh()
 
 # %% ../../nbs/lab/04_controls.ipynb #9ad5f65e
 class TrainingControls(_RunStarter):
@@ -460,7 +499,7 @@ class TrainingControls(_RunStarter):
         display(self.form)
         self.run_area = display(HTML(""), display_id=True)
         if self.runs:
-            self._show_in_area(self.runs[-1])
+            _show_in_area(self.run_area, self.runs[-1], self.runs)
         display(self.run_table.choice)
         self.run_table.handle = display(HTML(self.run_table.html()), display_id=True)
 

@@ -129,14 +129,12 @@ class _Requests:
         return time.monotonic() - since
 
 # %% ../../nbs/lab/03_dashboard.ipynb #9519c37b
-class _PausableView(_View):
-    "A view with a state, and with requests to pause and to stop"
+class _StateView(_View):
+    "A view with a state"
 
-    def __init__(self, job):
-        self.job, self.steps = job, 0  # steps per epoch; 0 before training
-        self.state, self.lock, self.requests = "ready", threading.RLock(), _Requests()
-        actions = (self.start, self.pause, self.resume, self.stop)
-        super().__init__(dict(zip(_TOOLTIPS, actions, strict=True)))
+    def __init__(self, job, actions: dict):
+        self.job, self.state, self.lock = job, "ready", threading.RLock()
+        super().__init__(actions)
         self._move("ready")
 
     def _move(self, to: str, *allowed) -> bool:
@@ -147,6 +145,19 @@ class _PausableView(_View):
             self.state = to
             self._show_state(to, self.job is not None)
             return True
+
+    def ended(self) -> bool:
+        "Whether there is nothing more to come"
+        return self.state in ("finished", "stopped", "failed")
+
+# %% ../../nbs/lab/03_dashboard.ipynb #019a86d3
+class _PausableView(_StateView):
+    "A view with requests to pause and to stop"
+
+    def __init__(self, job):
+        self.requests, self.steps = _Requests(), 0  # steps per epoch; 0 before training
+        actions = (self.start, self.pause, self.resume, self.stop)
+        super().__init__(job, dict(zip(_TOOLTIPS, actions, strict=True)))
 
     def start(self):
         "Start the job, in the background"
@@ -167,16 +178,12 @@ class _PausableView(_View):
         if self._move("stopping", "preparing", "training", "paused"):
             self.requests.stop()
 
-    def ended(self) -> bool:
-        "Whether there is nothing more to come"
-        return self.state in ("finished", "stopped", "failed")
-
 # %% ../../nbs/lab/03_dashboard.ipynb #479fb3a1
 class _Clock:
     "Speed and time left of a run; all times are in seconds"
 
     def __init__(self, now: float):
-        self.began = self.epoch_began = self.shown_at = now
+        self.began = self.epoch_began = now
         self.first = None  # steps that were done before the first one seen
         self.steps_per_second = 0.0  # in this epoch; 0 if not known yet
 
@@ -197,13 +204,6 @@ class _Clock:
         self.began += seconds
         self.epoch_began += seconds
 
-    def is_due(self, now: float) -> bool:
-        "Whether the page should be updated: three times a second at most"
-        if now - self.shown_at < 0.33:
-            return False
-        self.shown_at = now
-        return True
-
 # %% ../../nbs/lab/03_dashboard.ipynb #a561c14e
 def _bar_html(clock: _Clock, now: float, done: int, epochs: int, steps: int, batch_size) -> str:
     "The bar after `done` steps of a run of some epochs, with `steps` each"
@@ -211,12 +211,30 @@ def _bar_html(clock: _Clock, now: float, done: int, epochs: int, steps: int, bat
     text = progress_text(done, epochs, steps, left, clock.steps_per_second, batch_size)
     return progress_html(done / (epochs * steps), text)
 
+# %% ../../nbs/lab/03_dashboard.ipynb #5f56cbc7
+class _BarUpdates:
+    "The bar of a run, made three times a second at most"
+
+    def __init__(self, now: float, epochs: int, steps: int, batch_size: int):
+        self.sizes = epochs, steps, batch_size  # `steps` are those of an epoch
+        self.clock, self.shown_at = _Clock(now), now
+
+    def after_step(self, now: float, epoch: int, step: int) -> str:
+        "The bar after a step of an epoch, both counted from 0; empty between two updates"
+        _, steps, _ = self.sizes
+        done = epoch * steps + step + 1
+        self.clock.step(now, done, step)
+        if now - self.shown_at < 0.33:
+            return ""
+        self.shown_at = now
+        return _bar_html(self.clock, now, done, *self.sizes)
+
 # %% ../../nbs/lab/03_dashboard.ipynb #d7e24355
 def _message_html(text: str, failed: bool) -> str:
     role, style = "alert" if failed else "status", "white-space:pre-wrap;min-height:30px"
     return element("div", text, class_="sc", role=role, style=style)
 
-# %% ../../nbs/lab/03_dashboard.ipynb #9ade2ea6
+# %% ../../nbs/lab/03_dashboard.ipynb #cf2087c9
 _HIDE_IF_TRUSTED = "<style>.sc-untrusted {display:none}</style>"
 _HOW_TO_TRUST = "For the page as it was: trust this notebook (File, Trust Notebook)."
 
@@ -230,7 +248,7 @@ def _picture_html(history) -> str:  # Empty without an epoch
     image = element("img", src=f"data:image/png;base64,{png}", alt=curves)
     return _HIDE_IF_TRUSTED + element("div", _HOW_TO_TRUST, image, class_="sc-untrusted")
 
-
+# %% ../../nbs/lab/03_dashboard.ipynb #9ade2ea6
 def _lasting_html(state: str, message: str, figures: str, history=None) -> str:
     "A dashboard without buttons, as a page of its own"
     heading = element("b", _STATE_TEXT[state])
@@ -273,6 +291,12 @@ class _RunDisplay(_PausableView):
         else:
             self.handles.append(display(self.widget, display_id=True))
 
+# %% ../../nbs/lab/03_dashboard.ipynb #9cfb350c
+def _end_state(history, stop_wanted: bool) -> str:
+    "'stopped' if a button or a callback ended the run early, otherwise 'finished'"
+    early = history is not None and history.stop_reason
+    return "stopped" if stop_wanted or early else "finished"
+
 # %% ../../nbs/lab/03_dashboard.ipynb #87c4f312
 class _Watcher(_RunDisplay, Callback):
     "Shows a run, as a callback of `fit`"
@@ -284,22 +308,19 @@ class _Watcher(_RunDisplay, Callback):
             raise ValueError("A dashboard shows one run, and this one has ended; make a new one")
         self.epochs, self.steps = run.num_epochs, run.steps_per_epoch
         self.batch_size = self.batch_size or run.train_dl.batch_size
-        self.clock = _Clock(time.monotonic())
+        now = time.monotonic()
+        self.updates = _BarUpdates(now, self.epochs, self.steps, self.batch_size)
         self._move("training", "ready", "preparing")
         self._draw()
         if not self.thread and not self.handles and in_jupyter():
             display(self)
 
     def on_step(self, run):
-        self.clock.skip(self.requests.wait_while_paused())
+        self.updates.clock.skip(self.requests.wait_while_paused())
         if self.requests.stop_wanted:
             run.stop("by hand")
-            return
-        now, done = time.monotonic(), run.epoch * self.steps + run.step + 1
-        self.clock.step(now, done, run.step)
-        if self.clock.is_due(now):
-            sizes = (self.epochs, self.steps, self.batch_size)
-            self.bar.value = _bar_html(self.clock, now, done, *sizes)
+        elif bar := self.updates.after_step(time.monotonic(), run.epoch, run.step):
+            self.bar.value = bar
 
     def on_epoch(self, run):
         self.history, self.report = run.history, run.report
@@ -312,12 +333,7 @@ class _Watcher(_RunDisplay, Callback):
         elif run.error is not None:
             self._end("failed")
         else:
-            self._end(self._end_state())
-
-    def _end_state(self) -> str:
-        "'stopped' if a button or a callback ended the run early, otherwise 'finished'"
-        early = self.history is not None and self.history.stop_reason
-        return "stopped" if self.requests.stop_wanted or early else "finished"
+            self._end(_end_state(self.history, self.requests.stop_wanted))
 
 # %% ../../nbs/lab/03_dashboard.ipynb #0eae8bdd
 def _release_frames(error: BaseException):
@@ -361,7 +377,8 @@ class _Worker(_Watcher):
             self.job = None
             _free_memory()
             atexit.unregister(self._at_exit)
-            self._end("failed" if self.error else self._end_state())
+            how = _end_state(self.history, self.requests.stop_wanted)
+            self._end("failed" if self.error else how)
         finally:
             self.done.set()
 
@@ -379,7 +396,7 @@ class _Worker(_Watcher):
         self.stop()
         self.done.wait(4)
 
-# %% ../../nbs/lab/03_dashboard.ipynb #5304e387
+# %% ../../nbs/lab/03_dashboard.ipynb #eaf60ed6
 def _join(worker: _Worker):
     "Wait for the end of a job"
     while not worker.done.is_set():
@@ -390,9 +407,9 @@ def _join(worker: _Worker):
                 raise
             worker.stop()
 
-
+# %% ../../nbs/lab/03_dashboard.ipynb #5304e387
 async def _join_async(worker: _Worker):
-    "The same in a coroutine, so that the kernel hears the buttons meanwhile"
+    "Wait for the end of a job while the kernel hears the buttons"
     while not worker.done.is_set():
         try:
             await asyncio.sleep(0.1)
@@ -401,32 +418,9 @@ async def _join_async(worker: _Worker):
                 raise
             worker.stop()
 
-# %% ../../nbs/lab/03_dashboard.ipynb #ae56e237
-def _train(config, more, resume, callbacks):
-    return train(config, [*callbacks, *more], resume)
-
-
-class TrainingDashboard(_Worker):
-    "Runs a job in the background and shows it; given to `fit` as a callback, it only shows"
-
-    def __init__(
-        self,
-        job=None,  # A `Config` to train, or a function that takes `callbacks`; `None`: shows only
-        callbacks: tuple = (),  # More callbacks for `train`
-        resume: bool = False,  # See `train`
-        batch_size: int = None,  # Pictures per step, for their speed; `None`: the loader's
-        at_end=None,  # Called with the dashboard when the job has ended, in its thread
-    ):
-        self.config = job if isinstance(job, Config) else None
-        if not self.config and (callbacks or resume):
-            raise ValueError("callbacks and resume go with a Config; give them to your function")
-        if self.config:
-            job = partial(_train, job, tuple(callbacks), resume)
-        epochs = self.config.num_epochs if self.config else 1
-        super().__init__(job, epochs, batch_size, at_end)
-
-    def __repr__(self):
-        return f"TrainingDashboard({self.state}{', ' if self.message else ''}{self.message})"
+# %% ../../nbs/lab/03_dashboard.ipynb #8626e876
+class _AwaitedWorker(_Worker):
+    "A worker that hands over what its job returned"
 
     def result(self):  # What the job returns: a `Run`, or a `History` from `fit`
         "Wait for the job, after starting it if need be; raises what the job raised"
@@ -448,3 +442,30 @@ class TrainingDashboard(_Worker):
         if self.thread:
             await _join_async(self)
         return self.result()
+
+# %% ../../nbs/lab/03_dashboard.ipynb #ae56e237
+def _train(config, more, resume, callbacks):
+    return train(config, [*callbacks, *more], resume)
+
+
+class TrainingDashboard(_AwaitedWorker):
+    "Runs a job in the background and shows it; given to `fit` as a callback, it only shows"
+
+    def __init__(
+        self,
+        job=None,  # A `Config` to train, or a function that takes `callbacks`; `None`: shows only
+        callbacks: tuple = (),  # More callbacks for `train`
+        resume: bool = False,  # See `train`
+        batch_size: int = None,  # Pictures per step, for their speed; `None`: the loader's
+        at_end=None,  # Called with the dashboard when the job has ended, in its thread
+    ):
+        self.config = job if isinstance(job, Config) else None
+        if not self.config and (callbacks or resume):
+            raise ValueError("callbacks and resume go with a Config; give them to your function")
+        if self.config:
+            job = partial(_train, job, tuple(callbacks), resume)
+        epochs = self.config.num_epochs if self.config else 1
+        super().__init__(job, epochs, batch_size, at_end)
+
+    def __repr__(self):
+        return f"TrainingDashboard({self.state}{', ' if self.message else ''}{self.message})"

@@ -31,7 +31,7 @@ def _stylesheet() -> str:
     "The rules so far as an element"
     return f"<style>{''.join(_rules)}</style>"
 
-# %% ../../nbs/lab/01_html.ipynb #66f1a004
+# %% ../../nbs/lab/01_html.ipynb #b51bdcb6
 class Html(str):
     "HTML that needs no escaping; notebooks show it with the stylesheet"
 
@@ -41,7 +41,7 @@ class Html(str):
     def _repr_html_(self):
         return f"{_stylesheet()}<div class='sc'>{self}</div>"
 
-
+# %% ../../nbs/lab/01_html.ipynb #66f1a004
 def join_html(
     *parts,  # `Html` is taken as it is, anything else is escaped
 ) -> Html:

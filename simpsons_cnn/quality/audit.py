@@ -193,8 +193,9 @@ def _gallery(found: list, columns: int) -> Figure:
     "Findings, from `_findings`, as a figure"
     rows = max(1, -(-len(found) // columns))
     wide = max((len(images) for images, _ in found), default=1)
-    figure = NotebookFigure(figsize=(1.6 * columns * wide, 2 * rows), layout="constrained")
-    figure.colors = 128
+    figure = NotebookFigure(
+        figsize=(1.6 * columns * wide, 2 * rows), layout="constrained", colors=128
+    )
     axs = figure.subplots(rows, columns, squeeze=False)
     for ax in axs.flat:
         ax.axis("off")

@@ -60,9 +60,9 @@ def _check_loaders(train_dl: Batches, valid_dl: Batches):
         raise ValueError(
             "train_dl must be shuffled: give its Batches augment=Augment() or shuffle=True"
         )
-    if valid_dl.shuffle or valid_dl.augment is not None:
+    if valid_dl.shuffle or not (valid_dl.augment is valid_dl.transform is None):
         raise ValueError(
-            "valid_dl must be without augment and shuffle: each picture once, in order"
+            "valid_dl must be without augment, transform and shuffle: each picture once, in order"
         )
 
 # %% ../../nbs/training/04_run.ipynb #0f5bee8c
@@ -248,12 +248,19 @@ def stop(
         self.stop_reason, self.resumable = reason, resumable
 
 # %% ../../nbs/training/04_run.ipynb #40ff7bc2
+def _function_identity(function) -> str:
+    "Where a function is defined, or what a module of PyTorch says of itself"
+    if isinstance(function, nn.Module):
+        return repr(function)
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    return f"{getattr(function, '__module__', '')}.{name}"
+
+
 def _loss_identity(loss) -> list:
     "What the loss is, as plain types that are the same in each process"
     if isinstance(loss, nn.Module):
         return [repr(loss), {k: v.tolist() for k, v in loss.state_dict().items()}]
-    name = getattr(loss, "__qualname__", type(loss).__qualname__)
-    return [f"{getattr(loss, '__module__', '')}.{name}"]
+    return [_function_identity(loss)]
 
 # %% ../../nbs/training/04_run.ipynb #26a66194
 def _images_identity(dl: Batches) -> str:
@@ -276,6 +283,7 @@ def identity(self: TrainingRun) -> dict:
         batch_size=dl.batch_size,
         seed=dl.seed,
         augment=repr(dl.augment),
+        transform=dl.transform and _function_identity(dl.transform),
         classes=list(dl.store.classes),
         training_images=_images_identity(dl),
         validation_images=_images_identity(self.valid_dl),

@@ -19,6 +19,7 @@ from ..core.config import Config, setting_sections
 from ..core.figures import NotebookFigure
 from ..core.text import first_few
 from ..scoring.plotting import display_name
+from .history import is_better
 
 # %% ../../nbs/training/09_runs.ipynb #b8196cd1
 @dataclass(eq=False)
@@ -41,11 +42,11 @@ class RunRecord:
     @property
     def best(self) -> dict:
         "The best epoch so far, or empty"
-        if not len(self.history):
-            return {}
-        scores = self.history[self.config.monitor]
-        best = scores.idxmin() if self.config.monitor == "valid_loss" else scores.idxmax()
-        return self.history.loc[best].to_dict()
+        best = {}
+        for row in self.history.to_dict("records"):
+            if is_better(self.config.monitor, row, best):
+                best = row
+        return best
 
 # %% ../../nbs/training/09_runs.ipynb #ce4ed665
 def _read_history(path: Path) -> pd.DataFrame:
@@ -75,6 +76,9 @@ def read_run(
     )
 
 # %% ../../nbs/training/09_runs.ipynb #969d6d69
+_SECOND_NAMES = ("latest", "best")  # of runs that are listed already
+
+
 def _by_number(path: Path) -> tuple:
     "1000 comes after 999, and names after numbers"
     return len(path.name) if path.name.isdecimal() else 256, path.name
@@ -89,7 +93,7 @@ def list_runs(
         raise FileNotFoundError(f"No folder '{folder}'; name the one that holds your runs")
     runs = []
     for path in sorted(folder.iterdir(), key=_by_number):
-        if not path.is_dir() or path.name == "latest":
+        if not path.is_dir() or path.name in _SECOND_NAMES:
             continue
         try:
             runs.append(read_run(path))

@@ -54,10 +54,11 @@ from simpsons_cnn.training.prepare import (
     RUN_SHEETS,
     TrainingData,
     check_own_network,
+    check_own_transform,
     check_room,
     create_network,
+    link_run,
     make_output_folders,
-    point_latest,
     prepare,
     remove_run,
     run_folders,
@@ -299,7 +300,8 @@ def _all_batches(data: TrainingData) -> Batches:
     "Training batches of training and validation images together"
     dl = data.train_dl
     indices = torch.cat([dl.indices, data.valid_dl.indices]).sort().values
-    return Batches(dl.store, indices, dl.batch_size, dl.augment, dl.seed, dl.device)
+    how = dict(device=dl.device, transform=dl.transform)
+    return Batches(dl.store, indices, dl.batch_size, dl.augment, dl.seed, **how)
 
 
 def _fit_all(run: Run, data: TrainingData, dl: Batches, callbacks, checkpoint: Checkpoint) -> tuple:
@@ -385,7 +387,7 @@ def _begin_run(config: Config, data: TrainingData, checkpoint: Checkpoint) -> pd
     kept.save(folder / "config.yaml")
     atomic_write(folder / "split.csv", table.to_csv(index=False))
     if folder.parent.parent == config.runs_directory:
-        point_latest(folder.parent)
+        link_run(folder.parent)
     images = hashlib.sha256(table.to_csv().encode()).hexdigest()
     checkpoint.identity |= dict(pictures=images)
     return table
@@ -439,6 +441,7 @@ def _lead(config: Config, callbacks, resume: bool, ranks: Ranks) -> Run:
     if isinstance(config.imbalance, dict):
         weights_by_name(config.imbalance, files.classes)  # a wrong name is refused
     check_own_network(config, len(files.classes))
+    check_own_transform(config)
     with run_folders(config, resume) as config, _own_folders(config):
         make_output_folders(config, resume)
         check_room(config, len(files.classes))

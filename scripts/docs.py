@@ -1,0 +1,119 @@
+"""What the site holds beside its pages.
+
+python scripts/docs.py             write nbs/llms.txt, the list of pages that language models read
+python scripts/docs.py --card      draw nbs/images/card.jpg, which links to the site show
+python scripts/docs.py --mend      mend the signatures in _proc, where nbdev prepares the pages
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import yaml
+
+root = Path(__file__).resolve().parent.parent
+NBS = root / "nbs"
+INTRODUCTION = """\
+Notebooks in `nbs/` are the source: each exports a module of the package and is a page of this \
+site. `import simpsons_cnn as sc` offers the public names, each loaded at its first use; commands \
+begin with `simpsons_`. Settings have one home, `Config`; `configs/` holds recipes.
+"""
+
+
+def site_url() -> str:
+    config = yaml.safe_load((root / "_quarto.yml").read_text(encoding="utf-8"))
+    return config["website"]["site-url"]
+
+
+def heading_of(page: Path) -> tuple:
+    "The title of a page and the line below it"
+    cells = json.loads(page.read_text(encoding="utf-8"))["cells"]
+    text = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+    return re.search(r"^# (.+)", text, re.M)[1], re.search(r"^> (.+)", text, re.M)[1]
+
+
+def address_of(href: str) -> str:
+    "Where a page lies on the site, on which it loses its number"
+    folder, _, name = href.rpartition("/")
+    html = re.sub(r"^\d+_", "", name).replace(".ipynb", ".html")
+    return "/".join(filter(None, (site_url(), folder, html)))
+
+
+def entry(page) -> str:
+    "The line of a page, which the sidebar names alone or with a text"
+    href = page["href"] if isinstance(page, dict) else page
+    title, line = heading_of(NBS / href)
+    return f"- [{title}]({address_of(href)}): {line}"
+
+
+def llms_txt() -> str:
+    "All pages in the order of the sidebar, as https://llmstxt.org describes it"
+    sidebar = yaml.safe_load((NBS / "sidebar.yml").read_text(encoding="utf-8"))
+    sections = [s for s in sidebar["website"]["sidebar"]["contents"] if "section" in s]
+    sections.sort(key=lambda section: section["section"] == "По-русски")  # last
+    title, line = heading_of(NBS / "index.ipynb")
+    parts = [f"# {title}\n\n> {line}\n\n{INTRODUCTION}"]
+    for section in sections:
+        name = section["section"]
+        name = "Optional" if name == "По-русски" else name
+        parts.append(f"## {name}\n\n" + "\n".join(map(entry, section["contents"])) + "\n")
+    return "\n".join(parts)
+
+
+def mend_signature(cell: dict) -> None:
+    """What nbdev shows of a function: no Markdown links in code, no `NoneType` where nothing is
+    annotated, and the name that the page asked for instead of that of a private base class"""
+    asked = re.search(r"show_doc\(([\w.]+)", "".join(cell["source"]))
+    for output in cell.get("outputs", []):
+        text = "".join(output.get("data", {}).get("text/markdown", ""))
+        if not asked or not text:
+            continue
+        blocks = text.split("```")  # code is every second one
+        for i in range(1, len(blocks), 2):
+            blocks[i] = re.sub(r"\[`([^`\]]+)`\]\(https?://[^)\s]+\)", r"\1", blocks[i])
+            blocks[i] = blocks[i].replace(":NoneType=", "=")
+        text = "```".join(blocks)
+        owner, _, method = asked[1].rpartition(".")
+        if owner:
+            text = re.sub(rf"\b_\w+\.{method}\b", asked[1], text)
+        output["data"]["text/markdown"] = text
+
+
+def mend_pages() -> None:
+    for page in (root / "_proc").rglob("*.ipynb"):
+        notebook = json.loads(page.read_text(encoding="utf-8"))
+        for cell in notebook["cells"]:
+            mend_signature(cell)
+        page.write_text(json.dumps(notebook, ensure_ascii=False), encoding="utf-8")
+
+
+def draw_card(width=1200, height=630, side=200) -> None:
+    "The name of the library between two rows of characters, at the size that links show"
+    import numpy as np
+    from matplotlib import font_manager
+    from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+    from simpsons_cnn.demo.characters import character_names, draw_character
+
+    card = Image.new("RGB", (width, height), "#24292f")
+    for i in range(12):
+        name = character_names[i % len(character_names)]
+        picture = draw_character(name, np.random.default_rng([i, 5]), size=2 * side)
+        corner = (i % 6 * side, 0 if i < 6 else height - side)
+        card.paste(ImageOps.fit(picture, (side, side)), corner)
+    draw, bold = ImageDraw.Draw(card), font_manager.findfont("DejaVu Sans:bold")
+    draw.text((600, 285), "simpsons_cnn", "white", ImageFont.truetype(bold, 80), anchor="mm")
+    line = "train, judge and use a network that recognises characters"
+    regular = ImageFont.truetype(font_manager.findfont("DejaVu Sans"), 32)
+    draw.text((600, 365), line, "#d0d7de", regular, anchor="mm")
+    card.save(NBS / "images/card.jpg", quality=72, optimize=True)
+
+
+if __name__ == "__main__":
+    if "--card" in sys.argv:
+        draw_card()
+    elif "--mend" in sys.argv:
+        mend_pages()
+    else:
+        (NBS / "llms.txt").write_text(llms_txt(), encoding="utf-8")
