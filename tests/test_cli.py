@@ -267,6 +267,24 @@ def test_bugs_keep_their_traceback(error):
     assert outcome_of(error) is error
 
 
+@pytest.mark.parametrize("chosen", [None, "ACTIVE"])
+def test_a_command_leaves_nothing_behind(monkeypatch, chosen):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if chosen:
+        monkeypatch.setenv("OMP_WAIT_POLICY", chosen)
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="cp1252"))
+
+    @tidy_errors
+    def command():
+        print("マージ")
+        return os.environ["OMP_WAIT_POLICY"]
+
+    assert command() == (chosen or "PASSIVE")
+    assert os.environ.get("OMP_WAIT_POLICY") == chosen
+    assert sys.stdout.errors == "strict"
+    assert sys.stdout.buffer.getvalue().startswith(b"\\u30de")
+
+
 # predict and evaluate
 
 

@@ -319,6 +319,31 @@ def test_a_refit_that_dies_leaves_a_model_and_is_continued(settings, monkeypatch
     assert resumed.refit == straight.refit
 
 
+def test_a_refit_that_dies_while_it_is_saved_leaves_no_report_of_another_model(
+    settings, monkeypatch
+):
+    monkeypatch.setattr(training, "_save_figures", lambda run, data: [])
+    write = training.atomic_write
+
+    def dies(path, data, **kwargs):
+        if path.name == "report.json" and b'"refit"' in data.encode():
+            raise RuntimeError("the power is out")
+        write(path, data, **kwargs)
+
+    monkeypatch.setattr(training, "atomic_write", dies)
+    changes = dict(refit=True, testdir=None)
+    with pytest.raises(RuntimeError, match="the power is out"):
+        train(settings("saved", **changes), callbacks=[])
+    folder = settings("saved").out_model_directory
+    assert "refit" in Classifier.load(folder / "model.safetensors", "cpu").about
+    assert not (folder / "report.json").exists()
+    monkeypatch.setattr(training, "atomic_write", write)
+    run = train(settings("saved", **changes), callbacks=[], resume=True)
+    assert (
+        json.loads((folder / "report.json").read_text())["refit"]["epochs"] == run.refit["epochs"]
+    )
+
+
 NAMES = ["001", "1", "1e5", "NA", "nan", "null", "true", "+1", "=1", "-inf", "マージ"]
 
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import os
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
@@ -334,14 +334,21 @@ def _read_cached(path: Path, header: dict) -> dict | None:
 
 # %% ../../nbs/data/06_store.ipynb #8131a1c5
 def _cached(path: Path | None, header: dict, compute) -> dict:
-    "Tensors from a file, or computed and written to it; `None`: computed"
+    "Tensors from a file, or computed and written to it, by one at a time; `None`: computed"
     if path is None:
         return compute()
-    tensors = _read_cached(path.with_name(f"{path.name}.safetensors"), header)
-    if tensors is None:
-        tensors = compute()
+    file = path.with_name(f"{path.name}.safetensors")
+    tensors = _read_cached(file, header)
+    if tensors is not None:
+        return tensors
+    with ExitStack() as locks:
         with suppress(OSError):
-            write_tensors(path.with_name(f"{path.name}.safetensors"), tensors, header)
+            locks.enter_context(file_lock(file.with_name(f".{file.name}.lock")))
+        tensors = _read_cached(file, header)  # another has computed it meanwhile
+        if tensors is None:
+            tensors = compute()
+            with suppress(OSError):
+                write_tensors(file, tensors, header)
     return tensors
 
 # %% ../../nbs/data/06_store.ipynb #0679ee5a

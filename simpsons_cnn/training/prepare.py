@@ -273,15 +273,23 @@ def scan_folders(config: Config) -> tuple:  # `ImageFiles` for training, and for
 _FEW_JUDGED = 5  # validation pictures of a character
 
 
-def _certainty(n: int) -> str:
-    "How far a share of `n` right answers can be from the truth, at 95 % and at worst"
-    points = 98 / np.sqrt(n)  # 1.96 standard deviations of a share of one half, in percent
-    return f"{n:,} validation pictures: expect an accuracy within ±{points:.0f} points"
+def _certainty(
+    groups,  # Number of each validation image's group of near-duplicates
+) -> str:
+    "How far a share of right answers can be from the truth, at 95 % and at worst"
+    sizes = np.unique(np.asarray(groups), return_counts=True)[1]
+    n = sizes.sum()
+    worth = n**2 / (sizes**2).sum()
+    points = 98 / np.sqrt(worth)  # 1.96 standard deviations of a share of one half, in percent
+    judged = f"{n:,} validation pictures"
+    if len(sizes) < n:
+        judged += f" in {len(sizes):,} groups of near-duplicates"
+    return f"{judged}: expect an accuracy within ±{points:.0f} points"
 
 # %% ../../nbs/training/06_prepare.ipynb #2a966674
-def _remarks(store: PixelStore, valid_rows: list, missing_in_test: list) -> list:
-    "What a reader of the scores should know, a line each"
-    lines = [_certainty(len(valid_rows))]
+def _remarks(store: PixelStore, valid_rows: list, groups, missing_in_test: list) -> list:
+    "What a reader of the scores should know, a line each; `groups`: of the validation images"
+    lines = [_certainty(groups)]
     counts = store.files.select(valid_rows).counts
     hardly = [c for c, n in zip(store.classes, counts, strict=True) if 0 < n < _FEW_JUDGED]
     if hardly:
@@ -313,7 +321,8 @@ class TrainingData:
         if store.unreadable:
             first += f"; {len(store.unreadable):,} unreadable pictures left out"
         missing = self.test_dl.store.files.missing if self.test_dl else []
-        return "\n".join([first, *_remarks(store, valid.tolist(), missing)])
+        groups = np.asarray(self.groups)[valid.numpy()]
+        return "\n".join([first, *_remarks(store, valid.tolist(), groups, missing)])
 
     def warn_of_leaks(self):
         "Warn of test images whose copy is trained on"

@@ -222,8 +222,9 @@ def _save_figures(run: Run, data: TrainingData) -> list:  # Paths
 
 # %% ../../nbs/training/07_train.ipynb #9e7860eb
 def _save_network(run: Run, data: TrainingData, table: pd.DataFrame):
-    "Write the model, then its history and its report; `table` is the split"
+    "Write model, history and report; without a report the run is unfinished; `table`: the split"
     store, folder = data.train_dl.store, run.config.out_model_directory
+    (folder / "report.json").unlink(missing_ok=True)  # one from before a refit is not of this model
     metadata = _metadata(run, table)
     save_model(run.model_path, run.model, store.classes, store.preprocess, metadata)
     atomic_write(folder / "history.csv", run.history.table.to_csv(index=False))
