@@ -344,7 +344,7 @@ def test_answers_are_printed_where_they_cannot_be_saved(folder, monkeypatch, cap
         raise OSError(28, "No space left on device")
 
     monkeypatch.chdir(folder)
-    monkeypatch.setattr("simpsons_cnn.inference.classifier.atomic_write", full)
+    monkeypatch.setattr("simpsons_cnn.core.files.os.replace", full)
     with pytest.raises(SystemExit, match="No space left on device"):
         simpsons_predict([MODEL, FACE, "--csv", "full.csv"])
     assert capsys.readouterr().out.startswith(FACE)
