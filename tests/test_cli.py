@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from forked import Forks
 from PIL import Image
 
 from simpsons_cnn.cli.common import tidy_errors
@@ -46,15 +47,25 @@ def entry_points() -> dict:
 COMMANDS = entry_points()
 
 
-def run(folder, line, **env):
-    "Run a command line; returns exit code, output and errors"
+ENVIRONMENT = dict(COLUMNS="150", MPLBACKEND="Agg")
+forks = Forks("torch", "pandas", "matplotlib.figure", **ENVIRONMENT)
+
+
+def run(folder, line) -> tuple:
+    "Run a command line; exit code, output and errors"
+    name, *args = shlex.split(line)
+    return forks(":".join(COMMANDS[name]), argv=args, folder=folder)
+
+
+def run_from_scratch(folder, line, **env) -> tuple:
+    "The same in a new process, which imports everything itself"
     name, *args = shlex.split(line)
     module, function = COMMANDS[name]
     code = f"import sys; from {module} import {function}; sys.exit({function}())"
     r = subprocess.run(
         [sys.executable, "-c", code, *args],
         cwd=folder,
-        env=os.environ | dict(COLUMNS="150", MPLBACKEND="Agg") | env,
+        env=os.environ | ENVIRONMENT | env,
         capture_output=True,
         timeout=300,
     )
@@ -100,6 +111,12 @@ MISTAKES = {
     f"simpsons_predict {MODEL} demo/test": "'predictions.csv' exists",
     f"simpsons_predict {MODEL} {FACE} --csv no/x.csv": "No folder 'no'",
     f"simpsons_predict {MODEL} {FACE} --k 0": "k must be 1 or more, got 0",
+    "simpsons_predict none demo/test --shard 5/4 --out p.csv": "such as 3/16; got '5/4'",
+    "simpsons_predict none demo/test --shard 1/4": "--shard needs --out",
+    "simpsons_predict none demo/test --out p.txt": "must end with .csv or .parquet, got 'p.txt'",
+    f"simpsons_predict none {FACE} --out p.csv": "--out needs one folder of pictures",
+    "simpsons_predict none demo/test --out p.csv --csv p.csv": "both name a file of predictions",
+    "simpsons_predict none demo/test --out predictions.csv": "'predictions.csv' exists",
     "simpsons_data demo --demo": "already holds something else",
     "simpsons_data demo --from archive.zip": "already holds something else",
     "simpsons_data demo --fetch": "already holds something else",
@@ -290,7 +307,7 @@ def test_names_that_a_terminal_cannot_print(tmp_path, encoding):
     for i in range(3):
         Image.new("RGB", (64, 64), (80 * i, 9, 9)).save(tmp_path / f"ü{i}.png")
     line = "simpsons_predict m.safetensors . --csv found.csv"
-    code, out, err = run(tmp_path, line, PYTHONIOENCODING=encoding)
+    code, out, err = run_from_scratch(tmp_path, line, PYTHONIOENCODING=encoding)
     assert code == 0, err
     assert len((tmp_path / "found.csv").read_text(encoding="utf-8").splitlines()) == 4
     assert len(out.splitlines()) == 3
@@ -327,7 +344,7 @@ def test_answers_are_printed_where_they_cannot_be_saved(folder, monkeypatch, cap
         raise OSError(28, "No space left on device")
 
     monkeypatch.chdir(folder)
-    monkeypatch.setattr("simpsons_cnn.inference.classifier.atomic_write", full)
+    monkeypatch.setattr("simpsons_cnn.core.files.os.replace", full)
     with pytest.raises(SystemExit, match="No space left on device"):
         simpsons_predict([MODEL, FACE, "--csv", "full.csv"])
     assert capsys.readouterr().out.startswith(FACE)
@@ -442,7 +459,7 @@ NEXT = {
 
 @pytest.mark.parametrize("line", NEXT)
 def test_a_command_says_what_to_do_next(folder, line):
-    code, out, err = run(folder, line)
+    code, out, err = run_from_scratch(folder, line)
     assert code == 0 and "next: " not in out
     assert err.splitlines()[-1].startswith(f"next: {NEXT[line]}")
 

@@ -284,7 +284,7 @@ def test_image_that_is_gone(root):
 
 
 def test_folder_that_cannot_be_used(root):
-    with pytest.raises(OSError, match="set store_directory to a folder that can be written"):
+    with pytest.raises(OSError, match="name another folder that can be written"):
         build(root, folder=root / "a" / "0.bmp")
 
 
@@ -295,7 +295,7 @@ def test_free_space(root, tmp_path):
         pytest.raises(OSError, match="needs 0.0 MiB, and 0.0 MiB are free in '.*elsewhere'") as e,
     ):
         build(root, folder=tmp_path / "elsewhere")
-    assert "set store_directory" in str(e.value)
+    assert "store_directory in a Config" in str(e.value)
     assert [p for p in (tmp_path / "elsewhere").iterdir() if p.suffix != ".lock"] == []
     assert build(root, folder=tmp_path / "elsewhere").changes == "new"
 

@@ -141,7 +141,7 @@ class _Kept:
     "What is on the disk"
 
     manifest: _Manifest
-    pixels: Tensor  # A row for each of the manifest's pictures; those that cannot be read come last
+    pixels: Tensor  # One row per picture; after those of `manifest.rows` come unused ones
 
 
 def _read_kept(paths: _StorePaths, settings: str, size: int) -> _Kept | None:
@@ -319,8 +319,8 @@ def _open_or_update(job: _Job) -> tuple:  # (`_Kept`, what changed)
     except OSError as e:
         raise type(e)(
             f"Cannot keep decoded pictures in '{paths.folder}' ({e.strerror or e}); "
-            "set store_directory to a folder that can be written and has room "
-            "(for a command: --store_directory FOLDER)"
+            "name another folder that can be written and has room: folder= of PixelStore.build, "
+            "store_directory in a Config, --store_directory FOLDER for a command"
         ) from None
 
 # %% ../../nbs/data/06_store.ipynb #9f277431
