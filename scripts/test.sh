@@ -14,12 +14,7 @@ workers=1
 if [ "$(env -u OMP_NUM_THREADS nproc)" -gt 1 ]; then workers=2; fi
 export MPLBACKEND=Agg OMP_NUM_THREADS=1
 tmp="$(mktemp -d)"
-mkdir "$tmp/passed" "$tmp/failed"
-summary() {
-    echo "notebooks: $(ls "$tmp/passed" | wc -l) passed, $(ls "$tmp/failed" | wc -l) failed"
-    rm -rf "$tmp"
-}
-trap summary EXIT
+trap 'rm -rf "$tmp"' EXIT
 failed=0
 
 echo '== notebooks are clean, and the package is what they export'
@@ -58,24 +53,8 @@ if [ $# -gt 0 ]; then
         else echo "error: no notebook nbs/$name.ipynb and no room nbs/$name" >&2; exit 1; fi
     done
 fi
-run_notebook() {
-    local nb="$1" name start=$SECONDS
-    name="$(echo "$nb" | tr / _)"
-    if nbdev_test --path "$nb" --n_workers 0 --flags "$flags" > "$tmp/$name.log" 2>&1 &&
-        ! grep -q 'No files were eligible' "$tmp/$name.log"; then
-        touch "$tmp/passed/$name"
-        echo "ok      $nb ($((SECONDS - start)) s)"
-    else
-        touch "$tmp/failed/$name"
-        echo "FAILED  $nb"
-        cat "$tmp/$name.log"
-    fi
-}
-export -f run_notebook
-export tmp flags
-printf '%s\0' "${notebooks[@]}" | xargs -0 -n 1 -P "$workers" bash -c 'run_notebook "$0"'
-if [ -n "$(ls "$tmp/failed")" ]; then failed=1; fi
-if [ -z "$(ls "$tmp/passed")" ]; then echo 'error: no notebook was run' >&2; failed=1; fi
+mkdir "$tmp/logs"
+python scripts/notebooks.py --workers "$workers" --flags "$flags" "$tmp/logs" "${notebooks[@]}" || failed=1
 
 if [ $# -eq 0 ]; then
     echo "== whole processes, README's commands among them${FULL:+; the long form}"

@@ -47,3 +47,9 @@ def refuse_locks(monkeypatch):
         monkeypatch.setattr(fcntl, "flock", flock)
 
     return refuse
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+    "Runs save no figures, which take most of a short run's time"
+    monkeypatch.setattr("simpsons_cnn.training.train._save_figures", lambda run, data: [])

@@ -1,16 +1,7 @@
-"""Train as a configuration says, and die at a chosen moment.
+"Train as a configuration says, and die at a chosen moment by a real SIGKILL"
 
-python tests/killed_run.py reads jobs as JSON, one a line: {"config": PATH, "moment": [KIND, WHEN]}
-
-Each job is a process of its own that really gets SIGKILL; the answer to each is its exit code.
-It is forked from a process that has imported everything and computed nothing yet, which saves
-the seconds of importing.
-"""
-
-import json
 import os
 import signal
-import sys
 import threading
 
 from simpsons_cnn.core.config import Config
@@ -53,10 +44,13 @@ def half(fd, *_):
     os.ftruncate(fd, os.fstat(fd).st_size // 2)
 
 
-def job(config, moment):
+def job(config, moment=None):
+    "Train, and resume what there is; `moment` is a kind of moment and when"
     kind, when = moment or ("never", 0)
     if kind == "seconds":
-        threading.Timer(when, die).start()
+        timer = threading.Timer(when, die)
+        timer.daemon = True
+        timer.start()
     if kind == "half written":
         kill_at_call("fsync", when, half)
     if kind == "before a rename":
@@ -64,19 +58,3 @@ def job(config, moment):
     if kind == "after a rename":
         kill_at_call("replace", when, None)
     train(Config.load(config), callbacks=[KilledAfter(when if kind == "step" else -1)], resume=True)
-
-
-if __name__ == "__main__":
-    for line in sys.stdin:
-        pid = os.fork()
-        if pid == 0:
-            code = 1
-            os.dup2(2, 1)  # the answers alone go to standard output
-            try:
-                job(**json.loads(line))
-                code = 0
-            except BaseException as e:
-                print(f"{type(e).__name__}: {e}", file=sys.stderr, flush=True)
-            finally:
-                os._exit(code)
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from forked import Forks
 from PIL import Image
 
 from simpsons_cnn.cli.common import tidy_errors
@@ -46,15 +47,25 @@ def entry_points() -> dict:
 COMMANDS = entry_points()
 
 
-def run(folder, line, **env):
-    "Run a command line; returns exit code, output and errors"
+ENVIRONMENT = dict(COLUMNS="150", MPLBACKEND="Agg")
+forks = Forks("torch", "pandas", "matplotlib.figure", **ENVIRONMENT)
+
+
+def run(folder, line) -> tuple:
+    "Run a command line; exit code, output and errors"
+    name, *args = shlex.split(line)
+    return forks(":".join(COMMANDS[name]), argv=args, folder=folder)
+
+
+def run_from_scratch(folder, line, **env) -> tuple:
+    "The same in a new process, which imports everything itself"
     name, *args = shlex.split(line)
     module, function = COMMANDS[name]
     code = f"import sys; from {module} import {function}; sys.exit({function}())"
     r = subprocess.run(
         [sys.executable, "-c", code, *args],
         cwd=folder,
-        env=os.environ | dict(COLUMNS="150", MPLBACKEND="Agg") | env,
+        env=os.environ | ENVIRONMENT | env,
         capture_output=True,
         timeout=300,
     )
@@ -261,6 +272,24 @@ def test_bugs_keep_their_traceback(error):
     assert outcome_of(error) is error
 
 
+@pytest.mark.parametrize("chosen", [None, "ACTIVE"])
+def test_a_command_leaves_nothing_behind(monkeypatch, chosen):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if chosen:
+        monkeypatch.setenv("OMP_WAIT_POLICY", chosen)
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="cp1252"))
+
+    @tidy_errors
+    def command():
+        print("マージ")
+        return os.environ["OMP_WAIT_POLICY"]
+
+    assert command() == (chosen or "PASSIVE")
+    assert os.environ.get("OMP_WAIT_POLICY") == chosen
+    assert sys.stdout.errors == "strict"
+    assert sys.stdout.buffer.getvalue().startswith(b"\\u30de")
+
+
 # predict and evaluate
 
 
@@ -272,7 +301,7 @@ def test_names_that_a_terminal_cannot_print(tmp_path, encoding):
     for i in range(3):
         Image.new("RGB", (64, 64), (80 * i, 9, 9)).save(tmp_path / f"ü{i}.png")
     line = "simpsons_predict m.safetensors . --csv found.csv"
-    code, out, err = run(tmp_path, line, PYTHONIOENCODING=encoding)
+    code, out, err = run_from_scratch(tmp_path, line, PYTHONIOENCODING=encoding)
     assert code == 0, err
     assert len((tmp_path / "found.csv").read_text(encoding="utf-8").splitlines()) == 4
     assert len(out.splitlines()) == 3
@@ -309,7 +338,7 @@ def test_answers_are_printed_where_they_cannot_be_saved(folder, monkeypatch, cap
         raise OSError(28, "No space left on device")
 
     monkeypatch.chdir(folder)
-    monkeypatch.setattr("simpsons_cnn.inference.classifier.atomic_write", full)
+    monkeypatch.setattr("simpsons_cnn.core.files.os.replace", full)
     with pytest.raises(SystemExit, match="No space left on device"):
         simpsons_predict([MODEL, FACE, "--csv", "full.csv"])
     assert capsys.readouterr().out.startswith(FACE)
@@ -424,7 +453,7 @@ NEXT = {
 
 @pytest.mark.parametrize("line", NEXT)
 def test_a_command_says_what_to_do_next(folder, line):
-    code, out, err = run(folder, line)
+    code, out, err = run_from_scratch(folder, line)
     assert code == 0 and "next: " not in out
     assert err.splitlines()[-1].startswith(f"next: {NEXT[line]}")
 

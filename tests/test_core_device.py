@@ -1,11 +1,14 @@
 "Processors that are lent: affinity, and control groups of both versions"
 
 import os
+import random
 
+import numpy as np
 import pytest
+import torch
 
 from simpsons_cnn.core import device
-from simpsons_cnn.core.device import num_workers, worker_pool
+from simpsons_cnn.core.device import num_workers, seeded_generators, worker_pool
 
 V1 = "4:memory:/a\n1:cpu,cpuacct:/docker/abc\n0::/"
 
@@ -53,3 +56,29 @@ def test_processors_that_are_lent(machine, membership, files, affinity, expected
     assert num_workers() == expected
     with worker_pool() as pool:
         assert pool._max_workers == expected
+
+
+def test_apples_random_numbers_follow_from_the_seed(monkeypatch):
+    "MPS cannot be run here: its functions are recorded"
+    said = []
+    for name, answer in dict(get_rng_state="before", set_rng_state=None, manual_seed=None).items():
+
+        def called(*args, name=name, answer=answer):
+            said.append((name, *args))
+            return answer
+
+        monkeypatch.setattr(torch.mps, name, called)
+    with pytest.raises(KeyError), seeded_generators(7, torch.device("mps")):
+        raise KeyError
+    assert said == [("get_rng_state",), ("manual_seed", 7), ("set_rng_state", "before")]
+
+
+def test_parts_of_a_batch_share_the_numbers_of_python_and_numpy_alone():
+    drawn = []
+    for part in (0, 1, 2):
+        before = torch.get_rng_state()
+        with seeded_generators(7, part=part):
+            drawn.append((torch.rand(1).item(), np.random.rand(), random.random()))
+        assert torch.equal(torch.get_rng_state(), before)
+    ours, numpys, pythons = map(set, zip(*drawn, strict=True))
+    assert (len(ours), len(numpys), len(pythons)) == (3, 1, 1)

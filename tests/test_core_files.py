@@ -268,3 +268,17 @@ def test_replace_folder_here(tmp_path, monkeypatch):
         raise ValueError
     require_empty_folder("new")
     assert os.listdir() == ["new"]
+
+
+@pytest.mark.parametrize("name", [".DS_Store", "Thumbs.db", "desktop.ini"])
+def test_what_file_managers_leave_is_nothing(tmp_path, name):
+    target = tmp_path / "new"
+    target.mkdir()
+    (target / name).write_bytes(b"icons")
+    with replace_folder(target) as building:
+        (building / "x").touch()
+    assert os.listdir(target) == ["x"]
+    (target / name).write_bytes(b"icons")  # beside something of somebody
+    with pytest.raises(FileExistsError), replace_folder(target):
+        pass
+    assert sorted(os.listdir(target)) == sorted([name, "x"])

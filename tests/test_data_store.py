@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from unittest.mock import patch as replaced
@@ -283,7 +284,7 @@ def test_image_that_is_gone(root):
 
 
 def test_folder_that_cannot_be_used(root):
-    with pytest.raises(OSError, match="set store_directory to a folder that can be written"):
+    with pytest.raises(OSError, match="name another folder that can be written"):
         build(root, folder=root / "a" / "0.bmp")
 
 
@@ -294,7 +295,7 @@ def test_free_space(root, tmp_path):
         pytest.raises(OSError, match="needs 0.0 MiB, and 0.0 MiB are free in '.*elsewhere'") as e,
     ):
         build(root, folder=tmp_path / "elsewhere")
-    assert "set store_directory" in str(e.value)
+    assert "store_directory in a Config" in str(e.value)
     assert [p for p in (tmp_path / "elsewhere").iterdir() if p.suffix != ".lock"] == []
     assert build(root, folder=tmp_path / "elsewhere").changes == "new"
 
@@ -475,3 +476,31 @@ def test_near_duplicates_are_searched_once(root, tmp_path):
         ):
             duplicates.near_duplicates(store)
     assert search.call_count == 3
+
+
+def test_results_are_computed_by_one_at_a_time(root):
+    "Processes that train together, or two runs on the same images, ask at the same moment"
+    stores, calls, started = [build(root) for _ in range(4)], [], threading.Barrier(4)
+
+    def slow():
+        calls.append(1)
+        time.sleep(0.2)
+        return {"n": torch.tensor(20)}
+
+    def ask(store):
+        started.wait()
+        return store.cached("slow", slow)["n"].item()
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(ask, stores)) == [20] * 4
+    assert len(calls) == 1
+    assert not list(stores[0].path.parent.glob(".*.slow.*"))  # no lock is left
+
+
+def test_results_where_no_lock_can_be_had(root, monkeypatch):
+    def no_lock(path):
+        raise OSError(30, "Read-only file system")
+
+    store = build(root)
+    monkeypatch.setattr(store_page, "file_lock", no_lock)
+    assert store.cached("n", lambda: {"n": torch.tensor(7)})["n"] == 7

@@ -180,7 +180,7 @@ def test_too_little_room_is_said_at_once(pictures, small_disk):
     counts["disk faults"]["too little room"] += 1
 
 
-def test_damaged_checkpoint(pictures, tmp_path, straight):
+def test_damaged_checkpoint(pictures, tmp_path, straight, no_figures):
     "The newest is damaged: the one before it is taken, with a word, and the bits are the same"
     train(
         settings(pictures, tmp_path),
@@ -197,7 +197,7 @@ def test_damaged_checkpoint(pictures, tmp_path, straight):
         counts["disk faults"]["damaged checkpoint"] += 1
 
 
-def test_a_second_run_is_refused_while_the_first_lives(pictures, tmp_path):
+def test_a_second_run_is_refused_while_the_first_lives(pictures, tmp_path, no_figures):
     refused = []
 
     def another():
@@ -229,7 +229,7 @@ class Twice(Callback):
         time.sleep(5)
 
 
-def test_the_second_interrupt_stops_at_once(pictures, tmp_path):
+def test_the_second_interrupt_stops_at_once(pictures, tmp_path, no_figures):
     with pytest.raises(KeyboardInterrupt):
         train(settings(pictures, tmp_path), callbacks=[Twice(signal.SIGINT)])
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -249,7 +249,7 @@ train(settings(pictures, folder), callbacks=[Twice(signal.SIGTERM)])
 """
 
 
-def test_the_second_termination_ends_the_process(pictures, tmp_path):
+def test_the_second_termination_ends_the_process(pictures, tmp_path, no_figures):
     "In a process of its own, which it ends"
     words = [pictures, tmp_path, Path(__file__).parent]
     done = subprocess.run(
@@ -300,7 +300,7 @@ def test_no_number(pictures, tmp_path, monkeypatch, what):
     assert json.loads((tmp_path / "report.json").read_text())["best_epoch"] == 1
 
 
-def test_a_loss_that_grows_is_told_of(pictures, tmp_path):
+def test_a_loss_that_grows_is_told_of(pictures, tmp_path, no_figures):
     with pytest.warns(UserWarning, match="it grows instead of falling"):
         train(
             settings(pictures, tmp_path, learning_rate=10.0, schedule="constant", num_epochs=1),

@@ -33,7 +33,8 @@ def test_answers_are_those_of_the_classifier(model_path, pictures):
     clf = sc.Classifier.load(model_path, "cpu")
     for picture, row in zip(pictures, answers["probabilities"], strict=True):
         np.testing.assert_allclose(row, clf.predict(picture).probabilities, atol=1e-6)
-    assert answers["known"].all()  # a model without a threshold
+    assert answers["known"].tolist() == [None] * len(pictures)  # a model without a threshold
+    assert clf.predict(pictures[0]).known is None
     assert answers["probability"].dtype == np.float32
 
 
@@ -49,7 +50,28 @@ def test_a_broken_picture_is_a_row(model_path, pictures, broken):
     assert [bool(e) for e in answers["error"]] == [False, True, False]
     assert [n in NAMES for n in answers["character"]] == [True, False, True]
     assert np.isnan(answers["probability"]).tolist() == [False, True, False]
-    assert answers["known"].tolist() == [True, False, True]
+    assert answers["known"].tolist() == [None] * 3
+
+
+def test_known_is_what_the_classifier_says(model_path, pictures, tmp_path):
+    clf = sc.Classifier.load(model_path, "cpu")
+    scores = sorted(clf.predict(p).ood_score for p in pictures)
+    about = dict(calibration=dict(temperature=1.0, threshold=scores[len(scores) // 2]))
+    sc.save_model(tmp_path / "m.safetensors", clf.model, NAMES, sc.Preprocess(64), about)
+    clf = sc.Classifier.load(tmp_path / "m.safetensors", "cpu")
+    predict = sc.BatchPredictor(tmp_path / "m.safetensors", device="cpu")
+    files = [p.read_bytes() for p in pictures]
+    known = predict(dict(bytes=[*files, b"no picture"]))["known"]
+    assert known.dtype == bool and 0 < known.sum() < len(pictures)
+    assert known.tolist() == [clf.predict(p).known for p in pictures] + [False]
+
+
+@pytest.mark.parametrize("name", ["character", "known", "error"])
+def test_a_column_of_theirs_is_not_overwritten(model_path, pictures, name):
+    batch = {"bytes": [pictures[0].read_bytes()], name: ["Homer"]}
+    with pytest.raises(ValueError, match=f"got {name}; rename them"):
+        sc.BatchPredictor(model_path, device="cpu")(batch)
+    assert batch[name] == ["Homer"]
 
 
 def test_types_do_not_depend_on_what_could_be_read(model_path, pictures):

@@ -8,7 +8,7 @@ import torch
 from torchvision.models import resnet18
 
 from simpsons_cnn.inference.explain import Explanation, _record_feature_maps, grad_cam
-from simpsons_cnn.networks.presets import create_model
+from simpsons_cnn.networks.presets import PRESETS, create_model
 from simpsons_cnn.networks.reference import SimpsonsCNN
 
 
@@ -87,7 +87,7 @@ def test_a_residual_block_is_explained_with_its_shortcut(xb):
     assert grad_cam(network, xb, torch.arange(5) % 4).shape == (5, 80, 80)
 
 
-@pytest.mark.parametrize("name", ["plain", "residual", "residual_large"])
+@pytest.mark.parametrize("name", [name for name in PRESETS if name not in ("reference", "wide")])
 @pytest.mark.parametrize("side", [32, 80])
 def test_deeper_networks(name, side):
     network = create_model(name, 4, seed=0).eval()

@@ -20,7 +20,7 @@ from simpsons_cnn.inference.export import (
     onnx_graph,
     pictures_to_check,
 )
-from simpsons_cnn.networks.presets import create_model
+from simpsons_cnn.networks.presets import PRESETS, create_model
 from simpsons_cnn.networks.reference import SimpsonsCNN
 from simpsons_cnn.scoring.calibration import Calibration
 
@@ -127,7 +127,7 @@ def test_unknown_function(clf):
         onnx_graph(other)
 
 
-@pytest.mark.parametrize("name", ["plain", "residual", "residual_large"])
+@pytest.mark.parametrize("name", [name for name in PRESETS if name not in ("reference", "wide")])
 def test_deeper_networks(tmp_path, clf, drawn, name):
     "With branches that are not silent, and moments of batch norm taken from one pass"
     model, prep = create_model(name, 10, seed=0).train(), clf.preprocess

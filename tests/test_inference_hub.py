@@ -121,7 +121,7 @@ def test_a_model_goes_to_the_hub_and_comes_back(hub, model):
 import simpsons_cnn as sc
 print(sc.push_to_hub(sc.Classifier.load({str(model)!r}, "cpu"), "me/faces"))""")
     assert pushed.returncode == 0, pushed.stderr
-    assert "me/faces/commit/" in pushed.stdout
+    assert "/me/faces/" in pushed.stdout  # a commit, or with an older client a tree
     names = {name for _, name in Hub.files}
     assert names >= {"model.safetensors", "README.md", "config.json"}
     assert not [name for name in names if name.endswith((".bin", ".pt", ".pkl", ".py"))]

@@ -4,13 +4,12 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from conftest import counts
+from forked import Forks
 
 from simpsons_cnn.core.config import Config
 from simpsons_cnn.core.tensors import read_tensors
@@ -20,27 +19,14 @@ from simpsons_cnn.training.checkpoint import read_checkpoint
 KILLS, THREADS = (25, "2") if os.environ.get("FULL") else (5, "1")
 
 
-class Jobs:
-    "The process that forks a process for each job"
+forks = Forks("killed_run", "torch._dynamo", OMP_NUM_THREADS=THREADS)
 
-    def __enter__(self):
-        self.process = subprocess.Popen(
-            [sys.executable, Path(__file__).with_name("killed_run.py")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | dict(OMP_NUM_THREADS=THREADS),
-        )
-        return self
 
-    def __exit__(self, *_):
-        self.process.stdin.close()
-        self.process.wait()
-
-    def __call__(self, config, moment=None) -> int:
-        self.process.stdin.write(json.dumps(dict(config=str(config), moment=moment)) + "\n")
-        self.process.stdin.flush()
-        return int(self.process.stdout.readline())
+def run(config, moment=None) -> int:
+    "The exit code of a process that trains, and is killed at a moment"
+    ended = forks("killed_run:job", str(config), moment)
+    print(ended.err, end="")  # pytest shows it if the test fails
+    return ended.code
 
 
 def settings(tmp, name, **kwargs) -> Path:
@@ -98,15 +84,14 @@ def moments(n: int, rng) -> list:
 
 def test_killed_and_resumed(tmp_path):
     demo_characters(tmp_path / "data/demo", train=12, test=2)
-    with Jobs() as run:
-        assert run(settings(tmp_path, "straight")) == 0
-        config, codes = settings(tmp_path, "killed"), []
-        for moment in moments(KILLS, random.Random(0)):
-            codes.append(run(config, moment))
-            assert codes[-1] in (0, -signal.SIGKILL), moment
-            counts["kills"][moment[0] if codes[-1] else "too late"] += 1
-        assert codes.count(-signal.SIGKILL) >= 0.8 * KILLS
-        assert run(config) == 0
+    assert run(settings(tmp_path, "straight")) == 0
+    config, codes = settings(tmp_path, "killed"), []
+    for moment in moments(KILLS, random.Random(0)):
+        codes.append(run(config, moment))
+        assert codes[-1] in (0, -signal.SIGKILL), moment
+        counts["kills"][moment[0] if codes[-1] else "too late"] += 1
+    assert codes.count(-signal.SIGKILL) >= 0.8 * KILLS
+    assert run(config) == 0
     straight, killed = (left_by(tmp_path / name) for name in ("straight", "killed"))
     for what in straight:
         assert killed[what] == straight[what], what
@@ -125,17 +110,16 @@ def test_killed_and_resumed(tmp_path):
 def test_killed_while_the_model_is_written(tmp_path, kind):
     "The end of a run is a row of files; each of them may be the last that was touched"
     demo_characters(tmp_path / "data/demo", train=12, test=2)
-    with Jobs() as run:
-        config = settings(tmp_path, "run", num_epochs=1)
-        assert run(config) == 0
-        whole = left_by(tmp_path / "run")
-        for call in range(1, 10 if os.environ.get("FULL") else 4):
-            if run(config, (kind, call)) == 0:
-                break
-            counts["kills"]["in the last files"] += 1
-            read_tensors(
-                tmp_path / "run/model.safetensors", 2, "save_model"
-            )  # what was there is still whole
-        assert call >= 3
-        assert run(config) == 0
+    config = settings(tmp_path, "run", num_epochs=1)
+    assert run(config) == 0
+    whole = left_by(tmp_path / "run")
+    for call in range(1, 10 if os.environ.get("FULL") else 4):
+        if run(config, (kind, call)) == 0:
+            break
+        counts["kills"]["in the last files"] += 1
+        read_tensors(
+            tmp_path / "run/model.safetensors", 2, "save_model"
+        )  # what was there is still whole
+    assert call >= 3
+    assert run(config) == 0
     assert left_by(tmp_path / "run") == whole

@@ -11,8 +11,10 @@ from torch import nn
 
 import simpsons_cnn as sc
 from simpsons_cnn.core.config import import_function, network_names, registered_networks
+from simpsons_cnn.core.device import make_generator
 from simpsons_cnn.networks.model_file import _network_of
 from simpsons_cnn.networks.presets import check_network
+from simpsons_cnn.networks.reference import set_dropout_generator
 from simpsons_cnn.training.prepare import check_own_network
 from simpsons_cnn.training.train import _all_batches
 
@@ -165,6 +167,36 @@ def test_the_form_offers_registered_networks_and_keeps_those_of_its_settings():
     options = controls.fields["architecture"].options
     assert [*options] == [*network_names(), "my_nets:make_net"]
     assert controls.config.architecture == "my_nets:make_net"
+
+
+def test_ranks_drop_different_places():
+    class Drops(nn.Module):
+        def forward(self, xb):
+            return nn.functional.dropout(xb, 0.5)
+
+    sc.register_network("drops", lambda n: Drops())
+    answers = {}
+    for rank, size in ((0, 1), (0, 2), (1, 2)):
+        model = sc.create_model("drops", 2, seed=0).train()
+        set_dropout_generator(model, make_generator(0, "dropout", 0, 3), rank, size)
+        answers[rank, size] = model(torch.ones(1, 64))
+    assert torch.equal(answers[0, 1], answers[0, 2])
+    assert not torch.equal(answers[0, 2], answers[1, 2])
+
+
+def test_models_share_no_weights_where_a_function_returns_one_network(tmp_path):
+    only = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
+    sc.register_network("only", lambda n: only)
+    kept = only[1].weight.clone()
+    for i in (0, 1):
+        model = sc.create_model("only", 2, seed=0)
+        assert torch.equal(model.network[1].weight, kept)  # not what was trained before
+        with torch.no_grad():
+            model.network[1].weight.fill_(i)
+        sc.save_model(tmp_path / f"{i}.safetensors", model, ["a", "b"], sc.Preprocess(64))
+    zeros, ones = (sc.Classifier.load(tmp_path / f"{i}.safetensors", "cpu") for i in (0, 1))
+    assert zeros.model.network[1].weight.sum() == 0
+    assert ones.model.network[1].weight.sum() == 24
 
 
 def test_a_refit_sees_transformed_images(folder):

@@ -8,7 +8,7 @@ from simpsons_cnn.core.device import make_generator
 from simpsons_cnn.data.preprocess import Preprocess
 from simpsons_cnn.networks.deeper import Blur, ResidualBlock
 from simpsons_cnn.networks.model_file import load_model, save_model
-from simpsons_cnn.networks.presets import create_model, initialise_weights
+from simpsons_cnn.networks.presets import PRESETS, create_model, initialise_weights
 
 
 @pytest.mark.parametrize("layer", [nn.Conv2d(3, 4, 3, bias=False), nn.Linear(4, 2, bias=False)])
@@ -62,7 +62,7 @@ def test_what_could_not_be_loaded_is_not_saved(tmp_path, classes, size, value, m
     assert not (tmp_path / "m.safetensors").exists()
 
 
-DEEPER = ["plain", "residual", "residual_large"]
+DEEPER = [name for name in PRESETS if name not in ("reference", "wide")]
 
 
 @pytest.mark.parametrize("name", DEEPER)

@@ -1,5 +1,8 @@
 "Logit adjustment: what is chosen, within which rule, and what is refused"
 
+import tracemalloc
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -12,6 +15,7 @@ from simpsons_cnn.scoring.logit_adjustment import (
     choose_adjustment,
     shift_logits,
 )
+from simpsons_cnn.scoring.metrics import confusion_matrix, macro_f1_score
 
 
 def lopsided_answers(seed, counts, skill=1.5):
@@ -107,3 +111,29 @@ def test_images_that_vary_are_no_judges():
     varied.augment = object()
     with pytest.raises(ValueError, match="dl must be without augment and shuffle"):
         adjust_logits(nn.Linear(3, 3), varied, torch.tensor([1, 1, 1]))
+
+
+@pytest.mark.parametrize("num_rare", [0, 40])
+def test_scores_are_those_of_the_confusion_matrix(num_rare):
+    counts = torch.tensor([300, 100, 50, 20, 10, 4, 2] + [1] * num_rare)
+    logits, labels = lopsided_answers(1, counts)
+    found = choose_adjustment(logits, labels, counts)
+    for tau, accuracy, f1 in (
+        (0, found.accuracy_before, found.macro_f1_before),
+        (found.tau, found.accuracy_after, found.macro_f1_after),
+    ):
+        answers = (logits - tau * log_prior(counts)).argmax(1)
+        confusion = confusion_matrix(labels, answers, len(counts))
+        assert accuracy == pytest.approx(np.trace(confusion) / len(labels), abs=1e-12)
+        assert f1 == pytest.approx(macro_f1_score(confusion, 10), abs=1e-12)
+
+
+def test_no_table_of_all_pairs_of_characters():
+    n = 2000  # a table would take 32 MB
+    logits, labels = torch.randn(30, n), torch.arange(30)
+    tracemalloc.start()
+    try:
+        choose_adjustment(logits, labels, torch.ones(n))
+        assert tracemalloc.get_traced_memory()[1] < 4e6
+    finally:
+        tracemalloc.stop()

@@ -43,6 +43,17 @@ def test_a_page_has_nothing_that_quarto_trips_over(page):
     assert faults == []
 
 
+def test_pictures_are_there_and_described():
+    "For who cannot see them, and where they do not load"
+    faults = []
+    for page in PAGES:
+        text = "".join("".join(c["source"]) for c in cells_of(page) if c["cell_type"] == "markdown")
+        for alt, file in re.findall(r"!\[([^]]*)\]\((\S+?)\)", text):
+            if not alt or not (page.parent / file).exists():
+                faults.append(f"{page_id(page)}: ![{alt}]({file})")
+    assert faults == []
+
+
 def mixes_imports(source: str) -> bool:
     "Whether a cell holds an import beside other statements"
     statements = ast.parse(source).body

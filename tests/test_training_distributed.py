@@ -1,9 +1,13 @@
 "Several processes: threads with a group of their own stand for them"
 
 import copy
+import socket
+import subprocess
+import sys
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from simpsons_cnn.core.config import Augment, TrainingParameters
@@ -22,6 +26,8 @@ from simpsons_cnn.training.distributed import (
     bytes_of_first,
     gather_texts,
     in_threads,
+    joined,
+    sum_gradients,
     synchronised_norms,
     using,
 )
@@ -239,3 +245,88 @@ def test_a_rank_that_is_gone_is_noticed():
         return pytest.raises(LostProcess, ranks.add, torch.ones(1)).value
 
     assert "process 1 of 2 lost the connection" in str(in_threads(2, leaves, seconds=1)[1])
+
+
+class LeavesOut(nn.Module):
+    "Two layers, the second of which a rank may leave out"
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(2, 2), nn.Linear(2, 2)
+
+
+def test_gradients_of_a_layer_that_some_ranks_left_out():
+    def summed(ranks):
+        net = LeavesOut()
+        net.first.requires_grad_(False)
+        if ranks.rank == 1:
+            net.second(torch.ones(1, 2)).sum().backward()
+        sum_gradients(net, ranks)
+        return net
+
+    for net in in_threads(3, summed, seconds=5):
+        assert net.second.weight.grad.tolist() == [[1, 1], [1, 1]]
+        assert net.first.weight.grad is None  # held: not trained at all
+
+
+@pytest.fixture
+def as_torchrun_starts(monkeypatch):
+    "The variables of a single process; leaves no group"
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    variables = dict(RANK=0, WORLD_SIZE=1, LOCAL_RANK=0, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+    for name, value in (variables | dict(TORCHELASTIC_RUN_ID="test")).items():
+        monkeypatch.setenv(name, str(value))
+    yield
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def test_a_group_is_left_at_the_end(as_torchrun_starts):
+    with joined() as ranks:
+        assert dist.is_initialized() and (ranks.rank, ranks.size) == (0, 1)
+    assert not dist.is_initialized()
+
+
+def test_after_an_error_the_group_is_not_torn_down(as_torchrun_starts, monkeypatch):
+    "The other processes may wait in it: gloo would abort, and hide the error"
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: pytest.fail("torn down"))
+    with pytest.raises(ValueError, match="no pictures"), joined():
+        raise ValueError("no pictures")
+    monkeypatch.undo()
+
+
+def test_mps_passes_no_messages(store):
+    def refused(ranks):
+        with using(ranks):
+            train_dl, valid_dl = loaders(store)
+            train_dl.device = torch.device("mps")
+            fit(create_model("reference", 10, seed=0), train_dl, valid_dl, recipe=RECIPE)
+
+    with pytest.raises((ValueError, LostProcess), match="device must be 'cpu' or 'cuda'"):
+        in_threads(2, refused, seconds=5)
+
+
+ORPHAN = """
+import os, signal, sys, time
+from simpsons_cnn.training.distributed import _ended_with_parent
+if os.fork():
+    signal.pause()  # until it is killed
+def stop(*_):
+    print('saved', flush=True)
+    os._exit(0)
+signal.signal(signal.SIGTERM, stop)
+with _ended_with_parent(0.05):
+    print(os.getpid(), flush=True)
+    time.sleep(30)
+print('trained on', flush=True)
+"""
+
+
+def test_a_process_ends_with_the_one_that_started_it():
+    parent = subprocess.Popen([sys.executable, "-c", ORPHAN], stdout=subprocess.PIPE, text=True)
+    parent.stdout.readline()
+    parent.kill()
+    assert parent.stdout.read() == "saved\n"  # ends when the orphan has closed it
+    parent.wait()

@@ -1,5 +1,6 @@
 "Real processes: the command, kills, and what their messages say"
 
+import logging
 import os
 import signal
 import subprocess
@@ -11,9 +12,11 @@ import pytest
 
 from simpsons_cnn.core.config import Config
 from simpsons_cnn.demo.characters import demo_characters
+from simpsons_cnn.training import launch as launch_page
 from simpsons_cnn.training.checkpoint import read_checkpoint
-from simpsons_cnn.training.launch import launch
+from simpsons_cnn.training.launch import launch, run_processes
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 TRAIN = [sys.executable, "-m", "simpsons_cnn", "train"]
 
 
@@ -136,3 +139,52 @@ time.sleep(60)
     with pytest.raises(KeyboardInterrupt):
         launch(Config.demo(folder, runs_directory=folder / "runs"), nproc=2)
     assert capsys.readouterr().out == "epoch 1\nstopped\n"
+
+
+def test_running_processes_leaves_nothing_behind(tmp_path, monkeypatch):
+    "torchrun changes variables and signals of the program that it runs in"
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    program = tmp_path / "program.py"
+    program.write_text("import os; raise SystemExit(0 if os.environ['OMP_NUM_THREADS'] else 1)")
+
+    def state():
+        return (
+            dict(os.environ),
+            [signal.getsignal(s) for s in SIGNALS],
+            logging.root.manager.disable,
+        )
+
+    logging.disable(logging.DEBUG)
+    hangup = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
+    before = state()
+    try:
+        assert run_processes([str(program)], 1) == 0
+        assert state() == before
+    finally:
+        signal.signal(signal.SIGHUP, hangup)
+        logging.disable(logging.NOTSET)
+
+
+def test_a_signal_that_the_parent_ignores_is_not_handled(monkeypatch):
+    given = []
+    monkeypatch.setattr(launch_page, "torchrun", given.append)
+    hangup = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert run_processes(["-m", "program"], 2) == 0
+    finally:
+        signal.signal(signal.SIGHUP, hangup)
+    assert "--signals_to_handle=SIGTERM,SIGINT,SIGQUIT" in given[0]
+
+
+@pytest.mark.skipif("FULL" not in os.environ, reason="takes half a minute; FULL=1 runs it")
+def test_processes_end_with_a_checkpoint_if_the_one_that_started_them_is_killed(folder):
+    path = settings(folder, "orphans", num_epochs=200)
+    process = start(path)
+    checkpoint = path.with_suffix("") / "model/last.ckpt"
+    while not checkpoint.exists() and process.poll() is None:
+        time.sleep(0.05)
+    workers = workers_of(process.pid)
+    process.kill()
+    process.communicate(timeout=60)  # until the last of them has closed its streams
+    assert not [pid for pid in workers.values() if Path(f"/proc/{pid}").exists()]
+    assert "interrupted by SIGTERM" in (path.with_suffix("") / "model/report.json").read_text()

@@ -3,11 +3,13 @@
 import os
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 
 from simpsons_cnn.core.config import Config
 from simpsons_cnn.demo.characters import demo_characters
 from simpsons_cnn.training.prepare import (
+    _certainty,
     RUN_FILES,
     check_room,
     latest_run,
@@ -176,3 +178,16 @@ def test_the_reason_survives_where_no_folder_could_be_made(tmp_path):
     config = Config.load(runs_directory=tmp_path / "file", out_directory=tmp_path / "file/x")
     with pytest.raises(KeyError), run_folders(config):
         raise KeyError("the reason")
+
+
+def test_near_duplicates_make_a_score_less_sure():
+    "At worst each of 25 scenes is right or wrong as a whole: 200 pictures say what 25 would"
+    alone, scenes = np.arange(200), np.arange(200) // 8
+    assert _certainty(alone) == "200 validation pictures: expect an accuracy within ±7 points"
+    assert _certainty(scenes) == (
+        "200 validation pictures in 25 groups of near-duplicates: expect an accuracy within ±20"
+        " points"
+    )
+    rng = np.random.default_rng(0)
+    shares = [np.repeat(rng.integers(0, 2, 25), 8).mean() for _ in range(2000)]
+    assert 0.93 < np.mean(np.abs(np.array(shares) - 0.5) <= 0.20) < 0.97

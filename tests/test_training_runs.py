@@ -64,12 +64,19 @@ def test_a_run_that_was_stopped_in_its_first_epoch(runs):
         ("config.yaml", "training_parameters:\n  a_setting_of_old: 1\n"),
         ("history.csv", 'epoch,"'),
         ("report.json", "{"),
+        ("report.json", "[]"),
+        ("report.json", '{"scores": 1}'),
+        ("history.csv", "epoch;valid_loss;accuracy;macro_f1\n1;0.5;0.5;0.5\n"),
+        ("history.csv", "epoch,valid_loss,accuracy\n1,0.5,0.5\n"),
+        ("history.csv", "epoch,valid_loss,accuracy,macro_f1\n1,0.5,0.5,good\n"),
     ],
 )
 def test_a_run_that_cannot_be_read_does_not_hide_the_others(runs, name, content):
     (runs / "001/model" / name).write_text(content)
     with pytest.warns(UserWarning, match="001 is left out: "):
-        assert [run.name for run in list_runs(runs)] == ["mine"]
+        listed = list_runs(runs)
+    assert [run.name for run in listed] == ["mine"]
+    assert len(runs_table(listed)) == len(plot_runs(listed).axes[0].lines) == 1
 
 
 def test_the_thousandth_run_comes_after_the_999th(runs):

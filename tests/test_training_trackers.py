@@ -177,3 +177,38 @@ def test_the_run_is_the_same_with_a_tracker(config, tmp_path, monkeypatch):
 
 def test_none_is_the_default():
     assert tracker_of(Config()) == []
+
+
+def test_two_runs_that_start_at_the_same_moment_share_mlflows_experiment(tmp_path):
+    class Client:
+        "The other run has made the experiment after this one looked for it"
+
+        looked = 0
+
+        def get_experiment_by_name(self, project):
+            self.looked += 1
+            made = self.made or self.looked > 1
+            return SimpleNamespace(experiment_id="7") if made else None
+
+        def create_experiment(self, project, artifact_location):
+            self.made = True
+            raise RuntimeError(f"Experiment(name={project}) already exists.")
+
+        made = False
+
+    tracker = object.__new__(trackers._MLflow)
+    tracker.folder, tracker.client = tmp_path, Client()
+    assert tracker._experiment("simpsons_cnn") == "7"
+
+
+def test_an_experiment_that_cannot_be_made_is_an_error(tmp_path):
+    def fails(*args, **kwargs):
+        raise RuntimeError("no server")
+
+    tracker = object.__new__(trackers._MLflow)
+    tracker.folder = tmp_path
+    tracker.client = SimpleNamespace(
+        get_experiment_by_name=lambda name: None, create_experiment=fails
+    )
+    with pytest.raises(RuntimeError, match="no server"):
+        tracker._experiment("simpsons_cnn")

@@ -79,7 +79,7 @@ def test_a_refused_run_removes_nothing(settings, tmp_path):
     assert {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()} == before
 
 
-def test_permission_to_overwrite_is_for_one_run(settings, tmp_path):
+def test_permission_to_overwrite_is_for_one_run(settings, tmp_path, no_figures):
     train(settings(), callbacks=[])
     train(settings(overwrite=True), callbacks=[])
     again = Config.load(tmp_path / "run/config.yaml")
@@ -96,7 +96,7 @@ def _with_a_broken_image(folder):
     return folder
 
 
-def test_the_model_knows_its_split(settings, tmp_path):
+def test_the_model_knows_its_split(settings, tmp_path, no_figures):
     "Two images change sides in the file: the counts would be wrong"
     run = train(settings(), callbacks=[])
     clf, split = Classifier.load(run.model_path, "cpu"), tmp_path / "run/split.csv"
@@ -133,7 +133,7 @@ def test_the_model_is_saved_once_and_judged_once(settings, monkeypatch):
     assert judged.count(n) == 3  # after each epoch, and at the end
 
 
-def test_a_split_file_that_is_none(settings, tmp_path):
+def test_a_split_file_that_is_none(settings, tmp_path, no_figures):
     train(settings(), callbacks=[])
     (tmp_path / "run/split.csv").write_text("nothing,of\nthe,kind\n")
     with pytest.raises(ValueError, match="'.*split.csv' is not the split file of a run"):
@@ -197,7 +197,7 @@ class Interrupting(training.StopAfter):
         time.sleep(0.05)
 
 
-def test_an_interrupted_verify_is_no_verdict(settings, tmp_path, monkeypatch):
+def test_an_interrupted_verify_is_no_verdict(settings, tmp_path, monkeypatch, no_figures):
     train(settings(), callbacks=[])
     monkeypatch.setattr(training, "StopAfter", Interrupting)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
@@ -208,7 +208,7 @@ def test_an_interrupted_verify_is_no_verdict(settings, tmp_path, monkeypatch):
         signal.signal(signal.SIGINT, before)
 
 
-def test_verify_needs_a_run(images, settings, tmp_path):
+def test_verify_needs_a_run(images, settings, tmp_path, no_figures):
     with pytest.raises(FileNotFoundError, match="No 'config.yaml' in"):
         verify(images)
     train(settings(), callbacks=[])
@@ -224,7 +224,9 @@ def _lopsided(images, folder):
     return folder
 
 
-def test_an_adjusted_network_answers_the_same_everywhere(settings, images, tmp_path, monkeypatch):
+def test_an_adjusted_network_answers_the_same_everywhere(
+    settings, images, tmp_path, monkeypatch, no_figures
+):
     real = adjustment.choose_adjustment
     monkeypatch.setattr(
         adjustment, "choose_adjustment", lambda *args: replace(real(*args), tau=0.5)
@@ -263,11 +265,6 @@ class FailsInThirdStep(Fails):
             super().on_step(run)
 
 
-@pytest.fixture
-def no_figures(monkeypatch):
-    monkeypatch.setattr(training, "_save_figures", lambda run, data: [])
-
-
 def _weights(run):
     return load_model(run.model_path)[0].state_dict()
 
@@ -296,8 +293,7 @@ def test_a_refit_has_seen_all_images_and_says_whose_the_scores_are(settings, tmp
     assert "Trained once more, on all 120 pictures" in run._repr_markdown_()
 
 
-def test_a_refit_that_dies_leaves_a_model_and_is_continued(settings, monkeypatch):
-    monkeypatch.setattr(training, "_save_figures", lambda run, data: [])
+def test_a_refit_that_dies_leaves_a_model_and_is_continued(settings, monkeypatch, no_figures):
     changes = dict(refit=True, checkpoint_seconds=1e-6)
     straight = train(settings("straight", **changes), callbacks=[])
     real_fit = training.fit
@@ -317,6 +313,31 @@ def test_a_refit_that_dies_leaves_a_model_and_is_continued(settings, monkeypatch
     resumed = train(settings("dies", **changes), callbacks=[], resume=True)
     assert _same(_weights(resumed), _weights(straight))
     assert resumed.refit == straight.refit
+
+
+def test_a_refit_that_dies_while_it_is_saved_leaves_no_report_of_another_model(
+    settings, monkeypatch
+):
+    monkeypatch.setattr(training, "_save_figures", lambda run, data: [])
+    write = training.atomic_write
+
+    def dies(path, data, **kwargs):
+        if path.name == "report.json" and b'"refit"' in data.encode():
+            raise RuntimeError("the power is out")
+        write(path, data, **kwargs)
+
+    monkeypatch.setattr(training, "atomic_write", dies)
+    changes = dict(refit=True, testdir=None)
+    with pytest.raises(RuntimeError, match="the power is out"):
+        train(settings("saved", **changes), callbacks=[])
+    folder = settings("saved").out_model_directory
+    assert "refit" in Classifier.load(folder / "model.safetensors", "cpu").about
+    assert not (folder / "report.json").exists()
+    monkeypatch.setattr(training, "atomic_write", write)
+    run = train(settings("saved", **changes), callbacks=[], resume=True)
+    assert (
+        json.loads((folder / "report.json").read_text())["refit"]["epochs"] == run.refit["epochs"]
+    )
 
 
 NAMES = ["001", "1", "1e5", "NA", "nan", "null", "true", "+1", "=1", "-inf", "マージ"]

@@ -45,11 +45,18 @@ def _message_for(error: Exception) -> str:  # `None` for a bug
     return f"error: the device ran out of memory; lower batch_size ({reason})"
 
 # %% ../../nbs/cli/01_common.ipynb #30d68191
-def _escape_unprintable():
-    "Escape characters that the output streams cannot encode, instead of failing"
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+@contextmanager
+def _escaped_output():
+    "Within, characters that the output streams cannot encode are escaped, instead of failing"
+    streams = [s for s in (sys.stdout, sys.stderr) if hasattr(s, "reconfigure")]
+    before = [stream.errors for stream in streams]
+    for stream in streams:
+        stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        for stream, errors in zip(streams, before, strict=True):
+            stream.reconfigure(errors=errors)
 
 # %% ../../nbs/cli/01_common.ipynb #3ea74a4d
 def _print_warning(message, category, filename, lineno, file=None, line=None):
@@ -80,9 +87,16 @@ def _end_without_reader():
     sys.exit(141)
 
 # %% ../../nbs/cli/01_common.ipynb #169d060f
-def _wait_passively():
-    "Let the threads of OpenMP sleep while they wait; counts before PyTorch is loaded"
+@contextmanager
+def _passive_waits():
+    "Within, threads of OpenMP sleep while they wait, if PyTorch is loaded only here"
+    chosen = "OMP_WAIT_POLICY" in os.environ
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        yield
+    finally:
+        if not chosen:
+            os.environ.pop("OMP_WAIT_POLICY", None)
 
 # %% ../../nbs/cli/01_common.ipynb #89a0ca4b
 def tidy_errors(
@@ -92,10 +106,8 @@ def tidy_errors(
 
     @functools.wraps(command)
     def wrapper(*args, **kwargs):
-        _escape_unprintable()
-        _wait_passively()
         try:
-            with _plain_warnings():
+            with _escaped_output(), _passive_waits(), _plain_warnings():
                 try:
                     return command(*args, **kwargs)
                 finally:

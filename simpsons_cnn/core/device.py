@@ -38,20 +38,35 @@ def make_generator(
 
 # %% ../../nbs/core/05_device.ipynb #c4986d5a
 @contextmanager
-def seeded_generators(
-    seed: int,  # 0 or more, from `derive_seed`
-    device="cpu",  # A GPU's random numbers follow from the seed as well
-):
-    "Within, the process's own random numbers follow from a seed; then they are as before"
-    device = torch.device(device)
+def _torch_seeded(seed: int, device: torch.device):
+    "Within, the random numbers of PyTorch, on the CPU and a device, follow from a seed"
     gpus = [device] if device.type == "cuda" else []
-    numpy_state, python_state = np.random.get_state(), random.getstate()
+    mps_state = torch.mps.get_rng_state() if device.type == "mps" else None
     try:
         with torch.random.fork_rng(gpus):
             torch.default_generator.manual_seed(seed)
             if gpus:
                 with torch.cuda.device(device):
                     torch.cuda.manual_seed(seed)
+            if mps_state is not None:
+                torch.mps.manual_seed(seed)
+            yield
+    finally:
+        if mps_state is not None:
+            torch.mps.set_rng_state(mps_state)
+
+# %% ../../nbs/core/05_device.ipynb #9d759287
+@contextmanager
+def seeded_generators(
+    seed: int,  # 0 or more, from `derive_seed`
+    device="cpu",  # A GPU's random numbers follow from the seed as well
+    part: int = 0,  # Of a batch; each has other random numbers of PyTorch
+):
+    "Within, the process's own random numbers follow from a seed; then they are as before"
+    torch_seed = derive_seed(seed, "part", part) if part else seed
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    try:
+        with _torch_seeded(torch_seed, torch.device(device)):
             np.random.seed(seed % 2**32)
             random.seed(seed)
             yield

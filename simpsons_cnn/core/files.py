@@ -219,10 +219,17 @@ def lock_folder(
     return _exclusive(folder, Path(folder) / ".lock")
 
 # %% ../../nbs/core/02_files.ipynb #ea540f82
+_OF_FILE_MANAGERS = (".DS_Store", "Thumbs.db", "desktop.ini")
+
+
+def _is_empty(folder: Path) -> bool:
+    return all(path.name in _OF_FILE_MANAGERS for path in folder.iterdir())
+
+
 def require_empty_folder(folder):
     "Raise `FileExistsError` if there is a file, or a folder that is not empty"
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and not (folder.is_dir() and _is_empty(folder)):
         raise FileExistsError(
             f"'{folder}' already holds something else; choose another folder or remove it"
         )
@@ -243,6 +250,8 @@ def replace_folder(
             temp.mkdir()
             yield temp
             if target.exists():
+                for name in _OF_FILE_MANAGERS:
+                    (target / name).unlink(missing_ok=True)
                 target.rmdir()
             temp.rename(target)
         finally:

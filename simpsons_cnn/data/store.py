@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import os
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
@@ -141,7 +141,7 @@ class _Kept:
     "What is on the disk"
 
     manifest: _Manifest
-    pixels: Tensor  # A row for each of the manifest's pictures; those that cannot be read come last
+    pixels: Tensor  # One row per picture; after those of `manifest.rows` come unused ones
 
 
 def _read_kept(paths: _StorePaths, settings: str, size: int) -> _Kept | None:
@@ -319,8 +319,8 @@ def _open_or_update(job: _Job) -> tuple:  # (`_Kept`, what changed)
     except OSError as e:
         raise type(e)(
             f"Cannot keep decoded pictures in '{paths.folder}' ({e.strerror or e}); "
-            "set store_directory to a folder that can be written and has room "
-            "(for a command: --store_directory FOLDER)"
+            "name another folder that can be written and has room: folder= of PixelStore.build, "
+            "store_directory in a Config, --store_directory FOLDER for a command"
         ) from None
 
 # %% ../../nbs/data/06_store.ipynb #9f277431
@@ -334,14 +334,21 @@ def _read_cached(path: Path, header: dict) -> dict | None:
 
 # %% ../../nbs/data/06_store.ipynb #8131a1c5
 def _cached(path: Path | None, header: dict, compute) -> dict:
-    "Tensors from a file, or computed and written to it; `None`: computed"
+    "Tensors from a file, or computed and written to it, by one at a time; `None`: computed"
     if path is None:
         return compute()
-    tensors = _read_cached(path.with_name(f"{path.name}.safetensors"), header)
-    if tensors is None:
-        tensors = compute()
+    file = path.with_name(f"{path.name}.safetensors")
+    tensors = _read_cached(file, header)
+    if tensors is not None:
+        return tensors
+    with ExitStack() as locks:
         with suppress(OSError):
-            write_tensors(path.with_name(f"{path.name}.safetensors"), tensors, header)
+            locks.enter_context(file_lock(file.with_name(f".{file.name}.lock")))
+        tensors = _read_cached(file, header)  # another has computed it meanwhile
+        if tensors is None:
+            tensors = compute()
+            with suppress(OSError):
+                write_tensors(file, tensors, header)
     return tensors
 
 # %% ../../nbs/data/06_store.ipynb #0679ee5a

@@ -30,13 +30,14 @@ def _columns(clf: Classifier, pictures) -> dict:  # name -> array with a row per
     "The answers for some pictures, as columns"
     images, rows, errors = _decode_each(clf, pictures)
     probabilities = np.full((len(errors), len(clf.classes)), np.nan, dtype=np.float32)
-    known = np.zeros(len(errors), dtype=bool)
+    threshold = clf.calibration.threshold
+    known = np.full(len(errors), None if threshold is None else False)
     names = np.full(len(errors), "", dtype=object)
     if rows:
-        logits, threshold = clf.logits(torch.cat(images)), clf.calibration.threshold
+        logits = clf.logits(torch.cat(images))
         probabilities[rows] = clf.calibration.probabilities(logits).numpy()
-        scores = clf.calibration.ood_score(logits).numpy()
-        known[rows] = True if threshold is None else scores >= threshold
+        if threshold is not None:
+            known[rows] = clf.calibration.ood_score(logits).numpy() >= threshold
         names[rows] = [clf.classes[i] for i in probabilities[rows].argmax(1)]
     return dict(
         character=names,
@@ -48,6 +49,17 @@ def _columns(clf: Classifier, pictures) -> dict:  # name -> array with a row per
 
 # %% ../../nbs/inference/06_batch.ipynb #e09f2fb6
 _COLUMNS = ("bytes", "image")
+_ANSWERS = ("character", "probability", "probabilities", "known", "error")
+
+
+def _check_others(others: dict):
+    "Raise `ValueError` for columns that the answers would replace"
+    taken = [name for name in _ANSWERS if name in others]
+    if taken:
+        raise ValueError(
+            f"A batch must not have columns named {', '.join(_ANSWERS)}, which are those of the"
+            f" answers, got {', '.join(taken)}; rename them"
+        )
 
 
 class BatchPredictor:
@@ -76,9 +88,10 @@ class BatchPredictor:
         self,
         batch: dict,  # name -> array; pictures are encoded bytes, or uint8 `(height, width, 3)`
     ) -> dict:  # `character`, `probability`, `probabilities`, `known`, `error`, other columns
-        "Answers for a batch; raises `ValueError` without a column of pictures"
+        "Answers for a batch; raises `ValueError` for missing or clashing columns"
         column = self._find_column(batch)
+        others = {name: values for name, values in batch.items() if name != column}
+        _check_others(others)
         if self._clf is None:
             self._clf = Classifier.load(self.model_path, self.device)
-        others = {name: values for name, values in batch.items() if name != column}
         return others | _columns(self._clf, batch[column])

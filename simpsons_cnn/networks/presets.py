@@ -109,7 +109,7 @@ def _call_factory(name: str, num_classes: int) -> nn.Module:
         raise ValueError(f"{name!r} must make a torch.nn.Module, got {type(network).__name__}")
     if any(isinstance(p, nn.UninitializedParameter) for p in network.parameters()):
         raise ValueError(f"{name!r} must make layers of known sizes, not lazy ones")
-    return network
+    return copy.deepcopy(network)  # the function may return the same one again and again
 
 # %% ../../nbs/networks/04_presets.ipynb #b2565249
 class OwnNetwork(Seeded):
@@ -132,7 +132,7 @@ class OwnNetwork(Seeded):
     ) -> Tensor:  # Logits, shape `(n, num_classes)`
         if self.generator is None or not self.training:
             return self.network(xb)
-        with seeded_generators(self.generator.initial_seed(), xb.device):
+        with seeded_generators(self.generator.initial_seed(), xb.device, self.rank):
             return self.network(xb)
 
 # %% ../../nbs/networks/04_presets.ipynb #26e9ec27

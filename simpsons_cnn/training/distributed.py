@@ -8,6 +8,7 @@ __all__ = ['LostProcess', 'Ranks', 'in_threads', 'using', 'current_ranks', 'whol
 
 # %% ../../nbs/training/13_distributed.ipynb #0fb646ff
 import os
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
+from threading import Event, Thread
 
 import torch
 import torch.distributed as dist
@@ -156,7 +158,11 @@ def sum_gradients(model: nn.Module, ranks: Ranks):
     "Replace the gradients of a network by their sums over all ranks"
     if ranks.size == 1:
         return
-    grads = [p.grad for p in model.parameters() if p.grad is not None]
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    for p in parameters:
+        if p.grad is None:  # in a layer that this rank left out of this step
+            p.grad = torch.zeros_like(p)
+    grads = [p.grad for p in parameters]
     flat = torch.cat([grad.flatten() for grad in grads])
     ranks.add(flat)
     parts = flat.split([grad.numel() for grad in grads])
@@ -296,6 +302,28 @@ def bytes_of_first(
         dist.broadcast(t, group_src=0, group=ranks.group)
     return t.numpy().tobytes()
 
+# %% ../../nbs/training/13_distributed.ipynb #ecbabc13
+@contextmanager
+def _ended_with_parent(
+    seconds: float = 1.0,  # Between two looks
+) -> Iterator[None]:
+    "Within, this process gets SIGTERM when the one that started it has ended"
+    parent, left = os.getppid(), Event()
+
+    def watch():
+        while not left.wait(seconds):
+            if os.getppid() != parent:
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    thread = Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        left.set()
+        thread.join()
+
 # %% ../../nbs/training/13_distributed.ipynb #6a0786cd
 @contextmanager
 def joined() -> Iterator[Ranks]:
@@ -308,6 +336,7 @@ def joined() -> Iterator[Ranks]:
     if torch.cuda.is_available():
         backend = "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-    dist.init_process_group(backend, timeout=timedelta(minutes=30))
-    yield current_ranks()
+    with _ended_with_parent():
+        dist.init_process_group(backend, timeout=timedelta(minutes=30))
+        yield current_ranks()
     dist.destroy_process_group()  # after an error the process ends anyway, and gloo may abort here

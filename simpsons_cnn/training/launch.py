@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -42,25 +43,41 @@ def _exit_status(failures: dict, nproc: int) -> str | int:  # As for `sys.exit`
     return max(failure.exitcode for failure in failures.values())
 
 # %% ../../nbs/training/14_launch.ipynb #720eba6c
+def _heeded_signals() -> dict:  # name -> handler
+    "The signals that torchrun handles, without those that the parent process ignores"
+    names = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")
+    found = {n: signal.getsignal(getattr(signal, n)) for n in names if hasattr(signal, n)}
+    return {n: handler for n, handler in found.items() if handler not in (signal.SIG_IGN, None)}
+
+
 @contextmanager
-def _no_logging() -> Iterator[None]:
-    "Within, nothing is logged"
+def _nothing_left_behind(handlers: dict) -> Iterator[None]:
+    "Within, nothing is logged; then logging, environment and signals are as they were"
+    level, environment = logging.root.manager.disable, dict(os.environ)
     logging.disable(logging.CRITICAL)
     try:
         yield
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(level)
+        os.environ.clear()
+        os.environ.update(environment)
+        if threading.current_thread() is threading.main_thread():
+            for name, handler in handlers.items():
+                signal.signal(getattr(signal, name), handler)
 
-
+# %% ../../nbs/training/14_launch.ipynb #d40d4740
 def run_processes(
     arguments: list,  # Of Python, such as `['-m', 'simpsons_cnn', 'train']`
     nproc: int,  # Number of processes
 ) -> str | int:  # What to exit with: a message, or a code that is 0 if all went well
     "Run a Python program in several processes at once, as torchrun does"
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, num_workers() // nproc)))
+    handlers = _heeded_signals()
+    options = ["--standalone", f"--nproc_per_node={nproc}"]
+    options.append(f"--signals_to_handle={','.join(handlers)}")
     try:
-        with _no_logging():
-            torchrun(["--standalone", f"--nproc_per_node={nproc}", *arguments])
+        with _nothing_left_behind(handlers):
+            os.environ.setdefault("OMP_NUM_THREADS", str(max(1, num_workers() // nproc)))
+            torchrun([*options, *arguments])
     except ChildFailedError as e:
         return _exit_status(e.failures, nproc)
     except SignalException as e:

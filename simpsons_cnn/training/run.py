@@ -121,6 +121,11 @@ def _check_loss(loss):
 def _check_shares(run):
     "Raise `ValueError` for pictures that cannot be shared among the processes"
     batch, judged, size = run.train_dl.batch_size, len(run.valid_dl.indices), run.ranks.size
+    if size > 1 and run.train_dl.device.type == "mps":
+        raise ValueError(
+            "device must be 'cpu' or 'cuda' for several processes, got 'mps', which cannot pass"
+            " messages between them"
+        )
     if batch % size:
         raise ValueError(
             f"batch_size must be a multiple of the number of processes, {size}, got {batch}"

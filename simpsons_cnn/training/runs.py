@@ -50,11 +50,26 @@ class RunRecord:
 
 # %% ../../nbs/training/09_runs.ipynb #ce4ed665
 def _read_history(path: Path) -> pd.DataFrame:
-    "A history; empty for a run without an epoch"
+    "A history; empty for a run without an epoch; raises `ValueError` for another table"
     try:
-        return pd.read_csv(path) if path.is_file() else pd.DataFrame()
+        table = pd.read_csv(path) if path.is_file() else pd.DataFrame()
     except pd.errors.EmptyDataError:
         return pd.DataFrame()
+    needed = {"epoch", "valid_loss", "accuracy", "macro_f1"}
+    numbers = needed <= {*table.select_dtypes("number").columns}
+    if len(table) and not numbers:
+        raise ValueError(f"'{path}' must hold numbers in the columns {first_few(sorted(needed))}")
+    return table
+
+
+def _read_report(path: Path) -> dict:
+    "A report; empty before the end of a run; raises `ValueError` for anything else"
+    if not path.is_file():
+        return {}
+    report = json.loads(path.read_text(encoding="utf-8-sig"))
+    if not isinstance(report, dict) or "stopped" not in report:
+        raise ValueError(f"'{path}' is not the report of a run")
+    return report
 
 # %% ../../nbs/training/09_runs.ipynb #f7d3dd2a
 def read_run(
@@ -72,7 +87,7 @@ def read_run(
         datetime.fromtimestamp(settings.stat().st_mtime),
         Config.load(settings),
         _read_history(history),
-        json.loads(report.read_text(encoding="utf-8")) if report.is_file() else {},
+        _read_report(report),
     )
 
 # %% ../../nbs/training/09_runs.ipynb #969d6d69

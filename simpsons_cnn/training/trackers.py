@@ -84,12 +84,15 @@ class _MLflow:
         self.package, self.folder = require("mlflow", "mlflow"), folder
 
     def _experiment(self, project: str) -> str:
-        found = self.client.get_experiment_by_name(project)
-        if found:
-            return found.experiment_id
         own = "MLFLOW_TRACKING_URI" not in os.environ
         place = (self.folder / "mlflow").resolve().as_uri() if own else None
-        return self.client.create_experiment(project, artifact_location=place)
+        try:
+            return self.client.create_experiment(project, artifact_location=place)
+        except Exception:  # an earlier run has made it, or one that starts at the same moment
+            found = self.client.get_experiment_by_name(project)
+            if not found:
+                raise
+            return found.experiment_id
 
     def start(self, project: str, name: str, settings: dict):
         self.folder.mkdir(parents=True, exist_ok=True)

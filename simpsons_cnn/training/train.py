@@ -51,7 +51,7 @@ from .loop import as_callbacks, fit
 from simpsons_cnn.training.prepare import (
     PARTS,
     RUN_FILES,
-    RUN_SHEETS,
+    RUN_OWN_FIGURES,
     TrainingData,
     check_own_network,
     check_own_transform,
@@ -197,13 +197,13 @@ def _answers_sheet(report: Report, n: int = 12):  # -> figure
 
 
 def _own_figures(run: Run, data: TrainingData):
-    "Yields (file name, figure) for the history and the sheets"
+    "Yields (file name, figure) for what is more than a report: `RUN_OWN_FIGURES`"
     if run.history.rows:
         yield "curves.png", plot_history(run.history)
     images, labels = next(data.train_dl.epoch(0))
     store = data.train_dl.store
-    yield RUN_SHEETS[0], plot_batch(images, labels, store.classes, store.preprocess)
-    yield RUN_SHEETS[1], _answers_sheet(run.report)
+    yield "training batch.png", plot_batch(images, labels, store.classes, store.preprocess)
+    yield "validation answers.png", _answers_sheet(run.report)
 
 
 def _save_figures(run: Run, data: TrainingData) -> list:  # Paths
@@ -222,8 +222,9 @@ def _save_figures(run: Run, data: TrainingData) -> list:  # Paths
 
 # %% ../../nbs/training/07_train.ipynb #9e7860eb
 def _save_network(run: Run, data: TrainingData, table: pd.DataFrame):
-    "Write the model, then its history and its report; `table` is the split"
+    "Write model, history and report; without a report the run is unfinished; `table`: the split"
     store, folder = data.train_dl.store, run.config.out_model_directory
+    (folder / "report.json").unlink(missing_ok=True)  # one from before a refit is not of this model
     metadata = _metadata(run, table)
     save_model(run.model_path, run.model, store.classes, store.preprocess, metadata)
     atomic_write(folder / "history.csv", run.history.table.to_csv(index=False))
