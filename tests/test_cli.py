@@ -21,6 +21,7 @@ from PIL import Image
 
 from simpsons_cnn.cli.common import tidy_errors
 from simpsons_cnn.cli.predict import simpsons_predict
+from simpsons_cnn.cli.train import simpsons_train
 from simpsons_cnn.core.config import setting_sections
 from simpsons_cnn.data.folders import ImageFiles
 from simpsons_cnn.data.preprocess import Preprocess
@@ -111,6 +112,12 @@ MISTAKES = {
     f"simpsons_predict {MODEL} demo/test": "'predictions.csv' exists",
     f"simpsons_predict {MODEL} {FACE} --csv no/x.csv": "No folder 'no'",
     f"simpsons_predict {MODEL} {FACE} --k 0": "k must be 1 or more, got 0",
+    "simpsons_predict none demo/test --shard 5/4 --out p.csv": "such as 3/16; got '5/4'",
+    "simpsons_predict none demo/test --shard 1/4": "--shard needs --out",
+    "simpsons_predict none demo/test --out p.txt": "must end with .csv or .parquet, got 'p.txt'",
+    f"simpsons_predict none {FACE} --out p.csv": "--out needs one folder of pictures",
+    "simpsons_predict none demo/test --out p.csv --csv p.csv": "both name a file of predictions",
+    "simpsons_predict none demo/test --out predictions.csv": "'predictions.csv' exists",
     "simpsons_data demo --demo": "already holds something else",
     "simpsons_data demo --from archive.zip": "already holds something else",
     "simpsons_data demo --fetch": "already holds something else",
@@ -523,3 +530,21 @@ def test_explain_says_that_it_cannot_write_before_it_looks_at_pictures(folder):
     line = f"simpsons_explain {MODEL} {FACE} {FACE} --out run/model.safetensors/figures"
     code, out, err = run(folder, line)
     assert (code, out, err.count("error")) == (1, "", 1) and "name another --out" in err
+
+
+@pytest.mark.parametrize("recipe", [[], ["recipe.yaml"]])
+def test_training_lists_its_folder_once(tmp_path, monkeypatch, recipe):
+    root = demo_characters(tmp_path / "demo", train=4, test=1, size=64) / "train"
+    (tmp_path / "recipe.yaml").write_text("training_parameters: {batch_size: 16}\n")
+    monkeypatch.chdir(tmp_path)
+    scan, scanned = ImageFiles.scan, []
+
+    def counted(folder, *args, **kwargs):
+        scanned.append(Path(folder))
+        return scan(folder, *args, **kwargs)
+
+    monkeypatch.setattr(ImageFiles, "scan", staticmethod(counted))
+    small = ["--size", "64", "--crop_size", "64", "--num_epochs", "1", "--out", "run"]
+    simpsons_train([*recipe, "--traindir", str(root), *small])
+    assert scanned.count(root) == 1
+    assert (tmp_path / "run/model/model.safetensors").exists()

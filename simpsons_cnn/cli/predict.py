@@ -26,6 +26,7 @@ from simpsons_cnn.cli.common import (
     tidy_errors,
 )
 from ..core.files import atomic_write
+from ..core.text import first_few
 
 # %% ../../nbs/cli/03_predict.ipynb #3dae9367
 def _add_tta(parser: CommandParser):
@@ -35,6 +36,15 @@ def _add_tta(parser: CommandParser):
     parser.add_argument(
         "--flip", action="store_const", const="flip", dest="tta", help="the same as --tta flip"
     )
+
+# %% ../../nbs/cli/03_predict.ipynb #74c4a57c
+def _add_shard(parser: CommandParser):
+    text = "for large folders: a .csv or .parquet file, written some thousands of pictures at a "
+    text += "time; the same command continues where it was killed"
+    parser.add_argument("--out", type=Path, help=text)
+    text = "with --out: name only this share of the folder, such as 3/16; the shares 1/16 to "
+    text += "16/16 together name each picture once"
+    parser.add_argument("--shard", metavar="NUMBER/COUNT", help=text)
 
 # %% ../../nbs/cli/03_predict.ipynb #acbfdfd1
 def _predict_parser() -> CommandParser:
@@ -48,10 +58,11 @@ def _predict_parser() -> CommandParser:
         type=Path,
         help="CSV file to write; for a folder 'predictions.csv' unless another is named",
     )
+    _add_shard(parser)
     _add_tta(parser)
     add_device(parser)
     add_network(parser)
-    add_overwrite(parser, "the CSV file")
+    add_overwrite(parser, "the file of predictions")
     return parser
 
 # %% ../../nbs/cli/03_predict.ipynb #48787179
@@ -102,6 +113,35 @@ def _print_predictions(found, k: int, target: Path, model: str):
     if not found.unreadable:
         print_next(f"simpsons_evaluate {shlex.quote(model)} FOLDER scores answers to known names")
 
+# %% ../../nbs/cli/03_predict.ipynb #eb55e22c
+def _shard_job(args):  # -> `ShardJob`
+    "The job that `--out` and `--shard` ask for; raises `ValueError` or `OSError`"
+    from simpsons_cnn.inference.shards import Shard, ShardJob  # imports slowly
+
+    shard = Shard.parse(args.shard or "1/1")
+    if args.out is None:
+        raise ValueError("--shard needs --out with the name of a .csv or .parquet file")
+    if args.csv is not None:
+        raise ValueError("--out and --csv both name a file of predictions; pass --out alone")
+    if len(args.pictures) != 1 or not Path(args.pictures[0]).is_dir():
+        raise ValueError(f"--out needs one folder of pictures, got {first_few(args.pictures)}")
+    job = ShardJob(Path(args.model), Path(args.pictures[0]), args.out, shard, args.k, args.tta)
+    check_target(args.out, args.overwrite, "name another --out")
+    return job
+
+# %% ../../nbs/cli/03_predict.ipynb #21f1fc8f
+def _predict_shard(args):
+    "Name a share of a folder into a file"
+    job = _shard_job(args)
+    clf = open_classifier(args, args.device)
+    if job.partial.exists():
+        print(f"continuing in '{job.partial.name}'", file=sys.stderr)
+    unreadable = job.run(clf)
+    print(f"shard {job.shard} of the pictures: {job.target}", file=sys.stderr)
+    if unreadable:
+        print(f"note: {unreadable:,} cannot be read; their rows have an error", file=sys.stderr)
+    print_next(f"simpsons_evaluate {shlex.quote(args.model)} FOLDER scores answers to known names")
+
 # %% ../../nbs/cli/03_predict.ipynb #a71144cd
 @tidy_errors
 def simpsons_predict(
@@ -111,6 +151,9 @@ def simpsons_predict(
     args = _predict_parser().parse_args(argv)
     if args.k < 1:
         raise ValueError(f"k must be 1 or more, got {args.k}")
+    if args.out or args.shard:
+        _predict_shard(args)
+        return
     target = _csv_target(args)
     from simpsons_cnn.core.text import safe_str
 
