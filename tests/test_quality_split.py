@@ -12,12 +12,16 @@ from PIL import Image
 from simpsons_cnn.data.folders import ImageFiles
 from simpsons_cnn.data.store import PixelStore
 from simpsons_cnn.demo.characters import demo_characters
+from simpsons_cnn.quality.duplicates import group_pictures, near_duplicates
 from simpsons_cnn.quality.split import (
+    _rebalance,
+    _warn_of_torn_pairs,
     load_split,
     make_split,
     read_split,
     save_split,
     split_by_group,
+    split_differences,
     split_per_character,
 )
 
@@ -141,3 +145,85 @@ def test_a_character_of_one_picture_many_times(files, tmp_path):
         warnings.simplefilter("always")
         make_split(store)
     assert "Near-duplicate pairs on both sides of the split" in str(told[0].message)
+
+
+def test_a_random_split_is_random_and_follows_from_its_seed():
+    labels = np.repeat([0, 1], 40)
+    first, again, other = (split_per_character(labels, 0.25, seed)[1] for seed in (0, 0, 1))
+    assert np.array_equal(first, again) and not np.array_equal(first, other)
+    assert not np.array_equal(first, [*range(10), *range(40, 50)])  # the first of each
+    assert np.array_equal(first, np.sort(first)) and (labels[first] == 0).sum() == 10
+
+
+def test_each_character_of_two_pictures_is_judged_and_taught():
+    labels = np.repeat([0, 1, 2], [3, 2, 1])
+    train_idx, valid_idx = split_per_character(labels, 0.1)
+    assert labels[valid_idx].tolist() == [0, 1] and {*labels[train_idx]} == {0, 1, 2}
+    assert labels[split_per_character(labels, 0.99)[0]].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_another_character_holds_out_counts(seed):
+    "Forty pictures of the second character lie in a group that the first one may hold out"
+    labels = np.repeat([0, 1, 0, 1], [6, 40, 6, 60])
+    groups = np.concatenate([np.zeros(46), np.ones(6), 2 + np.arange(60) // 6]).astype(int)
+    _, valid_idx = split_by_group(labels, groups, 0.4, seed)
+    assert (labels[valid_idx] == 1).sum() / 100 == pytest.approx(0.4, abs=0.03)
+
+
+def test_one_smallest_group_is_moved_to_the_side_that_lacks_one():
+    held_out = {0: False, 1: False, 2: False}
+    _rebalance({0: {0: 5, 1: 1, 2: 5}}, held_out)
+    assert held_out == {0: False, 1: True, 2: False}
+
+
+def test_no_group_is_moved_that_another_character_needs_where_it_is():
+    held_out = {0: False, 1: False, 2: True}
+    _rebalance({0: {0: 1, 1: 5}, 1: {0: 3, 2: 3}}, held_out)
+    assert held_out == {0: False, 1: True, 2: True}
+
+
+@pytest.mark.parametrize(
+    "column, value, message",
+    [
+        ("sha256", "0" * 64, "1 changed"),
+        ("character", "nobody", "1 with another character"),
+        ("split", "elsewhere", "1 on the other side of the split"),
+        ("file", "nobody/1.jpg", "1 added"),
+    ],
+)
+def test_each_kind_of_difference_is_said(table, column, value, message):
+    now = table.copy()
+    now.loc[0, column] = value
+    assert split_differences(table, table) == ""
+    assert split_differences(table, now).startswith(message)
+
+
+def test_a_split_file_from_excel(files, table, tmp_path):
+    "It begins with a byte order mark, and its last line may lack an end"
+    path = tmp_path / "split.csv"
+    expected = load_split(path, files)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().rstrip())
+    assert all(np.array_equal(a, b) for a, b in zip(load_split(path, files), expected, strict=True))
+    same_group = np.subtract.outer(expected[2], expected[2]) == 0
+    assert np.array_equal(same_group, np.subtract.outer(*[np.arange(60) // 2] * 2) == 0)
+
+
+@pytest.mark.parametrize("valid_idx, torn", [([1], True), ([0, 1], False), ([2], False)])
+def test_near_duplicates_on_both_sides_are_warned_of(valid_idx, torn):
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        _warn_of_torn_pairs(pd.DataFrame(dict(a=[0], b=[1])), np.array(valid_idx))
+    assert [str(w.message).startswith("Near-duplicate pairs") for w in said] == [True] * torn
+
+
+def test_share_and_seed_reach_the_split(files):
+    store = PixelStore.build(files, 32)
+    groups, _ = group_pictures(near_duplicates(store), store.labels)
+    for how, split in (
+        ("random", lambda seed: split_per_character(store.labels, 0.4, seed)[1]),
+        ("group", lambda seed: split_by_group(store.labels, groups, 0.4, seed)[1]),
+    ):
+        found = [make_split(store, how, 0.4, seed)[1] for seed in (0, 1)]
+        assert not np.array_equal(*found)
+        assert all(np.array_equal(found[seed], split(seed)) for seed in (0, 1))

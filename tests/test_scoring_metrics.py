@@ -19,6 +19,7 @@ from simpsons_cnn.data.folders import ImageFiles
 from simpsons_cnn.data.store import PixelStore
 from simpsons_cnn.demo.characters import demo_characters
 from simpsons_cnn.networks.reference import SimpsonsCNN
+from simpsons_cnn.scoring import metrics
 from simpsons_cnn.scoring.metrics import (
     Report,
     class_scores,
@@ -415,3 +416,38 @@ def test_a_character_is_found_in_either_unicode_form():
     report = Report(np.array([[5, 1], [0, 4]]), ["M\u00fcller", "otto"])
     composed = report.bootstrap_interval("recall", "M\u00fcller")
     assert report.bootstrap_interval("recall", "Mu\u0308ller") == composed
+
+
+def test_sixty_characters_are_all_shown_and_of_more_the_worst_in_order():
+    f1 = np.linspace(1, 0, 61)
+    assert metrics.characters_to_show(f1[:60])[1] == ""
+    shown, note = metrics.characters_to_show(f1)
+    assert shown.tolist() == [*range(31, 61)] and "30 of 61 characters with the lowest" in note
+
+
+def test_what_is_drawn_of_a_class_stands_for_all_of_it():
+    "So no class weighs more in one draw than in another (Rao and Wu, 1988)"
+    units = metrics._single_images(np.array([[5, 2, 0], [0, 3, 1], [0, 0, 1]]))
+    weights = metrics._draw_weights(units, 50, np.random.default_rng(0))
+    sums = metrics._sum_by(units.truth, weights, 3)
+    assert np.allclose(sums, [7, 4, 1])
+    assert len({*weights[:, 0]}) > 1
+
+
+def test_draws_that_equal_the_score_count_half_on_each_side():
+    values = np.repeat([0.4, 0.5, 0.6], [10, 80, 10])
+    assert metrics._bias_corrected(values, 0.5, 0.95) == pytest.approx((0.4, 0.6))
+
+
+def test_a_mean_over_classes_is_worth_little_more_than_its_rarest_class():
+    units = metrics._single_images(np.diag([10, 1000]))
+    assert metrics._effective_number(units, [0, 1]) == pytest.approx(4 / (1 / 10 + 1 / 1000))
+    assert metrics._effective_number(units, [1]) == pytest.approx(1000)
+
+
+@pytest.mark.parametrize("wrong, few", [(4, True), (5, False)])
+def test_few_mistakes_are_fewer_than_five_in_the_classes_asked_for(wrong, few):
+    confusion = np.array([[50, wrong, 0], [0, 50, 0], [0, 30, 20]])
+    units = metrics._single_images(confusion)
+    assert metrics._few_mistakes(units, [0, 1]) == few
+    assert not metrics._few_mistakes(units, [0, 1, 2])
