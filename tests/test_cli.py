@@ -21,6 +21,7 @@ from PIL import Image
 
 from simpsons_cnn.cli.common import tidy_errors
 from simpsons_cnn.cli.predict import simpsons_predict
+from simpsons_cnn.cli.train import simpsons_train
 from simpsons_cnn.core.config import setting_sections
 from simpsons_cnn.data.folders import ImageFiles
 from simpsons_cnn.data.preprocess import Preprocess
@@ -529,3 +530,21 @@ def test_explain_says_that_it_cannot_write_before_it_looks_at_pictures(folder):
     line = f"simpsons_explain {MODEL} {FACE} {FACE} --out run/model.safetensors/figures"
     code, out, err = run(folder, line)
     assert (code, out, err.count("error")) == (1, "", 1) and "name another --out" in err
+
+
+@pytest.mark.parametrize("recipe", [[], ["recipe.yaml"]])
+def test_training_lists_its_folder_once(tmp_path, monkeypatch, recipe):
+    root = demo_characters(tmp_path / "demo", train=4, test=1, size=64) / "train"
+    (tmp_path / "recipe.yaml").write_text("training_parameters: {batch_size: 16}\n")
+    monkeypatch.chdir(tmp_path)
+    scan, scanned = ImageFiles.scan, []
+
+    def counted(folder, *args, **kwargs):
+        scanned.append(Path(folder))
+        return scan(folder, *args, **kwargs)
+
+    monkeypatch.setattr(ImageFiles, "scan", staticmethod(counted))
+    small = ["--size", "64", "--crop_size", "64", "--num_epochs", "1", "--out", "run"]
+    simpsons_train([*recipe, "--traindir", str(root), *small])
+    assert scanned.count(root) == 1
+    assert (tmp_path / "run/model/model.safetensors").exists()

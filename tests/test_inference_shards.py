@@ -73,7 +73,7 @@ def test_a_name_keeps_its_shard():
 KILLS = [
     [("half written", 1), ("after a rename", 1)],
     [("half written", 3), ("before a rename", 2)],
-    [("after a rename", 3), ("half written", 2), ("half written", 2)],
+    [("after a rename", 3), ("before a rename", 2), ("half written", 2)],
 ]
 
 
@@ -91,8 +91,12 @@ def test_killed_and_continued(model_path, folder, tmp_path):
         straight = [f"straight-{number}.csv" for number in (1, 2)]
         assert [run(name, f"{i}/2") for i, name in enumerate(straight, 1)] == [0, 0]
         for i, moments in enumerate(KILLS):
+            done = {}  # group -> when it was written
             for moment in moments:
                 assert run(f"{i}.csv", "1/2", moment) == -signal.SIGKILL
+                now = {p: p.stat().st_mtime_ns for p in tmp_path.glob(f"{i}.csv.partial-*/0*.csv")}
+                assert done.items() <= now.items()  # none is named again
+                done = now
                 assert not (tmp_path / f"{i}.csv").exists()
                 counts["kills"][f"{moment[0]}, in a shard"] += 1
             assert run(f"{i}.csv", "1/2") == 0

@@ -173,7 +173,7 @@ def add_overwrite(
     "Add the option `--overwrite`"
     parser.add_argument("--overwrite", action="store_true", help=f"replace {what} if it exists")
 
-# %% ../../nbs/cli/01_common.ipynb #4fa2311f
+# %% ../../nbs/cli/01_common.ipynb #825fb8bf
 def add_network(parser: CommandParser):
     "Add the option `--network`"
     parser.add_argument(
@@ -182,7 +182,7 @@ def add_network(parser: CommandParser):
         help="where the function is that makes the network, for a model with one of your own",
     )
 
-
+# %% ../../nbs/cli/01_common.ipynb #4fa2311f
 def open_classifier(
     args,  # Parsed options, with `model` and `network`
     device="auto",

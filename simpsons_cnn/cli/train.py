@@ -102,25 +102,32 @@ def _latest_settings(settings: dict) -> dict:  # Empty if there is none, or fold
     return dict(path=folder / "model/config.yaml") | in_folder(folder)
 
 # %% ../../nbs/cli/02_train.ipynb #ddb8b7a6
-def _config_for_images(path, settings: dict) -> Config:
+def _config_for_images(path, settings: dict) -> tuple:  # (`Config`, `ImageFiles`)
     "The settings of a file, or chosen for somebody's own images; prints what was chosen and why"
-    Config.load(path, **settings)  # mistakes are reported before PyTorch is imported
+    config = Config.load(path, **settings)  # mistakes are reported before PyTorch is imported
+    from simpsons_cnn.data.folders import ImageFiles
     from simpsons_cnn.training.auto import adapt_config, auto_config
 
-    config, choices = adapt_config(path, **settings) if path else auto_config(**settings)
+    files = ImageFiles.scan(config.traindir)
+    if path:
+        config, choices = adapt_config(path, files, **settings)
+    else:
+        config, choices = auto_config(files=files, **settings)
     for choice in choices:
         print(choice)
-    return config
+    return config, files
 
 # %% ../../nbs/cli/02_train.ipynb #7f410b11
-def _load_config(path, settings: dict, resume: bool = False) -> Config:
+def _load_config(
+    path, settings: dict, resume: bool = False
+) -> tuple:  # (`Config`, files or `None`)
     "The settings of a file, of the run to resume, of somebody's own images, or of the drawn images"
     latest = _latest_settings(settings) if resume and not path else {}
     if latest:
-        return Config.load(**latest | settings)
+        return Config.load(**latest | settings), None
     if path or "traindir" in settings:
         return _config_for_images(path, settings)
-    return Config.demo(**settings)
+    return Config.demo(**settings), None
 
 # %% ../../nbs/cli/02_train.ipynb #eeaf9ed5
 def _print_results(run):
@@ -137,7 +144,7 @@ def _print_results(run):
     print(f"figures: {config.out_graphics_directory}")
     print(f"predictions: {config.out_inference_directory / 'predictions.csv'}")
 
-
+# %% ../../nbs/cli/02_train.ipynb #3f17f829
 def _next_after_training(model_path) -> str:
     model = shlex.quote(str(model_path))
     return f"simpsons_evaluate {model} FOLDER scores it; simpsons_predict {model} PICTURE uses it"
@@ -188,16 +195,16 @@ def _verify_run(folder, settings: dict):
     _print_verified(verify(folder, **settings), folder)
 
 
-def _train_run(config: Config, resume: bool):
-    "Train, print the results and what to do next"
+def _train_run(config: Config, resume: bool, files=None):
+    "Train, print the results and what to do next; `files` are those of `traindir`, if scanned"
     from simpsons_cnn.training.train import train
 
-    run = train(config, resume=resume)
+    run = train(config, resume=resume, files=files)
     _print_results(run)
     _exit_if_stopped(run.history)
     print_next(_next_after_training(run.model_path))
 
-# %% ../../nbs/cli/02_train.ipynb #bf3424e8
+# %% ../../nbs/cli/02_train.ipynb #ca430c4a
 def _print_series(series):
     "Print the table of a `SeedSeries` and where its files are"
     print(series)
@@ -206,7 +213,7 @@ def _print_series(series):
         print(f"figure: {series.folder / 'seeds.png'}")
         print(f"model: {series.best.model_path}")
 
-
+# %% ../../nbs/cli/02_train.ipynb #bf3424e8
 def _train_seeds(config: Config, seeds: list, resume: bool):
     "Train with several seeds; ends with 1 if one of them failed, after the results"
     from simpsons_cnn.training.seeds import check_seeds, train_seeds
@@ -233,7 +240,7 @@ def _train_in_processes(argv: list, nproc: int):
 
     sys.exit(run_processes(["-m", "simpsons_cnn", "train", *_without_nproc(argv)], nproc))
 
-
+# %% ../../nbs/cli/02_train.ipynb #8cce093d
 def _train_as_one_of_many(settings: dict, path, resume: bool):
     "Train as a process that torchrun has started; one that lost the others ends silently"
     from simpsons_cnn.training.distributed import LostProcess
@@ -241,7 +248,8 @@ def _train_as_one_of_many(settings: dict, path, resume: bool):
 
     try:
         if os.environ["RANK"] == "0":
-            _train_run(_load_config(path, settings, resume), resume)
+            config, files = _load_config(path, settings, resume)
+            _train_run(config, resume, files)
         else:
             train(None)
     except LostProcess:
@@ -251,7 +259,7 @@ def _train_as_one_of_many(settings: dict, path, resume: bool):
             raise
         sys.exit(1)
 
-# %% ../../nbs/cli/02_train.ipynb #4858f76b
+# %% ../../nbs/cli/02_train.ipynb #3ce14da8
 _RUN_OPTIONS = (
     "config",
     "resume",
@@ -275,7 +283,7 @@ def _check_run_options(parser: CommandParser, options: argparse.Namespace):
             "--verify takes its settings from the run; give it no CONFIG, --resume, --seeds"
         )
 
-
+# %% ../../nbs/cli/02_train.ipynb #4858f76b
 @tidy_errors
 def simpsons_train(
     argv: list = None,  # Arguments; `None` takes those of the program
@@ -286,16 +294,17 @@ def simpsons_train(
     options = argparse.Namespace(**{name: settings.pop(name) for name in _RUN_OPTIONS})
     _check_run_options(parser, options)
     if options.find_lr:
-        _find_rate(_load_config(options.config, settings))
+        _find_rate(_load_config(options.config, settings)[0])
     elif options.verify:
         _verify_run(options.verify, settings)
     elif options.seeds:
-        _train_seeds(_load_config(options.config, settings), options.seeds, options.resume)
+        config, _ = _load_config(options.config, settings)
+        _train_seeds(config, options.seeds, options.resume)
     elif options.nproc > 1:
         Config.load(options.config, **settings)  # mistakes are reported once
         _train_in_processes(sys.argv[1:] if argv is None else argv, options.nproc)
     elif "TORCHELASTIC_RUN_ID" in os.environ:
         _train_as_one_of_many(settings, options.config, options.resume)
     else:
-        config = _load_config(options.config, settings, options.resume)
-        _train_run(config, options.resume)
+        config, files = _load_config(options.config, settings, options.resume)
+        _train_run(config, options.resume, files)

@@ -357,11 +357,17 @@ class _DecodedImages:
 
     files: ImageFiles
     pixels: Tensor
+    preprocess: Preprocess
     path: Path | None = None
     digest: str = ""
 
     def __len__(self):
         return len(self.pixels)
+
+    def __repr__(self):
+        size, mib = self.preprocess.size, self.pixels.nbytes / 2**20
+        shape = f"{len(self):,} pictures of {len(self.classes)} characters, {size} px"
+        return f"{type(self).__name__}({shape}, {mib:.1f} MiB)"
 
     @property
     def labels(self) -> Tensor:
@@ -390,8 +396,15 @@ def _unreadable_message(n: int, unreadable: dict) -> str:
     )
     return "\n".join([title, *lines])
 
+# %% ../../nbs/data/06_store.ipynb #4e481619
+def _decoded_files(files: ImageFiles, unreadable: dict, skip: bool) -> ImageFiles:
+    "The images that could be decoded; raises `ValueError` about the others unless asked to skip"
+    if unreadable and not skip:
+        raise ValueError(_unreadable_message(len(files), unreadable))
+    return files.select([i for i, name in enumerate(files.names) if name not in unreadable])
+
 # %% ../../nbs/data/06_store.ipynb #4a05323a
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PixelStore(_DecodedImages):
     "Decoded images as one memory-mapped array; `build` makes or opens it"
 
@@ -403,12 +416,6 @@ class PixelStore(_DecodedImages):
     path: Path | None = None  # File of the array; `None`: in memory only
     digest: str = ""  # SHA-256 of what the rows hold
     hashes: tuple = ()  # SHA-256 of the file of each row; empty where they are not known
-
-    def __repr__(self):
-        return (
-            f"PixelStore({len(self):,} pictures of {len(self.classes)} characters, "
-            f"{self.preprocess.size} px, {self.pixels.nbytes / 2**20:.1f} MiB)"
-        )
 
     @classmethod
     def build(
@@ -427,9 +434,7 @@ class PixelStore(_DecodedImages):
         job = _Job(files, _with_digests(files), prep, exact, workers, folder)
         kept, changes = _open_or_update(job)
         bad, digest = kept.manifest.unreadable, kept.manifest.digest
-        if bad and not skip_unreadable:
-            raise ValueError(_unreadable_message(len(files), bad))
-        files = files.select([i for i, name in enumerate(files.names) if name not in bad])
+        files = _decoded_files(files, bad, skip_unreadable)
         path = job.paths.array(digest)
         hashes = tuple(kept.manifest.rows) if all(kept.manifest.rows) else ()
         return cls(files, kept.pixels[: len(files)], prep, changes, bad, path, digest, hashes)

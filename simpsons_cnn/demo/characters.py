@@ -192,14 +192,14 @@ def _stripes() -> str:
         for x in range(-250, 350, 56)
     )
 
-
+# %% ../../nbs/demo/02_characters.ipynb #c7108e7c
 def _ray(k: int) -> str:
     "One of twenty rays out of the middle"
     angles = k * math.pi / 10, (k + 1) * math.pi / 10
     ends = [(300 * math.cos(t), 300 * math.sin(t)) for t in angles]
     return "bare poly deep 0,0 " + " ".join(f"{x:.0f},{y:.0f}" for x, y in ends)
 
-
+# %% ../../nbs/demo/02_characters.ipynb #22b8bb83
 def _dots() -> str:
     steps = range(-144, 145, 48)
     centres = [f"{x + (y // 48 % 2) * 24},{y}" for x in steps for y in steps]
@@ -243,7 +243,7 @@ def _banner() -> str:
     words = [_scribble(*word) for word in ((-82, 8), (-46, 5), (-20, 11), (32, 4), (54, 7))]
     return "; ".join(["thin poly white -92,-14 92,-14 92,14 -92,14", *words])
 
-
+# %% ../../nbs/demo/02_characters.ipynb #a32bbfa3
 def _fence() -> str:
     boards = [
         f"poly light {x},-20 {x + 7},-30 {x + 14},-20 {x + 14},80 {x},80"
@@ -300,16 +300,16 @@ _DISGUISES = dict(
     "whole chip cloth 0,-60 94,-58 98,-28 0,-26; oval cloth 20,20 0,-146",
 )
 
+# %% ../../nbs/demo/02_characters.ipynb #06d36c9d
+def _near(rng: np.random.Generator, spread: float) -> list[float]:
+    "Two numbers near 0"
+    return rng.uniform(-spread, spread, 2).tolist()
+
 # %% ../../nbs/demo/02_characters.ipynb #a936409b
 _NECK_AND_COAT = (
     "poly shade -25,50 25,50 30,120 -30,120; "
     "soft cloth -40,95 40,95 110,115 135,350 -135,350 -110,115"
 )
-
-
-def _near(rng: np.random.Generator, spread: float) -> list[float]:
-    "Two numbers near 0"
-    return rng.uniform(-spread, spread, 2).tolist()
 
 
 def _draw_face(face: Pen, who: Character, rng: np.random.Generator):

@@ -26,6 +26,16 @@ def _licence_lines(licence: str) -> list:
         return [f"license: {licence.lower() or 'unknown'}"]
     return ["license: other", f"license_name: {json.dumps(licence)}"]
 
+# %% ../../nbs/inference/04_card.ipynb #69cf3355
+def _hub_metrics(report: dict) -> list:
+    "The scores of a report under the names that a hub knows"
+    kinds = dict(accuracy=("accuracy", "Accuracy"), f1=("macro_f1", "Macro F1"))
+    return [
+        dict(type=kind, value=round(report[key], 4), name=label)
+        for kind, (key, label) in kinds.items()
+        if report.get(key) is not None
+    ]
+
 # %% ../../nbs/inference/04_card.ipynb #ad79094f
 def _model_index(clf: Classifier) -> list:
     "The scores as a hub reads them; empty if the file holds none"
@@ -35,18 +45,10 @@ def _model_index(clf: Classifier) -> list:
     report = clf.about[name]
     digest = (clf.about.get("data") or {}).get("digest") or "unknown"
     images = f"images of {len(clf.classes)} cartoon characters"
-    metrics = [
-        dict(type=kind, value=round(report[key], 4), name=label)
-        for kind, key, label in (
-            ("accuracy", "accuracy", "Accuracy"),
-            ("f1", "macro_f1", "Macro F1"),
-        )
-        if report.get(key) is not None
-    ]
     result = dict(
         task=dict(type="image-classification"),
         dataset=dict(type=digest[:12], name=images, split=name),
-        metrics=metrics,
+        metrics=_hub_metrics(report),
     )
     return [dict(name="simpsons_cnn", results=[result])]
 
@@ -80,7 +82,7 @@ def _summary(clf: Classifier) -> list:
         f"network sees the middle {prep.crop}×{prep.crop}.\n",
     ]
 
-# %% ../../nbs/inference/04_card.ipynb #f200bbdc
+# %% ../../nbs/inference/04_card.ipynb #bc97dcb5
 def _terms(licence: str) -> str:
     if licence:
         return f"Licence of these weights: **{escape_html(licence)}**.\n"
@@ -89,7 +91,7 @@ def _terms(licence: str) -> str:
         "The licence of the pictures they were trained on applies.\n"
     )
 
-
+# %% ../../nbs/inference/04_card.ipynb #f200bbdc
 def _data(clf: Classifier) -> list:
     "Lines: training images and licence"
     data = clf.about.get("data") or {}
@@ -149,6 +151,26 @@ def _report_lines(
         "",
     ]
 
+# %% ../../nbs/inference/04_card.ipynb #810271a8
+def _score_remarks(about: dict) -> list:
+    "Lines: what a reader of the scores should know"
+    lines = []
+    adjustment = about.get("logit_adjustment")
+    if adjustment:
+        tau = escape_html(adjustment.get("tau"))
+        lines.append(f"Its logits are adjusted for rare characters, with a strength of {tau}.\n")
+    if about.get("refit"):
+        lines.append(
+            "After these scores were measured, the network was trained once more, on training and "
+            "validation pictures together. Nobody has judged the result.\n"
+        )
+    if about.get("validation"):
+        lines.append(
+            "The validation pictures chose the best epoch, the temperature and the threshold; "
+            "scores on them flatter slightly.\n"
+        )
+    return lines
+
 # %% ../../nbs/inference/04_card.ipynb #dbebf913
 def _scores(clf: Classifier) -> list:
     "Lines: the scores of all reports in the file"
@@ -158,21 +180,7 @@ def _scores(clf: Classifier) -> list:
         lines += _report_lines(name, report) if report else []
     if not any(reports.values()):
         lines.append("The file holds no scores.\n")
-    adjustment = clf.about.get("logit_adjustment")
-    if adjustment:
-        tau = escape_html(adjustment.get("tau"))
-        lines.append(f"Its logits are adjusted for rare characters, with a strength of {tau}.\n")
-    if clf.about.get("refit"):
-        lines.append(
-            "After these scores were measured, the network was trained once more, on training and "
-            "validation pictures together. Nobody has judged the result.\n"
-        )
-    if reports["validation"]:
-        lines.append(
-            "The validation pictures chose the best epoch, the temperature and the threshold; "
-            "scores on them flatter slightly.\n"
-        )
-    return lines
+    return lines + _score_remarks(clf.about)
 
 # %% ../../nbs/inference/04_card.ipynb #6afdc8b9
 def _threshold_line(c: Calibration) -> str:
@@ -185,7 +193,7 @@ def _threshold_line(c: Calibration) -> str:
         "answers; pictures of strangers may still pass."
     )
 
-# %% ../../nbs/inference/04_card.ipynb #75dd7844
+# %% ../../nbs/inference/04_card.ipynb #9880cfab
 def _calibration_lines(c: Calibration) -> list:
     "How honest the probabilities are, if that was measured"
     if c.ece_after is None:
@@ -195,7 +203,7 @@ def _calibration_lines(c: Calibration) -> list:
         f"calibration error; {c.ece_before:.3f} without the temperature of {c.temperature:.2f})."
     ]
 
-
+# %% ../../nbs/inference/04_card.ipynb #75dd7844
 def _limits(clf: Classifier) -> list:
     "Lines: what the model cannot do"
     return [
@@ -234,7 +242,7 @@ def model_card(
     sections.append(_made_with(clf.about.get("versions") or {}))
     return "\n".join(line for section in sections for line in section)
 
-# %% ../../nbs/inference/04_card.ipynb #c97279c6
+# %% ../../nbs/inference/04_card.ipynb #10a77149
 def _hub_config(clf: Classifier) -> dict:
     "What other programs may want to know of a model without opening it"
     prep = clf.preprocess
@@ -246,7 +254,7 @@ def _hub_config(clf: Classifier) -> dict:
         id2label=dict(enumerate(clf.classes)),
     )
 
-
+# %% ../../nbs/inference/04_card.ipynb #c97279c6
 def save_for_hub(
     clf: Classifier,
     folder,  # Made if there is none; its files of the same names are replaced

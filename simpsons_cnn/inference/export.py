@@ -248,9 +248,9 @@ class _Reductions(_Elementwise):
     def softmax(self, dim: int):
         return self._apply("Softmax", axis=dim)
 
-# %% ../../nbs/inference/03_export.ipynb #ac0033a3
-class _Node(_Reductions):
-    "Stands in for a tensor, with all that the description needs"
+# %% ../../nbs/inference/03_export.ipynb #d7abb859
+class _Shapes(_Reductions):
+    "The methods of a tensor that change its shape"
 
     def unsqueeze(self, dim: int):
         return self._apply("Unsqueeze", self._ints(dim))
@@ -266,6 +266,10 @@ class _Node(_Reductions):
             self._ints(*v) for v in ((rows.start, columns.start), (rows.stop, columns.stop))
         ]
         return self._apply("Slice", starts, ends, self._ints(-2, -1))
+
+# %% ../../nbs/inference/03_export.ipynb #ac0033a3
+class _Node(_Shapes):
+    "Stands in for a tensor, with all that the description needs"
 
     def positions(self, dim: int):  # 0, 1, …, float64, as many as there are along `dim`
         shape = self._apply("Shape", dtype=np.int64)
@@ -291,13 +295,13 @@ def _write_conv(x: _Node, layer: nn.Conv2d) -> _Node:
     sides = (layer.stride, layer.padding, layer.dilation)
     return _conv2d(x, layer.weight, layer.bias, *sides, layer.groups)
 
-
+# %% ../../nbs/inference/03_export.ipynb #1219b87f
 def _write_max_pool(x: _Node, layer: nn.MaxPool2d) -> _Node:
     sides = dict(kernel_shape=_pair(layer.kernel_size), strides=_pair(layer.stride))
     sides |= dict(pads=_pair(layer.padding) * 2, dilations=_pair(layer.dilation))
     return x._apply("MaxPool", ceil_mode=int(layer.ceil_mode), **sides)
 
-
+# %% ../../nbs/inference/03_export.ipynb #446b7ffb
 def _mean_of_maps(x: _Node, output_size) -> _Node:
     "`F.adaptive_avg_pool2d` to a single number per map; raises `ValueError` for more"
     if _pair(output_size) != [1, 1]:
@@ -309,13 +313,13 @@ def _write_linear(x: _Node, layer: nn.Linear) -> _Node:
     weights = [layer.weight] if layer.bias is None else [layer.weight, layer.bias]
     return x._apply("Gemm", *weights, transB=1)
 
-
+# %% ../../nbs/inference/03_export.ipynb #ff50a5ec
 def _write_batch_norm(x: _Node, layer: nn.BatchNorm2d) -> _Node:
     moments = [layer.running_mean, layer.running_var]
     weights = [layer.weight, layer.bias, *moments]
     return x._apply("BatchNormalization", *weights, epsilon=layer.eps)
 
-# %% ../../nbs/inference/03_export.ipynb #d18585b8
+# %% ../../nbs/inference/03_export.ipynb #112ef42c
 _WRITERS = dict(
     ReLU=lambda x, layer: x._apply("Relu"),
     ReLU6=lambda x, layer: x.clamp(0, 6),
@@ -331,11 +335,9 @@ _WRITERS = dict(
     BatchNorm2d=_write_batch_norm,
     ZeroBatchNorm2d=_write_batch_norm,
 )
-
-
 _NOTHING = ("Dropout", "Dropout2d", "Identity", "StochasticDepth")  # in evaluation mode
 
-
+# %% ../../nbs/inference/03_export.ipynb #d18585b8
 def _write_layer(x: _Node, layer: nn.Module) -> _Node:
     "One layer of the network; raises `ValueError` for a kind that has no operator here"
     kind = type(layer).__name__
@@ -345,7 +347,21 @@ def _write_layer(x: _Node, layer: nn.Module) -> _Node:
         raise ValueError(f"export_onnx cannot write a {kind} layer; write an operator for it")
     return _WRITERS[kind](x, layer)
 
-# %% ../../nbs/inference/03_export.ipynb #773ee88b
+# %% ../../nbs/inference/03_export.ipynb #1d56ce99
+class _LayerTracer(torch.fx.Tracer):
+    "Notes a layer that has an operator as one call"
+
+    def is_leaf_module(self, module, name):
+        return type(module).__name__ in (*_WRITERS, *_NOTHING) or super().is_leaf_module(
+            module, name
+        )
+
+
+def _record_of(model: nn.Module) -> torch.fx.GraphModule:
+    "The calls that the `forward` of a network makes"
+    return torch.fx.GraphModule(model, _LayerTracer().trace(model))
+
+# %% ../../nbs/inference/03_export.ipynb #88a6a8f5
 _FUNCTIONS = {
     F.conv2d: _conv2d,
     torch.conv2d: _conv2d,
@@ -357,15 +373,6 @@ _FUNCTIONS = {
     iadd: add,
     mul: mul,
 }
-
-
-class _LayerTracer(torch.fx.Tracer):
-    "Notes a layer that has an operator as one call"
-
-    def is_leaf_module(self, module, name):
-        return type(module).__name__ in (*_WRITERS, *_NOTHING) or super().is_leaf_module(
-            module, name
-        )
 
 
 class _NetworkWriter(torch.fx.Interpreter):
@@ -381,12 +388,11 @@ class _NetworkWriter(torch.fx.Interpreter):
             )
         return _FUNCTIONS[target](*args, **kwargs)
 
-
+# %% ../../nbs/inference/03_export.ipynb #773ee88b
 def _write_network(x: _Node, model: nn.Module) -> _Node:
     "What the `forward` of a network in evaluation mode does"
     try:
-        record = torch.fx.GraphModule(model, _LayerTracer().trace(model))
-        writer = _NetworkWriter(record)
+        writer = _NetworkWriter(_record_of(model))
         writer.extra_traceback = False  # errors are for users
         return writer.run(x)
     except (torch.fx.proxy.TraceError, AttributeError, TypeError) as e:
@@ -486,7 +492,7 @@ def _agrees(p, q: np.ndarray, ood_score: float, tolerance: float) -> bool:
     close = np.abs(p.probabilities - q).max() <= tolerance  # false for NaN
     return bool(same_name and same_score and close)
 
-# %% ../../nbs/inference/03_export.ipynb #ec7631ec
+# %% ../../nbs/inference/03_export.ipynb #88c1115b
 def _difference_message(i: int, p, q: np.ndarray) -> str:
     return (
         f"The exported graph differs from the library on picture {i} "
@@ -494,7 +500,7 @@ def _difference_message(i: int, p, q: np.ndarray) -> str:
         f"{q.max():.4f}); nothing was written"
     )
 
-
+# %% ../../nbs/inference/03_export.ipynb #ec7631ec
 def check_parity(
     answer,  # Function of bytes `(height, width, 3)` that returns probabilities and the score
     clf: Classifier,  # The library's own
@@ -518,15 +524,10 @@ def _write_if_same(path, data: bytes, answer, clf: Classifier, pictures) -> dict
     atomic_write(path, data)
     return found
 
-# %% ../../nbs/inference/03_export.ipynb #5b8a02f9
-def export_onnx(
-    clf: Classifier,  # To export
-    path,  # File to write, by custom `….onnx`
-    pictures: list = None,  # To compare on; `None` draws 500, see `pictures_to_check`
-) -> dict:  # See `check_parity`
-    "Write the classifier as ONNX; raises `ValueError`, and writes nothing, if it differs"
+# %% ../../nbs/inference/03_export.ipynb #ff7d7e5c
+def _run_onnx(graph: bytes):  # Function of bytes `(height, width, 3)`, see `check_parity`
+    "Run a classifier that was exported as ONNX"
     runtime = require("onnxruntime", "onnx")
-    graph = onnx_graph(clf)
     options = runtime.SessionOptions()
     options.intra_op_num_threads = num_workers()  # its own count ignores what is lent
     session = runtime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
@@ -535,7 +536,18 @@ def export_onnx(
         probabilities, ood_score = session.run(None, {"pictures": pixels[None]})
         return probabilities[0], ood_score[0]
 
-    return _write_if_same(path, graph, answer, clf, pictures)
+    return answer
+
+# %% ../../nbs/inference/03_export.ipynb #5b8a02f9
+def export_onnx(
+    clf: Classifier,  # To export
+    path,  # File to write, by custom `….onnx`
+    pictures: list = None,  # To compare on; `None` draws 500, see `pictures_to_check`
+) -> dict:  # See `check_parity`
+    "Write the classifier as ONNX; raises `ValueError`, and writes nothing, if it differs"
+    require("onnxruntime", "onnx")
+    graph = onnx_graph(clf)
+    return _write_if_same(path, graph, _run_onnx(graph), clf, pictures)
 
 # %% ../../nbs/inference/03_export.ipynb #ac93332c
 class _EndToEnd(nn.Module):
@@ -561,14 +573,9 @@ def _torch_program(clf: Classifier):
     with torch.no_grad():
         return torch.export.export(_EndToEnd(clf).eval(), (example,), dynamic_shapes=shapes)
 
-# %% ../../nbs/inference/03_export.ipynb #cf7b088e
-def export_torch(
-    clf: Classifier,  # To export
-    path,  # File to write, by custom `….pt2`
-    pictures: list = None,  # To compare on; `None` draws 500, see `pictures_to_check`
-) -> dict:  # See `check_parity`
-    "Write the classifier for `torch.export`; `ValueError`, and nothing written, if it differs"
-    program = _torch_program(clf)
+# %% ../../nbs/inference/03_export.ipynb #b3efa239
+def _run_torch(program):  # Function of bytes `(height, width, 3)`, see `check_parity`
+    "Run a classifier that was exported for PyTorch"
     run = program.module()
 
     def answer(pixels):
@@ -577,6 +584,16 @@ def export_torch(
             probabilities, ood_score = run(xb)
         return probabilities[0].numpy(), ood_score[0].item()
 
+    return answer
+
+# %% ../../nbs/inference/03_export.ipynb #cf7b088e
+def export_torch(
+    clf: Classifier,  # To export
+    path,  # File to write, by custom `….pt2`
+    pictures: list = None,  # To compare on; `None` draws 500, see `pictures_to_check`
+) -> dict:  # See `check_parity`
+    "Write the classifier for `torch.export`; `ValueError`, and nothing written, if it differs"
+    program = _torch_program(clf)
     file = io.BytesIO()
     torch.export.save(program, file, extra_files={"about.json": json.dumps(_metadata(clf))})
-    return _write_if_same(path, file.getvalue(), answer, clf, pictures)
+    return _write_if_same(path, file.getvalue(), _run_torch(program), clf, pictures)

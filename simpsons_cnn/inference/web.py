@@ -38,12 +38,12 @@ def _is_runtime(archive: bytes) -> bool:
     digest = hashlib.sha512(archive).digest()
     return base64.b64encode(digest).decode() == _ORT_SHA512
 
-# %% ../../nbs/inference/05_web.ipynb #734ac541
+# %% ../../nbs/inference/05_web.ipynb #c27182f4
 def _cached_runtime() -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return cache / "simpsons_cnn" / f"onnxruntime-web-{ORT_VERSION}.tgz"
 
-
+# %% ../../nbs/inference/05_web.ipynb #734ac541
 def _download() -> bytes:
     "The package from npm; raises `OSError` with what to do without a network"
     try:
@@ -55,7 +55,7 @@ def _download() -> bytes:
             "where there is a network, and give the file as --onnxruntime-web"
         ) from None
 
-# %% ../../nbs/inference/05_web.ipynb #c6e86211
+# %% ../../nbs/inference/05_web.ipynb #ed142da2
 def _checked(archive: bytes, source) -> bytes:
     "The archive; raises `ValueError` unless it is the pinned one"
     if not _is_runtime(archive):
@@ -65,7 +65,7 @@ def _checked(archive: bytes, source) -> bytes:
         )
     return archive
 
-
+# %% ../../nbs/inference/05_web.ipynb #c6e86211
 def runtime_archive(
     path=None,  # File made by `npm pack onnxruntime-web@1.30.0`; `None`: the cache, or npm
 ) -> bytes:  # The package as a .tar.gz

@@ -24,14 +24,14 @@ from ..data.preprocess import Preprocess
 from .presets import PRESETS, OwnNetwork, UnregisteredNetwork
 from .reference import SimpsonsCNN
 
+# %% ../../nbs/networks/05_model_file.ipynb #32e09316
+def _shapes(model: nn.Module) -> dict:
+    return {name: tensor.shape for name, tensor in model.state_dict().items()}
+
 # %% ../../nbs/networks/05_model_file.ipynb #e42ebb99
 FORMAT_VERSION = 2
 _NETWORKS = [*(network for network, _ in PRESETS.values()), OwnNetwork]
 ARCHITECTURES = {network.__name__: network for network in _NETWORKS}  # what may be named
-
-
-def _shapes(model: nn.Module) -> dict:
-    return {name: tensor.shape for name, tensor in model.state_dict().items()}
 
 
 def _build(name: str, hparams: dict) -> nn.Module:
@@ -87,7 +87,7 @@ def save_model(
     )
     write_tensors(path, model.state_dict(), header)
 
-# %% ../../nbs/networks/05_model_file.ipynb #80c0552f
+# %% ../../nbs/networks/05_model_file.ipynb #3974aaa3
 def _check_hparams(header: dict, hparams: dict, num_tensors: int):
     "Raise `ValueError` for arguments with which a network would be too large to build"
     blocks = max(len(hparams.get("channels", ())), sum(hparams.get("blocks", ())))
@@ -97,7 +97,7 @@ def _check_hparams(header: dict, hparams: dict, num_tensors: int):
     if "factory" in hparams and outputs != names:
         raise ValueError(f"names {names} characters for a network of {outputs!r}")
 
-
+# %% ../../nbs/networks/05_model_file.ipynb #80c0552f
 def _network_of(header: dict, num_tensors: int) -> nn.Module:
     "The network that a header describes, on the meta device"
     hparams = dict(header["architecture"])

@@ -66,13 +66,13 @@ def class_scores(
     counts = np.asarray(confusion)
     return _scores(np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(-1), counts.sum(-2))
 
-# %% ../../nbs/scoring/01_metrics.ipynb #e89db6a8
-_COMMON = 10  # A character with as many judged images is called common
-
-
+# %% ../../nbs/scoring/01_metrics.ipynb #14a62920
 def _nanmean(x):
     "Mean over the last axis of what is not NaN; 0 where all is"
     return np.nansum(x, -1) / np.maximum(1, (~np.isnan(x)).sum(-1))
+
+# %% ../../nbs/scoring/01_metrics.ipynb #e89db6a8
+_COMMON = 10  # A character with as many judged images is called common
 
 
 def macro_f1_score(
@@ -147,8 +147,8 @@ def characters_to_show(
 
 # %% ../../nbs/scoring/01_metrics.ipynb #b52ca622
 @dataclass(eq=False)
-class _Counts:
-    "What the counts alone say"
+class _Scores:
+    "Scores of all characters together, from the counts"
 
     confusion: np.ndarray  # Counts, shape `(classes, classes)`: rows are the truth
     classes: list  # Names, in the order of rows and columns
@@ -179,6 +179,10 @@ class _Counts:
         "Mean F1 of the characters with at least ten judged images; NaN if there are none"
         common = float(macro_f1_score(self.confusion, _COMMON))
         return common if self.num_common else float("nan")
+
+# %% ../../nbs/scoring/01_metrics.ipynb #b242e9cc
+class _Counts(_Scores):
+    "What the counts alone say"
 
     @property
     def not_judged(self) -> list:
@@ -348,16 +352,27 @@ def _units_of(report: _Counts, groups) -> _Units:
         raise ValueError("groups need a report that knows its images; make one with `evaluate`")
     return _whole_groups(report.per_image, groups)
 
+# %% ../../nbs/scoring/01_metrics.ipynb #912bf6bf
+def _strata(report, metric: str, character: str | None) -> np.ndarray:
+    "Numbers of the classes that a score is about"
+    if character:
+        return np.array([report.classes.index(character)])
+    least = _COMMON if metric == "macro_f1_common" else 0
+    return np.flatnonzero(report.confusion.sum(1) >= least)
+
+# %% ../../nbs/scoring/01_metrics.ipynb #c4809190
+def _drawn_scores(report, metric: str, units: _Units, strata, drawing: tuple) -> tuple:
+    "The score of each drawn test set, and the score itself; `drawing`: number of draws, seed"
+    confusion = report.confusion
+    sums = (np.diag(confusion), confusion.sum(1), confusion.sum(0))
+    only_named = (sums[1] == 0) & (sums[2] > 0)
+    blocks = _redrawn_sums(units, len(report.classes), *drawing)
+    values = [_score(metric, strata, drawn, only_named) for drawn in blocks]
+    return np.concatenate(values), float(_score(metric, strata, sums, only_named))
+
 # %% ../../nbs/scoring/01_metrics.ipynb #3a68eda8
 class _Intervals(_Counts):
     "Counts with intervals"
-
-    def _strata(self, metric: str, character: str | None) -> np.ndarray:
-        "Numbers of the classes that a score is about"
-        if character:
-            return np.array([self.classes.index(character)])
-        least = _COMMON if metric == "macro_f1_common" else 0
-        return np.flatnonzero(self.confusion.sum(1) >= least)
 
     def bootstrap_interval(
         self,
@@ -371,15 +386,11 @@ class _Intervals(_Counts):
         "Rescaled, bias-corrected bootstrap, Wilson's where mistakes are few; raises `ValueError`"
         character = character and nfc(character)
         _check_metric(metric, character, self.classes)
-        units, strata = _units_of(self, groups), self._strata(metric, character)
+        units, strata = _units_of(self, groups), _strata(self, metric, character)
         if not len(strata):
             return float("nan"), float("nan")
-        sums = (np.diag(self.confusion), self.confusion.sum(1), self.confusion.sum(0))
-        only_named = (sums[1] == 0) & (sums[2] > 0)  # also in draws that never name them
-        blocks = _redrawn_sums(units, len(self.classes), draws, seed)
-        values = [_score(metric, strata, drawn, only_named) for drawn in blocks]
-        estimate = float(_score(metric, strata, sums, only_named))
-        interval = _bias_corrected(np.concatenate(values), estimate, level)
+        drawn, estimate = _drawn_scores(self, metric, units, strata, (draws, seed))
+        interval = _bias_corrected(drawn, estimate, level)
         if not _few_mistakes(units, strata):
             return interval
         accuracy = metric == "accuracy"
@@ -415,11 +426,11 @@ def _judged_markdown(report) -> str:
         return line
     return f"{line}; **not judged**, without pictures: {escape_html(first_few(report.not_judged))}"
 
-# %% ../../nbs/scoring/01_metrics.ipynb #77b275e8
+# %% ../../nbs/scoring/01_metrics.ipynb #0412c940
 def _format(value: float) -> str:
     return "–" if np.isnan(value) else f"{value:.2f}"
 
-
+# %% ../../nbs/scoring/01_metrics.ipynb #77b275e8
 def _characters_markdown(table: pd.DataFrame) -> list:  # Lines
     "The scores of each character, the lowest F1 first"
     lines = [

@@ -116,22 +116,25 @@ def choose_settings(
 # %% ../../nbs/training/10_auto.ipynb #e92139a5
 def auto_config(
     traindir,  # Folder with one subfolder of pictures per character
+    files: ImageFiles = None,  # Of that folder, if it has been scanned
     **given,  # Settings by name, which win
 ) -> tuple:  # `Config`, and a list of `Choice`
     "Settings for the pictures in a folder; raises as `Config.load` and `ImageFiles.scan` do"
     given = dict(traindir=Path(traindir)) | given
     Config.load(**given)  # mistakes first
-    choices = choose_settings(ImageFiles.scan(given["traindir"]), given)
+    files = ImageFiles.scan(given["traindir"]) if files is None else files
+    choices = choose_settings(files, given)
     return Config.load(**{choice.name: choice.value for choice in choices} | given), choices
 
 # %% ../../nbs/training/10_auto.ipynb #4676c77b
 def adapt_config(
     path,  # Settings file
+    files: ImageFiles = None,  # Of its `traindir`, if it has been scanned
     **given,  # Settings by name, which win
 ) -> tuple:  # `Config`, and a list of `Choice`
     "The settings of a file for the pictures there are; raises as `auto_config` does"
     config = Config.load(path, **given)
-    files, choices = ImageFiles.scan(config.traindir), []
+    files, choices = ImageFiles.scan(config.traindir) if files is None else files, []
     n = round(len(files) * (1 - config.valid))
     if config.batch_size > n and "batch_size" not in given:
         choices.append(_choose_batch_size(n))

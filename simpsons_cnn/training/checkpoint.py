@@ -96,18 +96,18 @@ def _columns(rows: list) -> dict:
         columns[name] = torch.tensor(values, dtype=torch.int64 if whole else torch.float64)
     return columns
 
-
+# %% ../../nbs/training/03_checkpoint.ipynb #5df29958
 def _rows(columns: dict, names: list) -> list:
     "The rows again, with their values in the order of `names`"
     values = zip(*(columns[name].tolist() for name in names), strict=True)
     return [dict(zip(names, row, strict=True)) for row in values]
 
-# %% ../../nbs/training/03_checkpoint.ipynb #4e07c5f5
+# %% ../../nbs/training/03_checkpoint.ipynb #37b8f986
 def _backup_path(path: Path) -> Path:
     "Where the checkpoint before the last is kept"
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 
-
+# %% ../../nbs/training/03_checkpoint.ipynb #4e07c5f5
 def _read_newest(path: Path) -> tuple:  # (`(tensors, header, file)` or `None`, what was damaged)
     "The newest checkpoint that is not damaged, and why newer ones were not taken"
     damage = []

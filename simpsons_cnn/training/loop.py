@@ -64,7 +64,7 @@ def judge(run: TrainingRun) -> Report:
     whole = [ranks.gather(t, len(dl.indices)) for t in (logits, targets)]
     return score_logits(*whole, dl, run.loss)
 
-# %% ../../nbs/training/05_loop.ipynb #28d7b760
+# %% ../../nbs/training/05_loop.ipynb #1079104d
 _OF_THE_LOADERS = ("batch_size", "seed", "device", "crop_size")
 _AFTER_FIT = ("auto", "logit_adjustment")  # of `imbalance`
 
@@ -79,7 +79,7 @@ def _check_change(name: str, value):
     if (name == "refit" and value) or (name == "imbalance" and value in _AFTER_FIT):
         raise ValueError(f"{name} {value} needs what comes after fit; give it to train in a Config")
 
-
+# %% ../../nbs/training/05_loop.ipynb #28d7b760
 def _changed(recipe: TrainingParameters, changes: dict) -> TrainingParameters:
     "A recipe with some fields changed and checked; raises `TypeError` or `ValueError`"
     if not isinstance(recipe, TrainingParameters):
@@ -94,7 +94,7 @@ def _changed(recipe: TrainingParameters, changes: dict) -> TrainingParameters:
     except ValidationError as e:
         raise settings_error(e) from None
 
-
+# %% ../../nbs/training/05_loop.ipynb #305b56ce
 def as_callbacks(callbacks) -> list:
     "Callbacks as a list, a display if none are given; raises `TypeError` for what is no callback"
     if callbacks is None:
@@ -103,10 +103,7 @@ def as_callbacks(callbacks) -> list:
     check_callbacks(callbacks)
     return callbacks
 
-# %% ../../nbs/training/05_loop.ipynb #cf4f5a96
-_OF_THE_LOSS = ("gamma", "label_smoothing", "class_weights", "imbalance")
-
-
+# %% ../../nbs/training/05_loop.ipynb #cab9f6f8
 def _weights_of(recipe: TrainingParameters, counts, classes: list):
     "The class weights of a recipe, or `None`"
     if isinstance(recipe.imbalance, dict):
@@ -116,13 +113,16 @@ def _weights_of(recipe: TrainingParameters, counts, classes: list):
         scheme = "effective"
     return None if scheme == "none" else class_weights(counts, scheme)
 
-
+# %% ../../nbs/training/05_loop.ipynb #614b835e
 def _loss_of(recipe: TrainingParameters, train_dl: Batches) -> nn.Module:
     "The loss of a recipe, with its remedy for rare characters, counted on the training images"
     counts, classes = train_dl.counts, train_dl.store.classes
     weights = _weights_of(recipe, counts, classes)
     loss = FocalLoss(recipe.gamma, weights, recipe.label_smoothing)
     return BalancedSoftmax(loss, counts) if recipe.imbalance == "balanced_softmax" else loss
+
+# %% ../../nbs/training/05_loop.ipynb #cf4f5a96
+_OF_THE_LOSS = ("gamma", "label_smoothing", "class_weights", "imbalance")
 
 
 def _choose_loss(loss, recipe: TrainingParameters, changes: dict, train_dl: Batches):

@@ -258,13 +258,16 @@ def check_own_transform(config: Config):
         check_transform(import_function(config.transform), empty)
 
 # %% ../../nbs/training/06_prepare.ipynb #5f3cdfbe
-def scan_folders(config: Config) -> tuple:  # `ImageFiles` for training, and for testing or `None`
+def scan_folders(
+    config: Config,
+    files: ImageFiles = None,  # Of `traindir`, without fixes, if it has been scanned
+) -> tuple:  # `ImageFiles` for training, and for testing or `None`
     "The images of a configuration, before any is opened; raises as `ImageFiles.scan` does"
     if config.split not in ("group", "random") and not Path(config.split).is_file():
         raise FileNotFoundError(
             f"split must be 'group', 'random' or a CSV file, got {config.split!r}, which is no file"
         )
-    files = ImageFiles.scan(config.traindir)
+    files = ImageFiles.scan(config.traindir) if files is None else files
     if config.fixes:
         files = apply_fixes(files, config.fixes)
     check_batch_size(config.batch_size, round(len(files) * (1 - config.valid)))

@@ -174,16 +174,73 @@ def _create_optimizer(run) -> torch.optim.AdamW:
     fused = run.device.type in ("cpu", "cuda")
     return torch.optim.AdamW(groups, run.recipe.learning_rate, fused=fused)
 
-# %% ../../nbs/training/04_run.ipynb #a62fbd75
+# %% ../../nbs/training/04_run.ipynb #1ad20702
+class _WatchedRun:
+    "A run that says how it ended"
+
+    averaged = history = error = None  # a network; epochs; an exception
+
+    @property
+    def judged_model(self) -> nn.Module:
+        "The network with averaged weights, if they are averaged"
+        return self.averaged or self.model
+
+    def summary(self) -> str:
+        "How the run ended, in a line; begins with 'failed: ' after an error"
+        if self.error is not None:
+            return f"failed: {str(self.error) or type(self.error).__name__}"
+        reason = self.history.stop_reason
+        return f"{self.history!r}" + (f", stopped: {reason}" if reason else "")
+
+# %% ../../nbs/training/04_run.ipynb #b9dd5e9e
+class _StoppableRun(_WatchedRun):
+    "A run that can be asked to stop"
+
+    stop_reason, resumable = "", False
+
+    def stop(
+        self,
+        reason: str,  # Shown to the user and kept in the history
+        resumable: bool = True,  # Whether the run can be continued from its checkpoint
+    ):
+        "Ask the run to stop after this step"
+        if not resumable:
+            self.history.stop_reason = reason  # kept in the checkpoint: the run is at its end
+        if not self.stop_reason:  # the first reason counts
+            self.stop_reason, self.resumable = reason, resumable
+
+# %% ../../nbs/training/04_run.ipynb #fc10b05f
+class _PlacedRun(_StoppableRun):
+    "A run with a position, and with what follows from it"
+
+    epoch = 0  # counts from 0
+
+    def frac(self, step: int = 0) -> float:
+        "Share of the run that is done before a step of this epoch"
+        return (self.epoch + step / self.steps_per_epoch) / self.num_epochs
+
+    def learning_rate(self, step: int) -> float:
+        "The learning rate for a step of this epoch"
+        recipe = self.recipe
+        return learning_rate_at(self.frac(step), recipe.learning_rate, recipe.schedule)
+
+    def crop(self) -> int | None:
+        "Side of this epoch's crops; `None` for the full side"
+        if self.train_dl.augment is None or self.recipe.first_crop is None:
+            return None
+        full = self.train_dl.store.preprocess.crop
+        return crop_size_at(self.frac(), self.recipe.first_crop, full)
+
+# %% ../../nbs/training/04_run.ipynb #091ee8cf
 def _share(run):
     "Leave to a process its share of the batches, and the checkpoint to the first one"
     run.train_dl = run.train_dl.share(run.ranks.rank, run.ranks.size)
     if run.ranks.rank:
         run.checkpoint = Checkpoint(None)
 
-
+# %% ../../nbs/training/04_run.ipynb #a62fbd75
 @dataclass(eq=False)
-class TrainingRun:
+class TrainingRun(_PlacedRun):
     "The state of one call of `fit`, as callbacks see it"
 
     model: nn.Module  # Trained in place
@@ -195,9 +252,8 @@ class TrainingRun:
     callbacks: tuple = ()  # `Callback` objects
     checkpoint: Checkpoint = None  # Where the run is kept
 
-    epoch = step = 0
-    report = error = None  # `Report` on the validation images; an exception
-    stop_reason, resumable = "", False
+    step = 0
+    report = None  # on the validation images
     seconds_before = 0.0  # that this epoch took before a resume
     _chances = None  # of the training images, see `rare_batch`
 
@@ -218,39 +274,9 @@ class TrainingRun:
         self.losses = []  # of the steps of this epoch, tensors on the device
         self._epoch_began = time.perf_counter()
 
-# %% ../../nbs/training/04_run.ipynb #9ae18a27
-@patch(as_prop=True)
-def judged_model(self: TrainingRun) -> nn.Module:
-    "The network with averaged weights, if they are averaged"
-    return self.averaged or self.model
-
-
-@patch
-def __repr__(self: TrainingRun) -> str:
-    at = f"epoch {self.epoch + 1} of {self.num_epochs}, step {self.step + 1}"
-    return f"TrainingRun({at} of {self.steps_per_epoch}, on {self.device})"
-
-
-@patch
-def summary(self: TrainingRun) -> str:
-    "How the run ended, in a line; begins with 'failed: ' after an error"
-    if self.error is not None:
-        return f"failed: {str(self.error) or type(self.error).__name__}"
-    reason = self.history.stop_reason
-    return f"{self.history!r}" + (f", stopped: {reason}" if reason else "")
-
-# %% ../../nbs/training/04_run.ipynb #d79afdcd
-@patch
-def stop(
-    self: TrainingRun,
-    reason: str,  # Shown to the user and kept in the history
-    resumable: bool = True,  # Whether the run can be continued from its checkpoint
-):
-    "Ask the run to stop after this step"
-    if not resumable:
-        self.history.stop_reason = reason  # kept in the checkpoint: the run is at its end
-    if not self.stop_reason:  # the first reason counts
-        self.stop_reason, self.resumable = reason, resumable
+    def __repr__(self) -> str:
+        at = f"epoch {self.epoch + 1} of {self.num_epochs}, step {self.step + 1}"
+        return f"TrainingRun({at} of {self.steps_per_epoch}, on {self.device})"
 
 # %% ../../nbs/training/04_run.ipynb #40ff7bc2
 def _function_identity(function) -> str:
@@ -308,28 +334,6 @@ def environment(self: TrainingRun) -> dict:
 def seconds(self: TrainingRun) -> float:
     "Seconds that this epoch has taken so far"
     return time.perf_counter() - self._epoch_began
-
-# %% ../../nbs/training/04_run.ipynb #e0f699a3
-@patch
-def frac(self: TrainingRun, step: int = 0) -> float:
-    "Share of the run that is done before a step of this epoch"
-    return (self.epoch + step / self.steps_per_epoch) / self.num_epochs
-
-
-@patch
-def crop(self: TrainingRun) -> int | None:
-    "Side of this epoch's crops; `None` for the full side"
-    if self.train_dl.augment is None or self.recipe.first_crop is None:
-        return None
-    full = self.train_dl.store.preprocess.crop
-    return crop_size_at(self.frac(), self.recipe.first_crop, full)
-
-
-@patch
-def learning_rate(self: TrainingRun, step: int) -> float:
-    "The learning rate for a step of this epoch"
-    recipe = self.recipe
-    return learning_rate_at(self.frac(step), recipe.learning_rate, recipe.schedule)
 
 # %% ../../nbs/training/04_run.ipynb #0802fa67
 @patch

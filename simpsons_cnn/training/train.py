@@ -24,6 +24,7 @@ from ..core.figures import figure_png, one_warning_of_missing_letters
 from ..core.files import atomic_write, lock_folder, remove_temp_files
 from ..core.text import safe_csv
 from ..data.batches import Batches
+from ..data.folders import ImageFiles
 from ..networks.losses import log_prior, resolve_imbalance, weights_by_name
 from ..networks.model_file import dataset_hash, save_model, split_hash
 from ..quality.split import split_differences, split_table
@@ -122,7 +123,7 @@ def _identity(config: Config) -> dict:
             identity |= {k: v for k, v in section.items() if k not in _ELSEWHERE}
     return identity
 
-# %% ../../nbs/training/07_train.ipynb #7f5add95
+# %% ../../nbs/training/07_train.ipynb #35368309
 def _read_split_table(path: Path) -> pd.DataFrame:
     "The `split.csv` of a run, all of it text; raises `ValueError`"
     table = pd.read_csv(path, keep_default_na=False, dtype=str)
@@ -134,7 +135,7 @@ def _read_split_table(path: Path) -> pd.DataFrame:
         )
     return table
 
-
+# %% ../../nbs/training/07_train.ipynb #7f5add95
 def _check_images(folder: Path, table: pd.DataFrame):
     "Raise `ValueError` if the images are not those that a run in this folder was started with"
     if not (folder / "split.csv").exists():
@@ -147,7 +148,7 @@ def _check_images(folder: Path, table: pd.DataFrame):
             " or start over with overwrite, without resume"
         )
 
-# %% ../../nbs/training/07_train.ipynb #bfe1f272
+# %% ../../nbs/training/07_train.ipynb #ddbfca5a
 def _scores(run: Run) -> dict:
     "The reports as plain types"
     return {name: report.to_dict() for name, report in run.reports.items()}
@@ -160,7 +161,7 @@ def _afterwards(run: Run) -> dict:
         done["refit"] = run.refit | dict(scores="those of the network before the refit")
     return done
 
-
+# %% ../../nbs/training/07_train.ipynb #bfe1f272
 def _metadata(run: Run, table: pd.DataFrame) -> dict:
     "What the model file says of its training; `table` is the split"
     images = dict(
@@ -188,14 +189,14 @@ def _report(run: Run, data: TrainingData) -> dict:
         **_scores(run),
     ) | _afterwards(run)
 
-# %% ../../nbs/training/07_train.ipynb #2e85dc82
+# %% ../../nbs/training/07_train.ipynb #2a4cd3d4
 def _answers_sheet(report: Report, n: int = 12):  # -> figure
     "Validation images with truth and answer, evenly from the lowest loss to the highest"
     ranked = report.top_losses(len(report))[::-1]
     shown = np.linspace(0, len(ranked) - 1, min(n, len(ranked))).round().astype(int)
     return plot_examples(report.store.pixels, ranked.iloc[shown])
 
-
+# %% ../../nbs/training/07_train.ipynb #56110297
 def _own_figures(run: Run, data: TrainingData):
     "Yields (file name, figure) for what is more than a report: `RUN_OWN_FIGURES`"
     if run.history.rows:
@@ -205,7 +206,7 @@ def _own_figures(run: Run, data: TrainingData):
     yield "training batch.png", plot_batch(images, labels, store.classes, store.preprocess)
     yield "validation answers.png", _answers_sheet(run.report)
 
-
+# %% ../../nbs/training/07_train.ipynb #2e85dc82
 def _save_figures(run: Run, data: TrainingData) -> list:  # Paths
     "Figures of the history, the images and the scores; parts of an earlier start go"
     folder, parts = run.config.out_graphics_directory, run.config.part_of_partitions
@@ -220,7 +221,7 @@ def _save_figures(run: Run, data: TrainingData) -> list:  # Paths
         paths += save_figures(history, run.test_report or run.report, folder, parts or 1)
     return paths
 
-# %% ../../nbs/training/07_train.ipynb #9e7860eb
+# %% ../../nbs/training/07_train.ipynb #7ac1a9bb
 def _save_network(run: Run, data: TrainingData, table: pd.DataFrame):
     "Write model, history and report; without a report the run is unfinished; `table`: the split"
     store, folder = data.train_dl.store, run.config.out_model_directory
@@ -230,7 +231,7 @@ def _save_network(run: Run, data: TrainingData, table: pd.DataFrame):
     atomic_write(folder / "history.csv", run.history.table.to_csv(index=False))
     atomic_write(folder / "report.json", json.dumps(_report(run, data), indent=1))
 
-
+# %% ../../nbs/training/07_train.ipynb #9e7860eb
 def _save_answers(run: Run, data: TrainingData):
     "Write what the network answered, as a table and as figures"
     judged = run.test_report or run.report
@@ -239,13 +240,13 @@ def _save_answers(run: Run, data: TrainingData):
     atomic_write(predictions, safe_csv(answers))
     run.graphics = _save_figures(run, data)
 
-# %% ../../nbs/training/07_train.ipynb #95113d70
+# %% ../../nbs/training/07_train.ipynb #0767b8fa
 def _adjusts(config: Config, data: TrainingData) -> bool:
     "Whether the logits of the finished network are to be adjusted"
     counts = data.train_dl.counts.tolist()
     return resolve_imbalance(config.imbalance, counts) == "logit_adjustment"
 
-
+# %% ../../nbs/training/07_train.ipynb #95113d70
 def _check_imbalance(config: Config, data: TrainingData, model: nn.Module):
     "Raise `ValueError` for a network that cannot be adjusted"
     if _adjusts(config, data):
@@ -304,7 +305,7 @@ def _all_batches(data: TrainingData) -> Batches:
     how = dict(device=dl.device, transform=dl.transform)
     return Batches(dl.store, indices, dl.batch_size, dl.augment, dl.seed, **how)
 
-
+# %% ../../nbs/training/07_train.ipynb #6cdaabb7
 def _fit_all(run: Run, data: TrainingData, dl: Batches, callbacks, checkpoint: Checkpoint) -> tuple:
     "Train a new network on all images, for as many epochs as were best; resumes if it can"
     config, path = run.config, run.model_path.with_name("refit.ckpt")
@@ -344,20 +345,26 @@ class _HistoryFile(Callback):
     def on_epoch(self, run):
         atomic_write(self.path, run.history.table.to_csv(index=False))
 
-# %% ../../nbs/training/07_train.ipynb #a9da7ee6
-def _train_and_save(config, data, table, callbacks, checkpoint) -> Run:
-    "Train; save what was learnt, also if the loss broke down after some epochs"
-    model, broken = _create_model(config, data), None
-    _check_imbalance(config, data, model)
-    callbacks = [_HistoryFile(config.out_model_directory / "history.csv"), *callbacks]
+# %% ../../nbs/training/07_train.ipynb #82799d2a
+def _fit_or_keep(config, data, model, callbacks, checkpoint) -> tuple:  # (history, the error)
+    "Train; a loss that breaks down after some epochs leaves the best weights, and its error"
     try:
         history = _fit_config(config, data, model, callbacks=callbacks, checkpoint=checkpoint)
     except NonFiniteLoss as e:
         if not e.history.rows:
             raise
-        broken, history = e, e.history
-        history.stop_reason = str(e).split(";")[0]
-        model.load_state_dict(history.best_weights)
+        e.history.stop_reason = str(e).split(";")[0]
+        model.load_state_dict(e.history.best_weights)
+        return e.history, e
+    return history, None
+
+# %% ../../nbs/training/07_train.ipynb #a9da7ee6
+def _train_and_save(config, data, table, callbacks, checkpoint) -> Run:
+    "Train; save what was learnt, also if the loss broke down after some epochs"
+    model = _create_model(config, data)
+    _check_imbalance(config, data, model)
+    callbacks = [_HistoryFile(config.out_model_directory / "history.csv"), *callbacks]
+    history, broken = _fit_or_keep(config, data, model, callbacks, checkpoint)
     adjustment = _adjust(config, data, model)
     run = _judge(config, model, history, data)
     run.adjustment = adjustment
@@ -370,13 +377,13 @@ def _train_and_save(config, data, table, callbacks, checkpoint) -> Run:
         _save_network(run, data, table)  # the answers are those before the refit
     return run
 
-# %% ../../nbs/training/07_train.ipynb #95755e97
+# %% ../../nbs/training/07_train.ipynb #5930ba09
 def _split_of(data: TrainingData) -> pd.DataFrame:
     "Which images are trained on, and which validate"
     store = data.train_dl.store
     return split_table(store.files, data.groups, data.valid_dl.indices, store.hashes)
 
-
+# %% ../../nbs/training/07_train.ipynb #95755e97
 def _begin_run(config: Config, data: TrainingData, checkpoint: Checkpoint) -> pd.DataFrame:
     "Compare the images of a resumed run, or clear the folders for a new one; returns the split"
     folder, table = config.out_model_directory, _split_of(data)
@@ -431,14 +438,14 @@ def _follow(ranks: Ranks):
             run = Run(config, model, history, None, model_path=config.traindir)
             _fit_all(run, data, _all_batches(data), [], Checkpoint(None))
 
-# %% ../../nbs/training/07_train.ipynb #827ff9ac
-def _lead(config: Config, callbacks, resume: bool, ranks: Ranks) -> Run:
+# %% ../../nbs/training/07_train.ipynb #fc6af20a
+def _lead(config: Config, callbacks, resume: bool, ranks: Ranks, files=None) -> Run:
     "Scan, decode, split, train, judge, save"
     announce, callbacks = callbacks is None, as_callbacks(callbacks)
     pick_device(config.device)
     _send_settings(config, ranks)
     with agreed(ranks):
-        files, test_files = scan_folders(config)
+        files, test_files = scan_folders(config, files)
     if isinstance(config.imbalance, dict):
         weights_by_name(config.imbalance, files.classes)  # a wrong name is refused
     check_own_network(config, len(files.classes))
@@ -457,15 +464,16 @@ def _lead(config: Config, callbacks, resume: bool, ranks: Ranks) -> Run:
             print(_start_message(config, data, checkpoint), flush=True)
         return _train_and_save(config, data, table, callbacks, checkpoint)
 
-
+# %% ../../nbs/training/07_train.ipynb #827ff9ac
 def train(
     config: Config,  # Settings, such as `Config.demo()`; of several processes the first gives them
     callbacks=None,  # See `fit`; `None` also prints what is trained
     resume: bool = False,  # Continue the run in its output folders, or the latest; else start it
+    files: ImageFiles = None,  # Of `traindir`, without fixes, if it has been scanned
 ) -> Run:  # `None` in the other ones of several processes
     "Scan, decode, split, train, judge, save; raises before training for bad input"
     with joined() as ranks:
-        return _follow(ranks) if ranks.rank else _lead(config, callbacks, resume, ranks)
+        return _follow(ranks) if ranks.rank else _lead(config, callbacks, resume, ranks, files)
 
 # %% ../../nbs/training/07_train.ipynb #08c1efd7
 def _model_folder(folder: Path) -> Path:
@@ -494,6 +502,15 @@ def _loss_difference(now: list, was: list) -> float:
     pairs = zip(now, was, strict=True)
     return max(abs(a["loss"] - b["loss"]) / abs(b["loss"]) for a, b in pairs)
 
+# %% ../../nbs/training/07_train.ipynb #db89fe6e
+def _first_steps_again(config: Config, data: TrainingData, n: int) -> list:
+    "Losses and hashes of the first `n` steps"
+    model, callbacks = _create_model(config, data), [StopAfter(n)]
+    steps = _fit_config(config, data, model, callbacks=callbacks).first_steps
+    if len(steps) < n:
+        raise KeyboardInterrupt  # which `fit` has only noted
+    return steps
+
 # %% ../../nbs/training/07_train.ipynb #126cf80d
 def verify(
     folder,  # Folder of a finished run, or its `out_model_directory`
@@ -507,10 +524,7 @@ def verify(
     data = prepare(config, scan_folders(config)[0], device=device)
     store, indices = data.train_dl.store, data.valid_dl.indices
     _check_images(folder, split_table(store.files, data.groups, indices, store.hashes))
-    model, callbacks = _create_model(config, data), [StopAfter(len(was))]
-    now = _fit_config(config, data, model, callbacks=callbacks).first_steps
-    if len(now) < len(was):
-        raise KeyboardInterrupt  # which `fit` has only noted
+    now = _first_steps_again(config, data, len(was))
     here = describe_environment(device, pick_dtype(config.mixed_precision, device))
     changes = differences(environment, here)
     loss = _loss_difference(now, was)
