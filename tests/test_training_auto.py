@@ -25,6 +25,7 @@ def make_pictures(root, characters, each, side):
     [
         (3, 30, 28, dict(batch_size=16, num_epochs=40, size=64, monitor="valid_loss")),
         (3, 5, 96, dict(batch_size=6, num_epochs=40, size=96)),
+        (5, 60, 200, dict(batch_size=16, num_epochs=40, size=128)),
         (200, 5, 8, dict(batch_size=16, num_epochs=40, size=64, monitor="macro_f1")),
     ],
 )

@@ -44,12 +44,12 @@ def image_sides(
     return np.array(sides, dtype=np.int64)
 
 # %% ../../nbs/training/10_auto.ipynb #b43683ec
-def _choose_size(sides: np.ndarray) -> Choice:
-    "Side of stored pictures: near their own, from 64 to 96"
+def _choose_size(sides: np.ndarray, n: int) -> Choice:
+    "Side of stored pictures: near their own, from 64 to 96, or to 128 for 250 pictures or more"
     if not len(sides):
         return Choice("size", 96, "no picture could be opened")
     median = int(np.median(sides))
-    size = min(96, max(64, 16 * round(median / 16)))
+    size = min(96 if n < 250 else 128, max(64, 16 * round(median / 16)))
     reason = f"their shorter side is {median:,} px in the median"
     enlarged = np.mean(sides < size)
     if enlarged:
@@ -110,7 +110,7 @@ def choose_settings(
     choices = [_choose_testdir(config.traindir, files.classes), batch_size, _choose_epochs(n)]
     choices += [_choose_learning_rate(used), _choose_monitor(n)]
     if not {"crop_size", "first_crop"} & set(given):
-        choices.append(_choose_size(image_sides(files)))
+        choices.append(_choose_size(image_sides(files), n))
     return [choice for choice in choices if choice.name not in given]
 
 # %% ../../nbs/training/10_auto.ipynb #e92139a5
