@@ -3,8 +3,8 @@
 python scripts/few_pictures.py RUN TARGET     # for example runs/simpsons-0 runs/few
 
 Of the ten characters with the most pictures, TARGET/10/train, 30/train, 100/train and 400/train
-hold so many each, drawn from the training pictures of the finished run RUN, and TARGET/test holds up to a
-hundred each of its validation pictures. So no scene is in both. Pictures are hard links.
+hold so many each, drawn from the training pictures of the finished run RUN, and TARGET/test holds
+up to a hundred each of its validation pictures. So no scene is in both. Pictures are hard links.
 """
 
 import os

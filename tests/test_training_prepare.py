@@ -9,8 +9,8 @@ import pytest
 from simpsons_cnn.core.config import Config
 from simpsons_cnn.demo.characters import demo_characters
 from simpsons_cnn.training.prepare import (
-    _certainty,
     RUN_FILES,
+    _certainty,
     check_room,
     latest_run,
     link_run,

@@ -43,7 +43,7 @@ def _add_settings(parser: CommandParser):
 
 # %% ../../nbs/cli/02_train.ipynb #a0231b4f
 def _add_run_options(parser: CommandParser):
-    "Add the options that are no settings"
+    "Add the options about a run that exists, or is to come"
     parser.add_argument(
         "--resume",
         action="store_true",
@@ -61,6 +61,10 @@ def _add_run_options(parser: CommandParser):
         action="store_true",
         help="train nothing: try rising learning rates for a hundred steps, and suggest one",
     )
+
+# %% ../../nbs/cli/02_train.ipynb #d62bb300
+def _add_many_options(parser: CommandParser):
+    "Add the options of several seeds and several processes"
     parser.add_argument(
         "--seeds",
         metavar="S,S,…",
@@ -88,6 +92,7 @@ def _train_parser() -> CommandParser:
         "are trained on as in configs/demo.yaml",
     )
     _add_run_options(parser)
+    _add_many_options(parser)
     _add_settings(parser)
     return parser
 

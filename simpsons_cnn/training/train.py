@@ -52,7 +52,6 @@ from .loop import as_callbacks, fit
 from simpsons_cnn.training.prepare import (
     PARTS,
     RUN_FILES,
-    RUN_OWN_FIGURES,
     TrainingData,
     check_own_network,
     check_own_transform,
