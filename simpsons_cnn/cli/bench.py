@@ -46,7 +46,7 @@ from ..training.loop import train_epoch
 from ..training.prepare import evaluation_batch_size
 from ..training.run import TrainingRun
 
-# %% ../../nbs/cli/07_bench.ipynb #c15a1883
+# %% ../../nbs/cli/07_bench.ipynb #3d7eb1a6
 def _reference_transforms() -> T.Compose:
     steps = [
         T.ToTensor(),
@@ -59,7 +59,7 @@ def _reference_transforms() -> T.Compose:
     ]
     return T.Compose(steps)
 
-
+# %% ../../nbs/cli/07_bench.ipynb #c15a1883
 def reference_loader(
     folder,  # Pictures, a folder per character
     batch_size: int,
@@ -156,7 +156,7 @@ def save_jpegs(folder, n: int, size: tuple) -> list:  # Paths
         image.save(target / f"{i:05}.jpg", quality=90)
     return sorted(target.iterdir())
 
-# %% ../../nbs/cli/07_bench.ipynb #03591552
+# %% ../../nbs/cli/07_bench.ipynb #e563d24e
 def _decoding_baseline(paths: list, size: int):
     "A part: Pillow, one picture after the other"
 
@@ -168,7 +168,7 @@ def _decoding_baseline(paths: list, size: int):
 
     return part
 
-
+# %% ../../nbs/cli/07_bench.ipynb #03591552
 def _decoding(paths: list, size: int):
     "A part: as `PixelStore.build` decodes, on all processors"
     files = ImageFiles(paths[0].parent, paths, np.arange(len(paths)) % 2, ["a", "b"])
@@ -197,7 +197,7 @@ def _predict_by_hand(clf: Classifier, path) -> torch.Tensor:  # Probabilities, s
     with torch.no_grad():
         return clf.model(p.normalise(p.center_crop(x)).to(clf.device)).softmax(1).cpu()
 
-
+# %% ../../nbs/cli/07_bench.ipynb #e11f9801
 def _predicting_baseline(clf: Classifier, paths: list):
     "A part: one file after the other, by hand"
     clf.model.float().eval()
@@ -262,13 +262,13 @@ def _seconds_of_imports() -> dict:  # What -> seconds
     names = ("import torch, torchvision", "import simpsons_cnn.inference.classifier after them")
     return dict(zip(names, map(float, out.split()), strict=True))
 
-# %% ../../nbs/cli/07_bench.ipynb #667f91b8
+# %% ../../nbs/cli/07_bench.ipynb #65be9c33
 def _seconds_of(function, *args, **kwargs) -> float:
     start = time.perf_counter()
     function(*args, **kwargs)
     return time.perf_counter() - start
 
-
+# %% ../../nbs/cli/07_bench.ipynb #667f91b8
 def _startup_times(
     store: PixelStore,
     store_folder,  # Where it is kept
@@ -287,13 +287,13 @@ def _startup_times(
     table |= dict(lowest=seconds.min().values, highest=seconds.max().values)
     return pd.DataFrame(table).round(4)
 
-# %% ../../nbs/cli/07_bench.ipynb #41fdb92f
+# %% ../../nbs/cli/07_bench.ipynb #f63247b4
 def _own_memory() -> float:  # MiB
     "Memory of this process without the pages of mapped files (Linux only)"
     status = Path("/proc/self/status").read_text()
     return int(status.split("RssAnon:")[1].split()[0]) / 1024
 
-
+# %% ../../nbs/cli/07_bench.ipynb #41fdb92f
 def _open_empty_store(path: Path, n: int) -> PixelStore:
     "A store of `n` black pictures of 42 characters, in a file with holes"
     np.lib.format.open_memmap(path, "w+", np.uint8, (n, 96, 96, 3)).flush()
@@ -326,7 +326,7 @@ def train_from_large_store(
         MiB_more_than_2000_pictures=round(large - small, 1),
     )
 
-# %% ../../nbs/cli/07_bench.ipynb #cffbabb0
+# %% ../../nbs/cli/07_bench.ipynb #1e26293f
 @dataclass
 class _Setup:
     "What the parts work on"
@@ -345,7 +345,7 @@ class _Setup:
     def training_args(self) -> tuple:
         return self.store, self.batch_size, self.steps, self.device, self.dtype
 
-
+# %% ../../nbs/cli/07_bench.ipynb #cffbabb0
 def _prepare(tmp: Path, folder, device: str, files: int, batch_size: int, steps: int) -> _Setup:
     "Draw pictures where needed, build the store, save a model"
     device = pick_device(device)
@@ -359,7 +359,7 @@ def _prepare(tmp: Path, folder, device: str, files: int, batch_size: int, steps:
     sizes = (batch_size, steps, device, dtype)
     return _Setup(folder, store, tmp / "store", path, clf, jpegs, *sizes)
 
-# %% ../../nbs/cli/07_bench.ipynb #63a5a051
+# %% ../../nbs/cli/07_bench.ipynb #7fd54e26
 def _training_groups(s: _Setup):
     "(parts, pairs to compare), one group after the other"
     ours, classes = s.training_args(), len(s.store.classes)
@@ -376,7 +376,7 @@ def _training_groups(s: _Setup):
     }
     yield parts, []
 
-
+# %% ../../nbs/cli/07_bench.ipynb #63a5a051
 def _file_groups(s: _Setup):
     "The same for files: decoding, and predicting"
     parts = {
@@ -391,7 +391,7 @@ def _file_groups(s: _Setup):
     }
     yield parts, [("files, as a folder", "files, plainly")]
 
-# %% ../../nbs/cli/07_bench.ipynb #cc0c9498
+# %% ../../nbs/cli/07_bench.ipynb #fc359933
 def _single_groups(s: _Setup):
     picture = np.array(Image.open(s.jpegs[0]))
     alone, whole = _network_only(s.clf, picture), _one_in_memory(s.clf, picture)
@@ -406,7 +406,7 @@ def _groups(s: _Setup, rounds: int):
         for parts, pairs in groups(s):
             yield parts, pairs, n
 
-
+# %% ../../nbs/cli/07_bench.ipynb #cc0c9498
 def _measure_all(s: _Setup, rounds: int) -> tuple:
     "The table of speeds and the table of ratios of all groups"
     speeds, ratios = [], []
@@ -440,14 +440,14 @@ def bench(
         starting = _startup_times(setup.store, setup.store_folder, setup.model_path, rounds)
     return dict(speeds=speeds, ratios=ratios, starting=starting)
 
-# %% ../../nbs/cli/07_bench.ipynb #777be1d2
+# %% ../../nbs/cli/07_bench.ipynb #7ef37bd3
 def _processor_name() -> str:
     try:
         return Path("/proc/cpuinfo").read_text().split("model name\t: ")[1].split("\n")[0]
     except (OSError, IndexError):
         return platform.processor() or platform.machine()
 
-
+# %% ../../nbs/cli/07_bench.ipynb #777be1d2
 def system_info(device: str = "auto") -> str:
     "Hardware and versions, in a line"
     device = pick_device(device)

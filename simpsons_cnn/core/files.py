@@ -240,7 +240,7 @@ _OF_FILE_MANAGERS = (".DS_Store", "Thumbs.db", "desktop.ini")
 def _is_empty(folder: Path) -> bool:
     return all(path.name in _OF_FILE_MANAGERS for path in folder.iterdir())
 
-
+# %% ../../nbs/core/02_files.ipynb #a73fcdda
 def require_empty_folder(folder):
     "Raise `FileExistsError` if there is a file, or a folder that is not empty"
     folder = Path(folder)

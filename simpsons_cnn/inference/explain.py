@@ -81,7 +81,7 @@ def _heat_colours(
     steps = np.linspace(0, 1, len(_HEAT))
     return np.stack([np.interp(share, steps, channel) for channel in _HEAT.T])
 
-
+# %% ../../nbs/inference/01_explain.ipynb #65b0b7dc
 def _light_grey(
     pixels: np.ndarray,  # uint8, shape `(3, height, width)`
 ) -> np.ndarray:  # From .4 to 1, shape `(height, width)`
@@ -128,14 +128,14 @@ class Explanation:
     def _repr_html_(self):
         return _figure_html(self)
 
-# %% ../../nbs/inference/01_explain.ipynb #49f623b5
+# %% ../../nbs/inference/01_explain.ipynb #ab6df9be
 def _draw_map(ax, explanation: Explanation):
     "The overlay, with a line where the map is half of its largest value"
     ax.imshow(explanation.overlay().transpose(1, 2, 0), interpolation="bicubic")
     if explanation.cam.max() > 0.5 > explanation.cam.min():
         ax.contour(explanation.cam, [0.5], colors="k", linewidths=1)
 
-
+# %% ../../nbs/inference/01_explain.ipynb #49f623b5
 def _draw_scale(figure, ax):
     "The colours beside the map, and what they say"
     from matplotlib.cm import ScalarMappable  # here, because matplotlib imports slowly

@@ -59,7 +59,7 @@ def _named_picture(image, name: str, alt: str) -> Html:
     file = element("div", Path(name).name, class_="sc-line", title=name)
     return join_html(picture_html(image, alt), file)
 
-
+# %% ../../nbs/lab/05_classify.ipynb #b16d3bbe
 _HEAT_LEGEND = element("small", "red: supports the answer; grey: does not")
 
 

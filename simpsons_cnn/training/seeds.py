@@ -55,7 +55,7 @@ def mean_and_interval(
     half = float(stdtrit(n - 1, (1 + level) / 2)) * std / n**0.5
     return dict(mean=mean, std=std, low=max(0.0, mean - half), high=min(1.0, mean + half))
 
-# %% ../../nbs/training/15_seeds.ipynb #f5fce754
+# %% ../../nbs/training/15_seeds.ipynb #b5540459
 def _score_lines(runs: dict) -> dict:  # Name of a score -> a score for each run
     "The scores of some runs on validation and on test pictures"
     lines = {}
@@ -64,7 +64,7 @@ def _score_lines(runs: dict) -> dict:  # Name of a score -> a score for each run
             lines[f"{kind} {label}"] = [getattr(r.reports[kind], metric) for r in runs.values()]
     return lines
 
-
+# %% ../../nbs/training/15_seeds.ipynb #f5fce754
 def _seeds_table(runs: dict) -> pd.DataFrame:
     "A row for each score; the columns are the seeds, then `mean`, `std`, `low`, `high`"
     rows = {}
@@ -149,13 +149,13 @@ def _save(series: SeedSeries):
     atomic_write(series.folder / "seeds.png", figure_png(series.plot()))
     link_run(series.best.config.out_directory, "best")
 
-# %% ../../nbs/training/15_seeds.ipynb #e08e5ad6
+# %% ../../nbs/training/15_seeds.ipynb #3ba8531a
 def _latest_series(runs: Path) -> Path | None:
     "The series with the highest number in `runs_directory`"
     folders = [path.parent for path in runs.glob("*/seed_*") if path.parent.name.isdecimal()]
     return max(folders, key=lambda path: int(path.name), default=None)
 
-
+# %% ../../nbs/training/15_seeds.ipynb #e08e5ad6
 def _series_folder(config: Config, seeds: list, resume: bool) -> Path:
     "The folder of a series, made if it has a new number; raises `FileExistsError`"
     folder = config.out_directory
