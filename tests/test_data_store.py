@@ -207,14 +207,16 @@ def test_opening_many_takes_little_more_than_reading_them(root, tmp_path):
         for i in range(418):
             os.link(photo, tmp_path / f"many/{c:02}" / f"{i}.bmp")
     PixelStore.build(ImageFiles.scan(tmp_path / "many"), size=16)
-    start = time.process_time()
-    store = PixelStore.build(ImageFiles.scan(tmp_path / "many"), size=16)
-    seconds = time.process_time() - start  # of a processor, so that a busy one does no harm
+    seconds = []  # of a processor, so that a busy one does no harm
+    for _ in range(3):  # the garbage of other tests may be collected in one of them
+        start = time.process_time()
+        store = PixelStore.build(ImageFiles.scan(tmp_path / "many"), size=16)
+        seconds.append(time.process_time() - start)
     assert (len(store), store.changes) == (17556, "")
     start = time.process_time()
     hashes = {hashlib.sha256(path.read_bytes()).digest() for path in store.files.paths}
     assert len(hashes) == 1
-    assert seconds < 2.5 * (time.process_time() - start)
+    assert min(seconds) < 2.5 * (time.process_time() - start)
 
 
 # Images that cannot be read

@@ -451,3 +451,30 @@ def test_few_mistakes_are_fewer_than_five_in_the_classes_asked_for(wrong, few):
     units = metrics._single_images(confusion)
     assert metrics._few_mistakes(units, [0, 1]) == few
     assert not metrics._few_mistakes(units, [0, 1, 2])
+
+
+def test_a_group_counts_all_its_images_in_each_draw():
+    per_image = pd.DataFrame(dict(truth=[0] * 6 + [0], prediction=[0] * 6 + [1]))
+    units = metrics._whole_groups(per_image, [1] * 6 + [2])
+    sums = np.concatenate([t for _, t, _ in metrics._redrawn_sums(units, 2, 200, 0)])
+    # One of the two groups is drawn and stands for both: six images twice, or one twice.
+    assert sorted({*sums[:, 0]}) == [2, 12]
+
+
+def test_a_group_is_drawn_among_those_of_its_most_frequent_character():
+    per_image = pd.DataFrame(dict(truth=[0, 1, 1, 1, 0], prediction=[0, 1, 1, 1, 0]))
+    units = metrics._whole_groups(per_image, ["x", "x", "x", "y", "z"])
+    assert units.stratum.tolist() == [1, 1, 0]
+
+
+def test_an_interval_is_widened_at_either_end_and_never_narrowed():
+    low, high = wilson_interval(90, 100, 1.96)
+    assert metrics._widened((0.89, 0.91), 0.9, 100, 0.95) == pytest.approx((low, high), abs=1e-4)
+    assert metrics._widened((0.1, 0.99), 0.9, 100, 0.95) == (0.1, 0.99)
+
+
+def test_as_many_sets_are_drawn_as_are_asked_for(monkeypatch):
+    units = metrics._single_images(np.array([[5, 2], [1, 3]]))
+    monkeypatch.setattr(metrics, "_BLOCK", 4 * 3)  # three draws a block
+    blocks = [len(true) for _, true, _ in metrics._redrawn_sums(units, 2, 10, 0)]
+    assert blocks == [3, 3, 3, 1]

@@ -160,8 +160,8 @@ def test_read_only_disk(files, tmp_path):
         )  # reading needs no writing
         with pytest.raises(OSError) as e:
             PixelStore.build(files, size=64, folder=locked)
-        words = f"Cannot keep decoded pictures in '{locked}' (Read-only file system); set "
-        assert f"{words}store_directory" in str(e.value)
+        words = f"Cannot keep decoded pictures in '{locked}' (Read-only file system); name "
+        assert f"{words}another folder that can be written" in str(e.value)
         assert arrays(locked) == kept
         remount(locked, "rw")
         assert same(PixelStore.build(files, size=64, folder=locked), files)

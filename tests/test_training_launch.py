@@ -168,11 +168,13 @@ def test_running_processes_leaves_nothing_behind(tmp_path, monkeypatch):
 def test_a_signal_that_the_parent_ignores_is_not_handled(monkeypatch):
     given = []
     monkeypatch.setattr(launch_page, "torchrun", given.append)
-    hangup = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    before = {s: signal.signal(s, signal.SIG_DFL) for s in SIGNALS}  # ignored in the background
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         assert run_processes(["-m", "program"], 2) == 0
     finally:
-        signal.signal(signal.SIGHUP, hangup)
+        for s, handler in before.items():
+            signal.signal(s, handler)
     assert "--signals_to_handle=SIGTERM,SIGINT,SIGQUIT" in given[0]
 
 
