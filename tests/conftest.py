@@ -36,6 +36,23 @@ def cells_of(page: Path) -> list:
     return json.loads(page.read_text(encoding="utf-8"))["cells"]
 
 
+NAMES = ["ann", "bob", "cyd"]  # of the characters that the model of `model_path` knows
+
+
+@pytest.fixture(scope="session")
+def model_path(tmp_path_factory):
+    "The file of a small network that has learnt nothing"
+    import torch
+
+    import simpsons_cnn as sc
+
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    torch.manual_seed(0)
+    model = sc.SimpsonsCNN(3, channels=(4, 4, 4, 4, 4, 4), hidden=(8, 8))
+    sc.save_model(path, model, NAMES, sc.Preprocess(64))
+    return path
+
+
 @pytest.fixture
 def refuse_locks(monkeypatch):
     "A function after which the system refuses each lock with the error of a given number"

@@ -44,6 +44,16 @@ def half(fd, *_):
     os.ftruncate(fd, os.fstat(fd).st_size // 2)
 
 
+def kill_while_writing(kind: str, when: int):
+    "Die within the `when`-th file, or beside its rename; other kinds of moments do nothing"
+    if kind == "half written":
+        kill_at_call("fsync", when, half)
+    if kind == "before a rename":
+        kill_at_call("replace", when, lambda *_: None)
+    if kind == "after a rename":
+        kill_at_call("replace", when, None)
+
+
 def job(config, moment=None):
     "Train, and resume what there is; `moment` is a kind of moment and when"
     kind, when = moment or ("never", 0)
@@ -51,10 +61,5 @@ def job(config, moment=None):
         timer = threading.Timer(when, die)
         timer.daemon = True
         timer.start()
-    if kind == "half written":
-        kill_at_call("fsync", when, half)
-    if kind == "before a rename":
-        kill_at_call("replace", when, lambda *_: None)
-    if kind == "after a rename":
-        kill_at_call("replace", when, None)
+    kill_while_writing(kind, when)
     train(Config.load(config), callbacks=[KilledAfter(when if kind == "step" else -1)], resume=True)

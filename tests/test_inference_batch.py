@@ -4,20 +4,9 @@ import pickle
 
 import numpy as np
 import pytest
-import torch
+from conftest import NAMES
 
 import simpsons_cnn as sc
-
-NAMES = ["ann", "bob", "cyd"]
-
-
-@pytest.fixture(scope="module")
-def model_path(tmp_path_factory):
-    path = tmp_path_factory.mktemp("batch") / "model.safetensors"
-    torch.manual_seed(0)
-    model = sc.SimpsonsCNN(3, channels=(4, 4, 4, 4, 4, 4), hidden=(8, 8))
-    sc.save_model(path, model, NAMES, sc.Preprocess(64))
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -1,19 +1,16 @@
 "Shards: together they name each picture once, also when they are killed; memory stays flat"
 
 import csv
-import json
 import os
 import signal
-import subprocess
-import sys
 import tracemalloc
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from conftest import counts
+from conftest import NAMES, counts
+from forked import Forks
 
 import simpsons_cnn as sc
 from simpsons_cnn.core.files import lock_folder
@@ -22,16 +19,7 @@ from simpsons_cnn.inference import shards
 from simpsons_cnn.inference.classifier import Prediction, Predictions
 from simpsons_cnn.inference.shards import Shard, ShardJob
 
-NAMES = ["ann", "bob", "cyd"]
-
-
-@pytest.fixture(scope="module")
-def model_path(tmp_path_factory):
-    path = tmp_path_factory.mktemp("shards") / "model.safetensors"
-    torch.manual_seed(0)
-    model = sc.SimpsonsCNN(3, channels=(4, 4, 4, 4, 4, 4), hidden=(8, 8))
-    sc.save_model(path, model, NAMES, sc.Preprocess(64))
-    return path
+forks = Forks("killed_shard")
 
 
 @pytest.fixture(scope="module")
@@ -78,31 +66,27 @@ KILLS = [
 
 
 def test_killed_and_continued(model_path, folder, tmp_path):
-    script = [sys.executable, Path(__file__).with_name("killed_shard.py")]
-    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    with subprocess.Popen(script, **pipes) as process:
+    def run(name, shard, moment=None):
+        args = [str(model_path), str(folder), str(tmp_path / name)]
+        ended = forks("killed_shard:job", args, shard, moment)
+        print(ended.err, end="")  # pytest shows it if the test fails
+        return ended.code
 
-        def run(name, shard, moment=None):
-            args = [str(model_path), str(folder), str(tmp_path / name)]
-            process.stdin.write(json.dumps(dict(args=args, shard=shard, moment=moment)) + "\n")
-            process.stdin.flush()
-            return int(process.stdout.readline())
-
-        straight = [f"straight-{number}.csv" for number in (1, 2)]
-        assert [run(name, f"{i}/2") for i, name in enumerate(straight, 1)] == [0, 0]
-        for i, moments in enumerate(KILLS):
-            done = {}  # group -> when it was written
-            for moment in moments:
-                assert run(f"{i}.csv", "1/2", moment) == -signal.SIGKILL
-                now = {p: p.stat().st_mtime_ns for p in tmp_path.glob(f"{i}.csv.partial-*/0*.csv")}
-                assert done.items() <= now.items()  # none is named again
-                done = now
-                assert not (tmp_path / f"{i}.csv").exists()
-                counts["kills"][f"{moment[0]}, in a shard"] += 1
-            assert run(f"{i}.csv", "1/2") == 0
-            assert (tmp_path / f"{i}.csv").read_bytes() == (tmp_path / straight[0]).read_bytes()
-        assert run("late.csv", "1/2", ("after a rename", 7)) == -signal.SIGKILL
-        assert (tmp_path / "late.csv").read_bytes() == (tmp_path / straight[0]).read_bytes()
+    straight = [f"straight-{number}.csv" for number in (1, 2)]
+    assert [run(name, f"{i}/2") for i, name in enumerate(straight, 1)] == [0, 0]
+    for i, moments in enumerate(KILLS):
+        done = {}  # group -> when it was written
+        for moment in moments:
+            assert run(f"{i}.csv", "1/2", moment) == -signal.SIGKILL
+            now = {p: p.stat().st_mtime_ns for p in tmp_path.glob(f"{i}.csv.partial-*/0*.csv")}
+            assert done.items() <= now.items()  # none is named again
+            done = now
+            assert not (tmp_path / f"{i}.csv").exists()
+            counts["kills"][f"{moment[0]}, in a shard"] += 1
+        assert run(f"{i}.csv", "1/2") == 0
+        assert (tmp_path / f"{i}.csv").read_bytes() == (tmp_path / straight[0]).read_bytes()
+    assert run("late.csv", "1/2", ("after a rename", 7)) == -signal.SIGKILL
+    assert (tmp_path / "late.csv").read_bytes() == (tmp_path / straight[0]).read_bytes()
     left = {path.name for path in tmp_path.iterdir() if not path.name.startswith("late.csv")}
     assert left == {*straight, "0.csv", "1.csv", "2.csv"}
     named = [row["picture"] for name in straight for row in rows_of(tmp_path / name)]
