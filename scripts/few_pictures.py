@@ -4,7 +4,8 @@ python scripts/few_pictures.py RUN TARGET     # for example runs/simpsons-0 runs
 
 Of the ten characters with the most pictures, TARGET/10/train, 30/train, 100/train and 400/train
 hold so many each, drawn from the training pictures of the finished run RUN, and TARGET/test holds
-up to a hundred each of its validation pictures. So no scene is in both. Pictures are hard links.
+up to a hundred each of its validation pictures. So no scene is in both. TARGET/valid holds all
+validation pictures of all characters. Pictures are hard links.
 """
 
 import os
@@ -13,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
+
+from simpsons_cnn.core.config import Config
 
 COUNTS = (10, 30, 100, 400)
 
@@ -28,11 +30,11 @@ def link(files, root: Path, folder: Path):
 
 
 def main(run: Path, target: Path):
-    settings = yaml.safe_load((run / "model/config.yaml").read_text(encoding="utf-8"))
-    root = Path(settings["dataset_parameters"]["traindir"])
+    root = Config.load(run / "model/config.yaml").traindir
     split = pd.read_csv(run / "model/split.csv", dtype=str)
     folders = split.file.str.split("/").str[0]
     in_train = split.split == "train"
+    link(split.file[~in_train], root, target / "valid")
     rng = np.random.default_rng(0)
     for folder in folders[in_train].value_counts().index[:10]:
         files = split.file[in_train & (folders == folder)].to_numpy()
