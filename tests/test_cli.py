@@ -6,6 +6,7 @@ import importlib
 import io
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -212,6 +213,34 @@ def test_help_shows_choices_and_both_ways_of_a_switch(folder):
     assert "--monitor {macro_f1,accuracy,valid_loss,last}" in out
     assert "--no-skip_unreadable" in out
     assert "--learning_rate VALUE, --lr VALUE" in out
+
+
+def stored_helps() -> list:
+    "(page, command, help) of each `--help` whose text is kept in a page"
+    found = []
+    for path in sorted((ROOT / "nbs").glob("*/*.ipynb")):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        for output in (output for cell in cells for output in cell.get("outputs", [])):
+            text = "".join(output.get("data", output).get("text/plain", output.get("text", "")))
+            if shown := re.fullmatch(r"\$ (simpsons_\w+) --help\n(.*)", text, re.S):
+                found.append((path.name, *shown.groups()))
+    return found
+
+
+@pytest.mark.parametrize("page, name, text", [pytest.param(*h, id=h[0]) for h in stored_helps()])
+def test_help_kept_in_a_page_is_that_of_the_program(folder, page, name, text):
+    "Apart from line breaks, which follow the width of the terminal; else record the page anew"
+    _, out, _ = run(folder, f"{name} --help")
+    assert "".join(text.split()) == "".join(out.split())
+
+
+@pytest.mark.parametrize("page", ["cli/01_common.ipynb", "index.ipynb"])
+def test_tables_of_commands_are_complete(page):
+    text = (ROOT / "nbs" / page).read_text(encoding="utf-8")
+    listed = re.findall(r"^ *\"\| (`simpsons_.*?) \|", text, re.M)
+    assert {re.match(r"\w+", name)[0] for row in listed for name in row.split("`")[1::2]} == set(
+        COMMANDS
+    )
 
 
 @pytest.mark.parametrize("name", COMMANDS)
