@@ -158,7 +158,7 @@ def _fold_logits(run: Run) -> tuple:  # (rows, logits, true classes)
     dl = Batches(run.report.store, rows, at_once, device=device)
     logits, targets = (values.cpu() for values in collect_logits(run.model, dl))
     if run.adjustment:
-        logits += run.adjustment.tau * torch.tensor(run.adjustment.log_prior)
+        logits = logits + run.adjustment.tau * torch.tensor(run.adjustment.log_prior)
     return dl.indices, logits, targets
 
 
@@ -258,10 +258,7 @@ class CrossValidation:
     def __repr__(self):
         if not self.final:
             return f"{len(self.runs)} folds in '{self.folder}' are finished"
-        lines = [self.table.to_string(float_format="{:.4f}".format)]
-        low, high = self.report.bootstrap_interval("macro_f1")
-        lines.append(f"macro F1 {self.report.macro_f1:.4f} ({low:.4f} to {high:.4f})")
-        return "\n".join(lines)
+        return self.table.to_string(float_format="{:.4f}".format)
 
 # %% ../../nbs/training/16_folds.ipynb #c2a7f690
 def _save(series: CrossValidation):
