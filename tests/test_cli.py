@@ -126,6 +126,7 @@ MISTAKES = {
     "simpsons_data new --from evil.zip": "leads out of the target folder",
     "simpsons_data new --from nowhere.zip": "No archive or folder at 'nowhere.zip'",
     "simpsons_data new --from archive.zip --max_gib 1e-5": "allow more with max_gib",
+    "simpsons_data demo/train --shard 5/4": "such as 3/16; got '5/4'",
     f"simpsons_evaluate {MODEL} demo": "one level too high?",
     f"simpsons_export {MODEL}": "model.onnx' exists; name another file",
     f"simpsons_export {MODEL} --torch no/x.pt2": "No folder 'no'",
@@ -165,10 +166,11 @@ WRONG_OPTIONS = {
     "simpsons_predict m.safetensors a.jpg --qqqq": "see simpsons_predict --help",
     "simpsons_predict m.safetensors a.jpg --k two": "invalid int value: 'two'",
     "simpsons_predict": "required: model, pictures",
-    "simpsons_data x": "one of the arguments --demo --from --fetch is required",
+    "simpsons_data x": "one of the arguments --demo --from --fetch --shard is required",
     "simpsons_data x --demo --fetch": "not allowed with argument --demo",
     "simpsons_data x --from archive.zip --seed 1": "--seed goes with --demo",
     "simpsons_data x --demo --max_gib 3": "--max_gib goes with --from",
+    "simpsons_data x --demo --size 64": "--size goes with --shard",
 }
 
 

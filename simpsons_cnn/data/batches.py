@@ -19,6 +19,7 @@ from torch import Tensor
 from ..core.config import import_function
 from ..core.device import derive_seed, make_generator, pick_device, seeded_generators
 from .augment import Augment, augment_batch
+from .shards import PixelParts
 from .store import PixelStore
 
 # %% ../../nbs/data/08_batches.ipynb #0497e5cc
@@ -97,8 +98,10 @@ class _Order:
         return [(step, rows[step]) for step in range(start, len(self))]
 
 # %% ../../nbs/data/08_batches.ipynb #d76baf46
-def _gather(pixels: Tensor, rows: Tensor) -> Tensor:
+def _gather(pixels: Tensor | PixelParts, rows: Tensor) -> Tensor:
     "Rows of a channels-last array, still channels last"
+    if isinstance(pixels, PixelParts):
+        return pixels[rows]
     pixels = pixels.permute(0, 2, 3, 1)
     rows = rows.to(pixels.device, non_blocking=True)  # a GPU is not waited for
     return pixels.index_select(0, rows).permute(0, 3, 1, 2)

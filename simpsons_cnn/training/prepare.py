@@ -28,6 +28,7 @@ from ..data.batches import Batches, check_batch_size, check_transform
 from ..data.fixes import apply_fixes
 from ..data.folders import ImageFiles
 from ..data.preprocess import Preprocess
+from ..data.shards import open_store
 from ..data.store import PixelStore
 from ..networks.presets import PRESETS, check_network, create_model
 from ..quality.duplicates import near_duplicates
@@ -343,7 +344,7 @@ class TrainingData:
 # %% ../../nbs/training/06_prepare.ipynb #d2adc98e
 def open_store(config: Config, files: ImageFiles) -> PixelStore:
     "The decoded images of some files"
-    return PixelStore.build(
+    return open_store(
         files,
         config.size,
         config.resize_rule,
