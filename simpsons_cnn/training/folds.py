@@ -33,7 +33,7 @@ from simpsons_cnn.training.prepare import (
     certainty,
     evaluation_batch_size,
     in_folder,
-    open_store,
+    open_store_of,
     prepare,
 )
 from .seeds import scan_series, series_folder
@@ -141,7 +141,7 @@ def _deal(config: Config, store: PixelStore, folds: int) -> tuple:  # (groups, f
 
 def _begin_series(config: Config, folds: int, folder: Path, files, test_files) -> tuple:
     "Decode, deal, write the folds; (`TrainingData` of the first fold, what to say of the folds)"
-    store = open_store(config, files)
+    store = open_store_of(config, files)
     groups, fold = _deal(config, store, folds)
     _check_taught(fold, store.labels, store.classes)
     _write_folds(folder, store, groups, fold)

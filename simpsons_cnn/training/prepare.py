@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RUN_OWN_FIGURES', 'RUN_FILES', 'PARTS', 'make_output_folders', 'remove_run', 'new_run_folder', 'link_run',
            'latest_run', 'in_folder', 'name_folders', 'run_folders', 'create_network', 'check_room',
-           'check_own_network', 'check_own_transform', 'scan_folders', 'certainty', 'TrainingData', 'open_store',
+           'check_own_network', 'check_own_transform', 'scan_folders', 'certainty', 'TrainingData', 'open_store_of',
            'evaluation_batch_size', 'prepare']
 
 # %% ../../nbs/training/06_prepare.ipynb #a15a2e17
@@ -342,7 +342,7 @@ class TrainingData:
         )
 
 # %% ../../nbs/training/06_prepare.ipynb #d2adc98e
-def open_store(config: Config, files: ImageFiles) -> PixelStore:
+def open_store_of(config: Config, files: ImageFiles) -> PixelStore:
     "The decoded images of some files"
     return open_store(
         files,
@@ -386,8 +386,8 @@ def prepare(
     device="auto",  # Where batches are wanted
 ) -> TrainingData:
     "Decode, split and batch images as the settings say; raises `ValueError`"
-    store = open_store(config, files)
-    test_store = open_store(config, test_files) if test_files else None
+    store = open_store_of(config, files)
+    test_store = open_store_of(config, test_files) if test_files else None
     train_idx, valid_idx, groups = _split(config, store)
     at_once = evaluation_batch_size(config.size, pick_device(device))
     augment, batch_size = config.augmentation_parameters, config.batch_size
