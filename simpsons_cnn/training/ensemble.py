@@ -7,7 +7,7 @@ __all__ = ['MadeEnsemble', 'make_ensemble']
 
 # %% ../../nbs/training/18_ensemble.ipynb #7ed3d1df
 import shutil
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pandas as pd
