@@ -64,6 +64,7 @@ from .training.callbacks import EarlyStopping as EarlyStopping
 from .training.callbacks import Progress as Progress
 from .training.checkpoint import Checkpoint as Checkpoint
 from .training.find_rate import find_learning_rate as find_learning_rate
+from .training.folds import train_folds as train_folds
 from .training.history import History as History
 from .training.history import NonFiniteLoss as NonFiniteLoss
 from .training.launch import launch as launch

@@ -10,7 +10,7 @@ from simpsons_cnn.core.config import Config
 from simpsons_cnn.demo.characters import demo_characters
 from simpsons_cnn.training.prepare import (
     RUN_FILES,
-    _certainty,
+    certainty,
     check_room,
     latest_run,
     link_run,
@@ -193,8 +193,8 @@ def test_the_reason_survives_where_no_folder_could_be_made(tmp_path):
 def test_near_duplicates_make_a_score_less_sure():
     "At worst each of 25 scenes is right or wrong as a whole: 200 pictures say what 25 would"
     alone, scenes = np.arange(200), np.arange(200) // 8
-    assert _certainty(alone) == "200 validation pictures: expect an accuracy within ±7 points"
-    assert _certainty(scenes) == (
+    assert certainty(alone) == "200 validation pictures: expect an accuracy within ±7 points"
+    assert certainty(scenes) == (
         "200 validation pictures in 25 groups of near-duplicates: expect an accuracy within ±20"
         " points"
     )

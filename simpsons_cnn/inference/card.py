@@ -152,6 +152,25 @@ def _report_lines(
     ]
 
 # %% ../../nbs/inference/04_card.ipynb #810271a8
+def _folds(refit) -> str:
+    "In how many folds the scores were measured, from a model file; empty for other scores"
+    return escape_html(refit["folds"]) if isinstance(refit, dict) and "folds" in refit else ""
+
+
+def _refit_remark(refit) -> str:
+    "A line: whose the scores are of a network that was trained on all images in the end"
+    if not _folds(refit):
+        return (
+            "After these scores were measured, the network was trained once more, on training and "
+            "validation pictures together. Nobody has judged the result.\n"
+        )
+    return (
+        f"The scores on validation pictures are out of fold: {_folds(refit)} networks of this "
+        "recipe judged pictures that they had not seen. The network in this file was trained on "
+        "all of them in the end.\n"
+    )
+
+
 def _score_remarks(about: dict) -> list:
     "Lines: what a reader of the scores should know"
     lines = []
@@ -159,12 +178,10 @@ def _score_remarks(about: dict) -> list:
     if adjustment:
         tau = escape_html(adjustment.get("tau"))
         lines.append(f"Its logits are adjusted for rare characters, with a strength of {tau}.\n")
-    if about.get("refit"):
-        lines.append(
-            "After these scores were measured, the network was trained once more, on training and "
-            "validation pictures together. Nobody has judged the result.\n"
-        )
-    if about.get("validation"):
+    refit = about.get("refit")
+    if refit:
+        lines.append(_refit_remark(refit))
+    if about.get("validation") and not _folds(refit):
         lines.append(
             "The validation pictures chose the best epoch, the temperature and the threshold; "
             "scores on them flatter slightly.\n"
