@@ -391,7 +391,8 @@ def prepare(
     train_idx, valid_idx, groups = _split(config, store)
     at_once = evaluation_batch_size(config.size, pick_device(device))
     augment, batch_size = config.augmentation_parameters, config.batch_size
-    train_dl = Batches(store, train_idx, batch_size, augment, config.seed, device=device)
+    shuffle = "local" if config.order == "local" else True
+    train_dl = Batches(store, train_idx, batch_size, augment, config.seed, device, shuffle)
     valid_dl = Batches(store, valid_idx, at_once, device=device)
     if test_store is None:
         return TrainingData(train_dl, valid_dl, None, groups)

@@ -310,7 +310,7 @@ def _all_batches(data: TrainingData) -> Batches:
     "Training batches of training and validation images together"
     dl = data.train_dl
     indices = torch.cat([dl.indices, data.valid_dl.indices]).sort().values
-    how = dict(device=dl.device, transform=dl.transform)
+    how = dict(device=dl.device, shuffle=dl.shuffle, transform=dl.transform)
     return Batches(dl.store, indices, dl.batch_size, dl.augment, dl.seed, **how)
 
 # %% ../../nbs/training/07_train.ipynb #6cdaabb7
