@@ -19,6 +19,7 @@ from ..core.config import Config
 from ..core.figures import NotebookFigure, figure_png
 from ..core.files import atomic_write
 from ..core.text import safe_str, short_repr
+from ..data.folders import ImageFiles
 from ..scoring.metrics import overall_scores
 from .history import is_better
 from .prepare import link_run, new_run_folder, scan_folders
@@ -174,21 +175,23 @@ def _series_folder(config: Config, seeds: list, resume: bool) -> Path:
 _OF_ONE_RUN = (FloatingPointError, RuntimeError, OSError, MemoryError)
 
 
-def _check_series(config: Config):
-    "Raise for settings with which no seed could be trained"
+def _check_series(config: Config, files: ImageFiles = None) -> ImageFiles:
+    "The images of all runs; raises for settings with which no seed could be trained"
     for name in ("out_model_directory", "out_graphics_directory", "out_inference_directory"):
         if getattr(config, name) is not None:
             raise ValueError(
                 f"{name} must be left out for several seeds, which get a folder each; give"
                 f" out_directory, got '{getattr(config, name)}'"
             )
-    scan_folders(config)
+    files = ImageFiles.scan(config.traindir) if files is None else files
+    scan_folders(config, files)
+    return files
 
 # %% ../../nbs/training/15_seeds.ipynb #8cd79c7e
-def _add_run(series: SeedSeries, config: Config, callbacks, resume: bool) -> Exception | None:
-    "Train one of the seeds; returns what went wrong"
+def _add_run(series: SeedSeries, config: Config, *how) -> Exception | None:
+    "Train one of the seeds; returns what went wrong; `how`: further arguments of `train`"
     try:
-        run = train(config, callbacks, resume)
+        run = train(config, *how)
     except _OF_ONE_RUN as e:
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
         series.failures[config.seed] = reason
@@ -207,10 +210,11 @@ def train_seeds(
     seeds=(0, 1, 2),  # Two or more
     callbacks=None,  # See `fit`; told of each run in turn
     resume: bool = False,  # Continue the series in `out_directory`, or the latest; else start one
+    files: ImageFiles = None,  # Of `traindir`, without fixes, if it has been scanned
 ) -> SeedSeries:
     "Train once for each seed on the same split; a seed that fails is left out, with a warning"
     seeds = check_seeds(seeds)
-    _check_series(config)
+    files = _check_series(config, files)
     series = SeedSeries(_series_folder(config, seeds, resume))
     errors = []
     try:
@@ -218,7 +222,7 @@ def train_seeds(
             if callbacks is None:
                 print(f"seed {seed}, {i} of {len(seeds)}", flush=True)
             settings = _settings_of(config, seed, series.folder)
-            errors.append(_add_run(series, settings, callbacks, resume))
+            errors.append(_add_run(series, settings, callbacks, resume, files))
             if series.stopped:
                 break
     finally:
