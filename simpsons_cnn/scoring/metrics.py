@@ -155,6 +155,7 @@ class _Scores:
     per_image: pd.DataFrame | None = None  # `row` in the store, `truth`, `prediction` (numbers), …
     store: object = None  # The `PixelStore` of the images, for looking at them
     loss: float = float("nan")  # Mean loss
+    probabilities: np.ndarray | None = None  # `(n, classes)`, in the order of `per_image`; if kept
 
     def __len__(self):
         return int(self.confusion.sum())
