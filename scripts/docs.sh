@@ -15,3 +15,4 @@ nbdev_proc_nbs
 python scripts/docs.py --mend
 (cd _proc && quarto render --no-cache)
 mv _proc/_docs .
+scripts/demo_page.sh _docs/demo

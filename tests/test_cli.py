@@ -6,6 +6,7 @@ import importlib
 import io
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -106,6 +107,7 @@ MISTAKES = {
     "simpsons_train --traindir elsewhere": "No folder 'elsewhere'",
     "simpsons_train --seeds 1,1": "seeds must be two or more different numbers, got [1, 1]",
     "simpsons_train --split grouped": "got 'grouped', which is no file",
+    "simpsons_train --folds 5 --split a.csv": "split must be 'group' or 'random' with folds",
     "simpsons_train --verify nowhere": "No 'config.yaml' in 'nowhere'",
     f"simpsons_predict {MODEL} nobody.jpg": "No picture at 'nobody.jpg'",
     f"simpsons_predict {MODEL} torn.jpg": "torn.jpg cannot be read",
@@ -125,6 +127,7 @@ MISTAKES = {
     "simpsons_data new --from evil.zip": "leads out of the target folder",
     "simpsons_data new --from nowhere.zip": "No archive or folder at 'nowhere.zip'",
     "simpsons_data new --from archive.zip --max_gib 1e-5": "allow more with max_gib",
+    "simpsons_data demo/train --shard 5/4": "such as 3/16; got '5/4'",
     f"simpsons_evaluate {MODEL} demo": "one level too high?",
     f"simpsons_export {MODEL}": "model.onnx' exists; name another file",
     f"simpsons_export {MODEL} --torch no/x.pt2": "No folder 'no'",
@@ -154,16 +157,21 @@ WRONG_OPTIONS = {
     "simpsons_train --num-epochs 2": "unknown option --num-epochs; did you mean --num_epochs?",
     "simpsons_train --num 2": "unknown option --num",  # not taken for the option that begins so
     "simpsons_train a.yaml b.yaml": "unexpected argument 'b.yaml'; see simpsons_train --help",
-    "simpsons_train --verify stopped --resume": "give it no CONFIG, --resume, --seeds",
-    "simpsons_train --find_lr --resume": "give it no --resume, --verify and --seeds",
-    "simpsons_train --seeds 0,1 --nproc 2": "give them no --nproc",
+    "simpsons_train --verify stopped --resume": "give it no CONFIG, --resume",
+    "simpsons_train --find_lr --resume": "--find_lr is for before a run; give it no --resume",
+    "simpsons_train --seeds 0,1 --nproc 2": "--seeds works in one process; give it no --nproc",
+    "simpsons_train --folds 5 --nproc 2": "--folds works in one process; give it no --nproc",
+    "simpsons_train --folds 5 --seeds 0,1": "--seeds and --folds do not go together",
+    "simpsons_train --folds 5 --verify stopped": "--verify and --folds do not go together",
+    "simpsons_train --folds 1": "--folds must be 2 or more, got 1",
     "simpsons_predict m.safetensors a.jpg --qqqq": "see simpsons_predict --help",
     "simpsons_predict m.safetensors a.jpg --k two": "invalid int value: 'two'",
     "simpsons_predict": "required: model, pictures",
-    "simpsons_data x": "one of the arguments --demo --from --fetch is required",
+    "simpsons_data x": "one of the arguments --demo --from --fetch --shard is required",
     "simpsons_data x --demo --fetch": "not allowed with argument --demo",
     "simpsons_data x --from archive.zip --seed 1": "--seed goes with --demo",
     "simpsons_data x --demo --max_gib 3": "--max_gib goes with --from",
+    "simpsons_data x --demo --size 64": "--size goes with --shard",
 }
 
 
@@ -211,6 +219,34 @@ def test_help_shows_choices_and_both_ways_of_a_switch(folder):
     assert "--monitor {macro_f1,accuracy,valid_loss,last}" in out
     assert "--no-skip_unreadable" in out
     assert "--learning_rate VALUE, --lr VALUE" in out
+
+
+def stored_helps() -> list:
+    "(page, command, help) of each `--help` whose text is kept in a page"
+    found = []
+    for path in sorted((ROOT / "nbs").glob("*/*.ipynb")):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        for output in (output for cell in cells for output in cell.get("outputs", [])):
+            text = "".join(output.get("data", output).get("text/plain", output.get("text", "")))
+            if shown := re.fullmatch(r"\$ (simpsons_\w+) --help\n(.*)", text, re.S):
+                found.append((path.name, *shown.groups()))
+    return found
+
+
+@pytest.mark.parametrize("page, name, text", [pytest.param(*h, id=h[0]) for h in stored_helps()])
+def test_help_kept_in_a_page_is_that_of_the_program(folder, page, name, text):
+    "Apart from line breaks, which follow the width of the terminal; else record the page anew"
+    _, out, _ = run(folder, f"{name} --help")
+    assert "".join(text.split()) == "".join(out.split())
+
+
+@pytest.mark.parametrize("page", ["cli/01_common.ipynb", "index.ipynb"])
+def test_tables_of_commands_are_complete(page):
+    text = (ROOT / "nbs" / page).read_text(encoding="utf-8")
+    listed = re.findall(r"^ *\"\| (`simpsons_.*?) \|", text, re.M)
+    assert {re.match(r"\w+", name)[0] for row in listed for name in row.split("`")[1::2]} == set(
+        COMMANDS
+    )
 
 
 @pytest.mark.parametrize("name", COMMANDS)

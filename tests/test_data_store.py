@@ -325,7 +325,7 @@ def test_memmap_of_another_kind(tmp_path):
 
 def test_manifest_of_another_kind():
     with pytest.raises(ValueError, match="pictures.0"):
-        store_page._Manifest(settings="64-stretch", pictures=[["a.jpg"]], unreadable={})
+        store_page.Manifest(settings="64-stretch", pictures=[["a.jpg"]], unreadable={})
 
 
 # Exact decoding

@@ -95,7 +95,8 @@ class Site:
 
     def __init__(self, folder: Path):
         self.clf = opinionated()
-        self.found = export_web(self.clf, folder, pictures_to_check(n=3))
+        self.examples = pictures_to_check(n=2)
+        self.found = export_web(self.clf, folder, pictures_to_check(n=3), examples=self.examples)
         self.folder, self.server = folder, serve(folder)
         self.url = f"http://localhost:{self.server.server_port}/"
 
@@ -238,6 +239,21 @@ def test_keyboard_heat_map_camera_and_clear(browser, site):
     assert page.locator(".card").count() == 0 and page.errors == []
 
 
+def test_examples(browser, site):
+    page = site.open(browser, viewport=PHONE)
+    buttons = page.locator("#examples button")
+    assert buttons.count() == 2 and page.get_by_text("No picture at hand?").is_visible()
+    buttons.nth(1).focus()
+    page.keyboard.press("Enter")
+    page.locator(".card").wait_for()
+    name = site.clf.predict(site.folder / "example-2.jpg").name
+    assert page.locator(".card h2").inner_text().endswith(name.replace("_", " "))
+    assert page.get_by_role("img", name="Example 1").evaluate("image => image.naturalWidth") > 0
+    leave_screenshots(page)
+    page.evaluate("document.getElementById('examples').replaceChildren(); showExamples([])")
+    assert not page.locator("#examples").is_visible() and page.errors == []
+
+
 DROP = """async ([text, kind]) => {
     const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
     const data = new DataTransfer();
@@ -267,6 +283,8 @@ def test_without_a_network_after_the_first_visit(browser, site):
     again = site.open(context)
     choose(again, ("a.png", as_bytes(pictures_to_check(n=1)[0], "png")))
     assert again.locator(".card h2").count() == 1
+    again.get_by_role("button", name="Example 1").click()
+    again.locator(".card h2").nth(1).wait_for()
     context.close()
 
 

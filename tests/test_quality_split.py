@@ -15,7 +15,6 @@ from simpsons_cnn.demo.characters import demo_characters
 from simpsons_cnn.quality.duplicates import group_pictures, near_duplicates
 from simpsons_cnn.quality.split import (
     _rebalance,
-    _warn_of_torn_pairs,
     load_split,
     make_split,
     read_split,
@@ -23,6 +22,7 @@ from simpsons_cnn.quality.split import (
     split_by_group,
     split_differences,
     split_per_character,
+    warn_of_torn_pairs,
 )
 
 
@@ -209,11 +209,11 @@ def test_a_split_file_from_excel(files, table, tmp_path):
     assert np.array_equal(same_group, np.subtract.outer(*[np.arange(60) // 2] * 2) == 0)
 
 
-@pytest.mark.parametrize("valid_idx, torn", [([1], True), ([0, 1], False), ([2], False)])
-def test_near_duplicates_on_both_sides_are_warned_of(valid_idx, torn):
+@pytest.mark.parametrize("sides, torn", [([0, 1], True), ([1, 1], False), ([0, 0], False)])
+def test_near_duplicates_on_both_sides_are_warned_of(sides, torn):
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        _warn_of_torn_pairs(pd.DataFrame(dict(a=[0], b=[1])), np.array(valid_idx))
+        warn_of_torn_pairs(pd.DataFrame(dict(a=[0], b=[1])), np.array(sides))
     assert [str(w.message).startswith("Near-duplicate pairs") for w in said] == [True] * torn
 
 

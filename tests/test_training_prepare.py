@@ -10,16 +10,18 @@ from simpsons_cnn.core.config import Config
 from simpsons_cnn.demo.characters import demo_characters
 from simpsons_cnn.training.prepare import (
     RUN_FILES,
-    _certainty,
+    certainty,
     check_room,
     latest_run,
     link_run,
     make_output_folders,
     name_folders,
     new_run_folder,
+    prepare,
     run_folders,
     scan_folders,
 )
+from simpsons_cnn.training.train import _all_batches
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +34,14 @@ def root(tmp_path_factory):
 @pytest.fixture
 def outputs(tmp_path):
     return {key: tmp_path / key.split("_")[1] for key in RUN_FILES}
+
+
+@pytest.mark.parametrize("order, shuffle", [("random", True), ("local", "local")])
+def test_the_order_of_the_settings_is_that_of_the_batches(root, order, shuffle):
+    config = Config.demo(root, size=64, batch_size=30, testdir=None, order=order)
+    data = prepare(config, *scan_folders(config))
+    assert data.train_dl.shuffle == _all_batches(data).shuffle == shuffle
+    assert data.valid_dl.shuffle is False
 
 
 @pytest.mark.parametrize(
@@ -183,8 +193,8 @@ def test_the_reason_survives_where_no_folder_could_be_made(tmp_path):
 def test_near_duplicates_make_a_score_less_sure():
     "At worst each of 25 scenes is right or wrong as a whole: 200 pictures say what 25 would"
     alone, scenes = np.arange(200), np.arange(200) // 8
-    assert _certainty(alone) == "200 validation pictures: expect an accuracy within ±7 points"
-    assert _certainty(scenes) == (
+    assert certainty(alone) == "200 validation pictures: expect an accuracy within ±7 points"
+    assert certainty(scenes) == (
         "200 validation pictures in 25 groups of near-duplicates: expect an accuracy within ±20"
         " points"
     )

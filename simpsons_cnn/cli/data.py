@@ -18,10 +18,11 @@ from simpsons_cnn.cli.common import (
     print_next,
     tidy_errors,
 )
+from ..core.text import first_few, safe_str
 
 # %% ../../nbs/cli/04_data.ipynb #e203696a
 def _add_sources(parser: CommandParser):
-    "Add the three ways to get images, of which one must be chosen"
+    "Add the ways to get images, and that to decode a share; one must be chosen"
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--demo", action="store_true", help="draw ten invented characters")
     text = (
@@ -34,6 +35,11 @@ def _add_sources(parser: CommandParser):
         "CC BY-NC-SA 4.0: neither the pictures nor weights trained on them may be used commercially"
     )
     source.add_argument("--fetch", action="store_true", help=text)
+    text = (
+        "decode this share of the pictures in FOLDER, such as 3/16, for training; the shares 1/16 "
+        "to 16/16 may be decoded by different machines, and each may be started again"
+    )
+    source.add_argument("--shard", metavar="NUMBER/COUNT", help=text)
 
 # %% ../../nbs/cli/04_data.ipynb #161cc04e
 _WAY_OPTIONS = dict(  # option -> way, type, help
@@ -41,18 +47,27 @@ _WAY_OPTIONS = dict(  # option -> way, type, help
     test=("--demo", int, "test pictures of each character; default 50"),
     seed=("--demo", int, "the same seed draws the same pictures; default 0"),
     max_gib=("--from", float, "refuse an archive that unpacks to more GiB than this; default 20"),
+    size=("--shard", int, "side of a decoded picture in pixels; default 96"),
+    resize_rule=("--shard", str, "'stretch' or 'pad'; default stretch"),
+    store_directory=("--shard", Path, "where they are kept; default .pixels beside the folder"),
+    overwrite=("--shard", bool, "if pictures have been added or removed, or COUNT has changed"),
 )
+_STORE_OPTIONS = ("size", "resize_rule", "store_directory")  # which training must repeat
 
 
 def _add_way_options(parser: CommandParser):
     for name, (way, kind, text) in _WAY_OPTIONS.items():
+        value = dict(action="store_true") if kind is bool else dict(type=kind)
         text = f"with {way}: {text}"
-        parser.add_argument(f"--{name}", type=kind, help=text, default=argparse.SUPPRESS)
+        parser.add_argument(f"--{name}", help=text, default=argparse.SUPPRESS, **value)
 
 # %% ../../nbs/cli/04_data.ipynb #f5d095f0
 def _data_parser() -> CommandParser:
-    parser = CommandParser("simpsons_data", "Make folders of pictures that can be trained on")
-    parser.add_argument("folder", help="where the pictures go: train/ and test/ are made in it")
+    parser = CommandParser(
+        "simpsons_data", "Make folders of pictures that can be trained on, or decode one"
+    )
+    text = "where the pictures go: train/ and test/ are made in it; with --shard: the pictures"
+    parser.add_argument("folder", help=text)
     _add_sources(parser)
     _add_way_options(parser)
     return parser
@@ -60,7 +75,7 @@ def _data_parser() -> CommandParser:
 # %% ../../nbs/cli/04_data.ipynb #88e68bfe
 def _check_ways(parser: CommandParser, args):
     "End with an error if an option belongs to another way to get images"
-    chosen = {"--demo": args.demo, "--from": args.source}
+    chosen = {"--demo": args.demo, "--from": args.source, "--shard": args.shard}
     for name, (way, _, _) in _WAY_OPTIONS.items():
         if name in args and not chosen[way]:
             parser.error(f"--{name} goes with {way}")
@@ -85,6 +100,32 @@ def _get_images(args):  # What to print
     print(LICENCE, file=sys.stderr)
     return fetch(args.folder)
 
+# %% ../../nbs/cli/04_data.ipynb #e80ef99a
+def _next_after_shard(args, remaining: list) -> str:
+    "The shards that are left, or the command that trains on them"
+    if remaining:
+        count = args.shard.partition("/")[2]
+        return f"the other shards: {first_few([f'{number}/{count}' for number in remaining])}"
+    how = dict(size=96) | {name: getattr(args, name) for name in _STORE_OPTIONS if name in args}
+    options = [f"--{name} {shlex.quote(str(value))}" for name, value in how.items()]
+    return f"simpsons_train --traindir {shlex.quote(args.folder)} {' '.join(options)}"
+
+# %% ../../nbs/cli/04_data.ipynb #4f59f7dc
+def _decode_shard(args):
+    "Decode a share of a folder, as the options say"
+    from simpsons_cnn.data.folders import ImageFiles
+    from simpsons_cnn.data.shards import build_shard
+    from simpsons_cnn.inference.shards import Shard
+
+    shard = Shard.parse(args.shard)
+    chosen = {name: value for name, value in vars(args).items() if name in _WAY_OPTIONS}
+    chosen["folder"] = chosen.pop("store_directory", None)
+    built = build_shard(ImageFiles.scan(args.folder), shard.number, shard.count, **chosen)
+    print(f"shard {shard}: {built.pictures:,} pictures")
+    for name, reason in built.unreadable.items():
+        print(f"note: {safe_str(name)} cannot be decoded ({safe_str(reason)})", file=sys.stderr)
+    print_next(_next_after_shard(args, built.remaining))
+
 # %% ../../nbs/cli/04_data.ipynb #d57017fb
 @tidy_errors
 def simpsons_data(
@@ -94,6 +135,9 @@ def simpsons_data(
     parser = _data_parser()
     args = parser.parse_args(argv)
     _check_ways(parser, args)
+    if args.shard:
+        _decode_shard(args)
+        return
     print(_get_images(args))
     print_next(_next_after_data(args.folder))
 

@@ -43,6 +43,8 @@ def _add_web(parser: CommandParser):
     "Add the options for a page that classifies in the browser"
     web = "folder to write a page to that classifies in the browser; needs the same"
     parser.add_argument("--web", type=Path, metavar="FOLDER", help=web)
+    examples = "for --web: folder of pictures, of which the page offers 12 to try"
+    parser.add_argument("--examples", type=Path, metavar="FOLDER", help=examples)
     runtime = "for --web: file made by 'npm pack onnxruntime-web'; without it downloaded once"
     parser.add_argument("--onnxruntime-web", type=Path, metavar="FILE", help=runtime)
 
@@ -117,11 +119,13 @@ def _write(clf, kind: str, path: Path, pictures: list) -> str:  # What to print
     return _parity_line(path, export(clf, path, pictures))
 
 # %% ../../nbs/cli/05_export.ipynb #41216a71
-def _write_web(clf, folder: Path, pictures: list, runtime: Path) -> str:  # What to print
+def _write_web(clf, folder: Path, pictures: list, args) -> str:  # What to print
     "Write a page for the browser"
+    from simpsons_cnn.inference.export import pictures_to_check
     from simpsons_cnn.inference.web import export_web
 
-    found = export_web(clf, folder, pictures, runtime)
+    examples = pictures_to_check(args.examples, 12) if args.examples else []
+    found = export_web(clf, folder, pictures, args.onnxruntime_web, examples)
     return f"{_parity_line(folder, found)}, {found['bytes'] / 1e6:.1f} MB"
 
 # %% ../../nbs/cli/05_export.ipynb #06cc98ca
@@ -132,7 +136,7 @@ def _write_all(clf, targets: dict, args):
     pictures = pictures_to_check(args.pictures) if targets.keys() - {"card", "hub"} else None
     for kind, path in targets.items():
         if kind == "web":
-            print(_write_web(clf, path, pictures, args.onnxruntime_web))
+            print(_write_web(clf, path, pictures, args))
         else:
             print(_write(clf, kind, path, pictures))
 
@@ -159,7 +163,10 @@ def simpsons_export(
     argv: list = None,  # Arguments; `None` takes those of the program
 ):
     "Write a model as ONNX (the default), for torch.export, for the browser, or as a model card"
-    args = _export_parser().parse_args(argv)
+    parser = _export_parser()
+    args = parser.parse_args(argv)
+    if args.examples and not args.web:
+        parser.error("--examples needs --web FOLDER")
     targets = _targets(args)
     from simpsons_cnn.inference.card import push_to_hub
 

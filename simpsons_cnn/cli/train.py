@@ -64,13 +64,20 @@ def _add_run_options(parser: CommandParser):
 
 # %% ../../nbs/cli/02_train.ipynb #d62bb300
 def _add_many_options(parser: CommandParser):
-    "Add the options of several seeds and several processes"
+    "Add the options of several seeds, folds and processes"
     parser.add_argument(
         "--seeds",
         metavar="S,S,…",
         type=lambda text: text.split(","),
         help="train once with each of these seeds, such as 0,1,2, one after another and on the "
         "same split, that of --split_seed or else --seed; shows mean and spread of the scores",
+    )
+    parser.add_argument(
+        "--folds",
+        metavar="K",
+        type=int,
+        help="cross-validation, for few pictures: train K networks, each on all folds but one, so "
+        "that each picture is judged by a network that has not seen it; then train one on all",
     )
     parser.add_argument(
         "--nproc",
@@ -135,6 +142,14 @@ def _load_config(
     return Config.demo(**settings), None
 
 # %% ../../nbs/cli/02_train.ipynb #eeaf9ed5
+def _refit_line(refit: dict) -> str:
+    "What a network was trained on in the end, and whose its scores are"
+    scores = "the scores are those before it"
+    if "folds" in refit:
+        scores = f"the validation scores are out of fold, of {refit['folds']} other networks"
+    return f"refit on all {refit['pictures']:,} pictures; {scores}"
+
+
 def _print_results(run):
     "Print scores and files of a `Run`"
     for name, report in (("validation", run.report), ("test", run.test_report)):
@@ -143,7 +158,7 @@ def _print_results(run):
     if run.adjustment:
         print(run.adjustment)
     if run.refit:
-        print(f"refit on all {run.refit['pictures']:,} pictures; the scores are those before it")
+        print(_refit_line(run.refit))
     config = run.config
     print(f"model: {run.model_path}")
     print(f"figures: {config.out_graphics_directory}")
@@ -200,6 +215,17 @@ def _verify_run(folder, settings: dict):
     _print_verified(verify(folder, **settings), folder)
 
 
+def _suggest(config: Config, files):
+    "Print what few pictures of somebody's own allow; `files` is `None` for others"
+    if files is None:
+        return
+    from simpsons_cnn.training.auto import suggest_folds
+
+    line = suggest_folds(config, len(files))
+    if line:
+        print(line)
+
+
 def _train_run(config: Config, resume: bool, files=None):
     "Train, print the results and what to do next; `files` are those of `traindir`, if scanned"
     from simpsons_cnn.training.train import train
@@ -230,6 +256,20 @@ def _train_seeds(config: Config, seeds: list, resume: bool, files=None):
     if series.failures:
         sys.exit(f"error: {len(series.failures)} of {len(seeds)} seeds failed; the others are kept")
     print_next(_next_after_training(series.best.model_path))
+
+# %% ../../nbs/cli/02_train.ipynb #d04e38f3
+def _train_folds(config: Config, folds: int, resume: bool, files=None):
+    "Cross-validate, and print scores and files; `files` are those of `traindir`, if scanned"
+    from simpsons_cnn.training.folds import train_folds
+
+    series = train_folds(config, folds, resume=resume, files=files)
+    print(series)
+    if series.stopped:
+        _exit_if_stopped(series.stopped.history)
+    _print_results(series.final)
+    print(f"folds: {series.folder / 'folds.csv'}, figure: {series.folder / 'folds.png'}")
+    print(f"suspects: {series.folder / 'suspects.csv'}")
+    print_next(_next_after_training(series.final.model_path))
 
 # %% ../../nbs/cli/02_train.ipynb #eb36099a
 def _without_nproc(argv: list) -> list:
@@ -271,22 +311,29 @@ _RUN_OPTIONS = (
     "verify",
     "find_lr",
     "seeds",
+    "folds",
     "nproc",
 )  # all others are settings
+
+
+_ALONE = ("verify", "find_lr", "seeds", "folds")  # each is a job of its own, in one process
 
 
 def _check_run_options(parser: CommandParser, options: argparse.Namespace):
     "Refuse options that do not go together"
     if options.nproc < 1:
         parser.error(f"--nproc must be 1 or more, got {options.nproc}")
-    if options.nproc > 1 and (options.verify or options.find_lr or options.seeds):
-        parser.error("--verify, --find_lr and --seeds work in one process; give them no --nproc")
-    if options.find_lr and (options.resume or options.verify or options.seeds):
-        parser.error("--find_lr is for before a run; give it no --resume, --verify and --seeds")
-    if options.verify and (options.config or options.resume or options.seeds):
-        parser.error(
-            "--verify takes its settings from the run; give it no CONFIG, --resume, --seeds"
-        )
+    if options.folds is not None and options.folds < 2:
+        parser.error(f"--folds must be 2 or more, got {options.folds}")
+    given = [f"--{name}" for name in _ALONE if getattr(options, name)]
+    if given and (options.nproc > 1 or "TORCHELASTIC_RUN_ID" in os.environ):
+        parser.error(f"{given[0]} works in one process; give it no --nproc")
+    if len(given) > 1:
+        parser.error(f"{' and '.join(given)} do not go together; give one of them")
+    if options.find_lr and options.resume:
+        parser.error("--find_lr is for before a run; give it no --resume")
+    if options.verify and (options.config or options.resume):
+        parser.error("--verify takes its settings from the run; give it no CONFIG, --resume")
 
 # %% ../../nbs/cli/02_train.ipynb #4858f76b
 @tidy_errors
@@ -305,6 +352,9 @@ def simpsons_train(
     elif options.seeds:
         config, files = _load_config(options.config, settings)
         _train_seeds(config, options.seeds, options.resume, files)
+    elif options.folds:
+        config, files = _load_config(options.config, settings)
+        _train_folds(config, options.folds, options.resume, files)
     elif options.nproc > 1:
         Config.load(options.config, **settings)  # mistakes are reported once
         _train_in_processes(sys.argv[1:] if argv is None else argv, options.nproc)
@@ -312,4 +362,5 @@ def simpsons_train(
         _train_as_one_of_many(settings, options.config, options.resume)
     else:
         config, files = _load_config(options.config, settings, options.resume)
+        _suggest(config, files)
         _train_run(config, options.resume, files)

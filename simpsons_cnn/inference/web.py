@@ -23,6 +23,7 @@ from simpsons_cnn.core.files import (
     replace_folder,
     require_empty_folder,
 )
+from ..data.images import read_rgb
 from .classifier import Classifier
 from .export import export_onnx
 
@@ -110,6 +111,16 @@ def _write_page(folder: Path):
     for file in (files("simpsons_cnn.inference") / "web_page").iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
 
+# %% ../../nbs/inference/05_web.ipynb #199c0b65
+def _write_examples(pictures: list, folder: Path) -> list:  # File names
+    "Pictures for visitors to try, of at most 320 pixels; raises as `read_rgb` does"
+    names = [f"example-{i}.jpg" for i in range(1, len(pictures) + 1)]
+    for name, picture in zip(names, pictures, strict=True):
+        image = read_rgb(picture)
+        image.thumbnail((320, 320))
+        image.save(folder / name, quality=90)
+    return names
+
 # %% ../../nbs/inference/05_web.ipynb #8f756d7c
 def _total_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir())
@@ -120,15 +131,17 @@ def export_web(
     folder,  # Must be empty or absent
     pictures: list = None,  # To compare on; `None` draws 500, see `pictures_to_check`
     runtime=None,  # See `runtime_archive`
+    examples: list = (),  # Pictures for visitors to try: paths or images
 ) -> dict:  # See `check_parity`; and `bytes`, the size of the folder
     "Write a folder with a page that classifies in the browser; raises `FileExistsError`, `OSError`"
     require_empty_folder(folder)
     archive = runtime_archive(runtime)
     with replace_folder(folder) as temp:
+        about = _about(clf) | dict(examples=_write_examples(examples, temp))
         found = export_onnx(clf, temp / "model.onnx", pictures)
         _write_runtime(archive, temp)
         _write_page(temp)
         found["bytes"] = _total_bytes(temp)
-        about = _about(clf) | dict(bytes=found["bytes"])
+        about["bytes"] = found["bytes"]
         atomic_write(temp / "model.json", json.dumps(about, indent=1))
     return found

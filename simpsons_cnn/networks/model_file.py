@@ -21,6 +21,7 @@ from ..core.device import seeded_generators
 from ..core.tensors import read_header, read_tensors, write_tensors
 from ..core.text import first_few, unknown_name_message
 from ..data.preprocess import Preprocess
+from .ensemble import MAX_MEMBERS, Ensemble
 from .presets import PRESETS, OwnNetwork, UnregisteredNetwork
 from .reference import SimpsonsCNN
 
@@ -34,21 +35,35 @@ _NETWORKS = [*(network for network, _ in PRESETS.values()), OwnNetwork]
 ARCHITECTURES = {network.__name__: network for network in _NETWORKS}  # what may be named
 
 
-def _build(name: str, hparams: dict) -> nn.Module:
-    "A network by its class and arguments, on the meta device; one of your own on the CPU"
+def _parts_of(architecture: dict) -> list:
+    "The descriptions of the members of an ensemble; of a single network, its own"
+    return architecture["members"] if architecture["name"] == "Ensemble" else [architecture]
+
+
+def _build_part(name: str, **hparams) -> nn.Module:
+    if name not in ARCHITECTURES:
+        raise ValueError(unknown_name_message("architecture", name, ARCHITECTURES))
+    return ARCHITECTURES[name](**hparams)
+
+
+def _build(architecture: dict) -> nn.Module:
+    "A network by its description, on the meta device; one of your own on the CPU"
     with torch.device("meta"), seeded_generators(0):
-        return ARCHITECTURES[name](**hparams)
+        parts = [_build_part(**part) for part in _parts_of(architecture)]
+    if architecture["name"] == "Ensemble":
+        return Ensemble(parts, architecture["temperatures"])
+    return parts[0]
 
 # %% ../../nbs/networks/05_model_file.ipynb #c2d111ff
 def _architecture(model: nn.Module) -> dict:
     "The name of a network's class and its arguments; `ValueError` if they do not rebuild it"
     name = type(model).__name__
-    if name not in ARCHITECTURES:
+    if name not in (*ARCHITECTURES, "Ensemble"):
         raise ValueError(unknown_name_message("architecture", name, ARCHITECTURES))
-    rebuilt = _build(name, model.hparams)
-    if _shapes(rebuilt) != _shapes(model):
+    architecture = dict(name=name, **model.hparams)
+    if _shapes(_build(architecture)) != _shapes(model):
         raise ValueError(f"{name}(**model.hparams) must have the layers of the model; they differ")
-    return dict(name=name, **model.hparams)
+    return architecture
 
 # %% ../../nbs/networks/05_model_file.ipynb #e514fc15
 def _check_usable(model: nn.Module, classes: list, preprocess: Preprocess):
@@ -65,7 +80,7 @@ def _check_usable(model: nn.Module, classes: list, preprocess: Preprocess):
 # %% ../../nbs/networks/05_model_file.ipynb #43ec224f
 def save_model(
     path,  # File to write, by custom `….safetensors`
-    model: nn.Module,  # Trained network, one of `ARCHITECTURES`
+    model: nn.Module,  # Trained network, one of `ARCHITECTURES`, or an `Ensemble`
     classes: list,  # Names of the characters, in the order of the logits
     preprocess: Preprocess,  # How its images were prepared
     metadata: dict = None,  # JSON types: `config`, `data`, `validation`, `calibration`, `licence` …
@@ -88,24 +103,29 @@ def save_model(
     write_tensors(path, model.state_dict(), header)
 
 # %% ../../nbs/networks/05_model_file.ipynb #3974aaa3
-def _check_hparams(header: dict, hparams: dict, num_tensors: int):
-    "Raise `ValueError` for arguments with which a network would be too large to build"
-    blocks = max(len(hparams.get("channels", ())), sum(hparams.get("blocks", ())))
+def _num_blocks(part: dict) -> int:
+    "How many blocks of layers a description asks for"
+    return max(1, len(part.get("channels", ())), sum(part.get("blocks", ())))
+
+
+def _check_parts(header: dict, parts: list, num_tensors: int):
+    "Raise `ValueError` for descriptions of networks that would be too large to build"
+    if len(parts) > MAX_MEMBERS:
+        raise ValueError(f"an ensemble has at most {MAX_MEMBERS} members, got {len(parts):,}")
+    blocks = sum(_num_blocks(part) for part in parts)
     if blocks > num_tensors:
         raise ValueError(f"{blocks:,} blocks for {num_tensors:,} tensors")
-    outputs, names = hparams.get("num_classes"), len(header["classes"])
-    if "factory" in hparams and outputs != names:
-        raise ValueError(f"names {names} characters for a network of {outputs!r}")
+    names = len(header["classes"])
+    for part in parts:
+        if "factory" in part and part.get("num_classes") != names:
+            outputs = part.get("num_classes")
+            raise ValueError(f"names {names} characters for a network of {outputs!r}")
 
 # %% ../../nbs/networks/05_model_file.ipynb #80c0552f
 def _network_of(header: dict, num_tensors: int) -> nn.Module:
     "The network that a header describes, on the meta device"
-    hparams = dict(header["architecture"])
-    name = hparams.pop("name")
-    if name not in ARCHITECTURES:
-        raise ValueError(unknown_name_message("architecture", name, ARCHITECTURES))
-    _check_hparams(header, hparams, num_tensors)
-    return _build(name, hparams).eval()
+    _check_parts(header, _parts_of(header["architecture"]), num_tensors)
+    return _build(header["architecture"]).eval()
 
 # %% ../../nbs/networks/05_model_file.ipynb #3ced3d65
 def _preprocess_of(header: dict, min_side: int) -> Preprocess:

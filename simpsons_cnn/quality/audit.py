@@ -24,6 +24,7 @@ from ..core.files import atomic_write
 from ..core.text import escape_html, safe_csv, unknown_name_message
 from ..data.folders import ImageFiles
 from ..data.images import open_picture
+from ..data.shards import open_store
 from ..data.store import PixelStore
 from .duplicates import group_pictures, near_duplicates
 from .split import image_table
@@ -298,11 +299,11 @@ class AuditReport:
 def _build_stores(files: ImageFiles, test_files: ImageFiles | None, size: int, folder) -> dict:
     "'train' and, if there are test images, 'test': the `PixelStore` of each"
     if test_files is None:
-        return dict(train=PixelStore.build(files, size, folder=folder, skip_unreadable=True))
+        return dict(train=open_store(files, size, folder=folder, skip_unreadable=True))
     if test_files.classes != files.classes:
         raise ValueError("test_files must be scanned with classes=files.classes")
     return _build_stores(files, None, size, folder) | dict(
-        test=PixelStore.build(test_files, size, folder=folder, skip_unreadable=True)
+        test=open_store(test_files, size, folder=folder, skip_unreadable=True)
     )
 
 # %% ../../nbs/quality/03_audit.ipynb #732bdd7a

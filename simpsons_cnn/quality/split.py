@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['split_per_character', 'split_by_group', 'file_hashes', 'image_table', 'split_table', 'save_split',
-           'split_differences', 'read_split', 'load_split', 'make_split']
+           'split_differences', 'read_split', 'load_split', 'warn_of_torn_pairs', 'make_split']
 
 # %% ../../nbs/quality/02_split.ipynb #d6c62877
 import csv
@@ -248,9 +248,12 @@ def load_split(
     return np.flatnonzero(sides == "train"), np.flatnonzero(sides == "valid"), groups
 
 # %% ../../nbs/quality/02_split.ipynb #b4e72a8d
-def _warn_of_torn_pairs(cut_pairs: pd.DataFrame, valid_idx: np.ndarray):
+def warn_of_torn_pairs(
+    cut_pairs: pd.DataFrame,  # Second result of `group_pictures`
+    sides: np.ndarray,  # Side, or fold, of each image, shape `(n,)`
+):
     "Warn if near-duplicates that `group_pictures` cut are on both sides"
-    torn = np.isin(cut_pairs.a, valid_idx) != np.isin(cut_pairs.b, valid_idx)
+    torn = sides[cut_pairs.a] != sides[cut_pairs.b]
     if torn.any():
         warnings.warn(
             f"Near-duplicate pairs on both sides of the split: {torn.sum():,}. Their groups were "
@@ -273,5 +276,5 @@ def make_split(
         return load_split(how, store.files)
     groups, cut_pairs = group_pictures(near_duplicates(store), store.labels)
     train_idx, valid_idx = split_by_group(store.labels, groups, valid, seed)
-    _warn_of_torn_pairs(cut_pairs, valid_idx)
+    warn_of_torn_pairs(cut_pairs, np.isin(np.arange(len(store)), valid_idx))
     return train_idx, valid_idx, groups

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['RUN_OWN_FIGURES', 'RUN_FILES', 'PARTS', 'make_output_folders', 'remove_run', 'new_run_folder', 'link_run',
            'latest_run', 'in_folder', 'name_folders', 'run_folders', 'create_network', 'check_room',
-           'check_own_network', 'check_own_transform', 'scan_folders', 'TrainingData', 'evaluation_batch_size',
-           'prepare']
+           'check_own_network', 'check_own_transform', 'scan_folders', 'certainty', 'TrainingData', 'open_store_of',
+           'evaluation_batch_size', 'prepare']
 
 # %% ../../nbs/training/06_prepare.ipynb #a15a2e17
 import os
@@ -28,6 +28,7 @@ from ..data.batches import Batches, check_batch_size, check_transform
 from ..data.fixes import apply_fixes
 from ..data.folders import ImageFiles
 from ..data.preprocess import Preprocess
+from ..data.shards import open_store
 from ..data.store import PixelStore
 from ..networks.presets import PRESETS, check_network, create_model
 from ..quality.duplicates import groups_to_judge, near_duplicates
@@ -277,7 +278,7 @@ def scan_folders(
 _FEW_JUDGED = 5  # validation pictures of a character
 
 
-def _certainty(
+def certainty(
     groups,  # Number of each validation image's group of near-duplicates
 ) -> str:
     "How far a share of right answers can be from the truth, at 95 % and at worst"
@@ -293,7 +294,7 @@ def _certainty(
 # %% ../../nbs/training/06_prepare.ipynb #2a966674
 def _remarks(store: PixelStore, valid_rows: list, groups, missing_in_test: list) -> list:
     "What a reader of the scores should know, a line each; `groups`: of the validation images"
-    lines = [_certainty(groups)]
+    lines = [certainty(groups)]
     counts = store.files.select(valid_rows).counts
     hardly = [c for c, n in zip(store.classes, counts, strict=True) if 0 < n < _FEW_JUDGED]
     if hardly:
@@ -342,9 +343,9 @@ class TrainingData:
         )
 
 # %% ../../nbs/training/06_prepare.ipynb #d2adc98e
-def _open_store(config: Config, files: ImageFiles) -> PixelStore:
+def open_store_of(config: Config, files: ImageFiles) -> PixelStore:
     "The decoded images of some files"
-    return PixelStore.build(
+    return open_store(
         files,
         config.size,
         config.resize_rule,
@@ -386,12 +387,13 @@ def prepare(
     device="auto",  # Where batches are wanted
 ) -> TrainingData:
     "Decode, split and batch images as the settings say; raises `ValueError`"
-    store = _open_store(config, files)
-    test_store = _open_store(config, test_files) if test_files else None
+    store = open_store_of(config, files)
+    test_store = open_store_of(config, test_files) if test_files else None
     train_idx, valid_idx, groups = _split(config, store)
     at_once = evaluation_batch_size(config.size, pick_device(device))
     augment, batch_size = config.augmentation_parameters, config.batch_size
-    train_dl = Batches(store, train_idx, batch_size, augment, config.seed, device=device)
+    shuffle = "local" if config.order == "local" else True
+    train_dl = Batches(store, train_idx, batch_size, augment, config.seed, device, shuffle)
     valid_dl = Batches(store, valid_idx, at_once, device=device)
     if test_store is None:
         return TrainingData(train_dl, valid_dl, None, groups)

@@ -151,6 +151,20 @@ function answerAll(files) {
   return busy;
 }
 
+// A button for each picture that the folder holds for visitors to try.
+function showExamples(files) {
+  for (const [i, file] of files.entries()) {
+    const button = element("button", "", { type: "button" });
+    button.append(element("img", "", { src: file, alt: `Example ${i + 1}` }));
+    button.addEventListener("click", async () => {
+      const picture = await fetch(file).then((response) => response.blob());
+      answerAll([new File([picture], file)]);
+    });
+    byId("examples").append(button);
+  }
+  byId("examples").hidden = files.length === 0;
+}
+
 function clear() {
   for (const image of document.querySelectorAll(".card img")) URL.revokeObjectURL(image.src);
   byId("answers").replaceChildren();
@@ -219,6 +233,7 @@ async function begin() {
   byId("files").disabled = false;
   listenForFiles();
   listenForCamera();
+  showExamples(about.examples);
   say("Ready");
   navigator.serviceWorker?.register("offline.js").catch(() => {}); // works without it
 }

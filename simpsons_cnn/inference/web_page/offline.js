@@ -15,9 +15,14 @@ async function answer(request) {
   }
 }
 
+async function keep(cache) {
+  await cache.addAll(["./", "style.css", "prepare.js", "explain.js", "app.js", "ort.js", "ort.wasm",
+    "model.json", "model.onnx"]);
+  const about = await (await cache.match("model.json")).json();
+  await cache.addAll(about.examples);
+}
+
 self.addEventListener("install", (event) => {
-  const keep = (cache) => cache.addAll(["./", "style.css", "prepare.js", "explain.js", "app.js",
-    "ort.js", "ort.wasm", "model.json", "model.onnx"]);
   event.waitUntil(caches.open("simpsons_cnn").then(keep).then(() => self.skipWaiting()));
 });
 self.addEventListener("activate", (event) => event.waitUntil(self.clients.claim()));

@@ -1,0 +1,299 @@
+"A store in shards: the pixels of one file, whoever builds which part and whoever is killed"
+
+import shutil
+import signal
+
+import numpy as np
+import pytest
+import torch
+from conftest import counts
+from forked import Forks
+from PIL import Image
+
+import simpsons_cnn as sc
+from simpsons_cnn.core.config import Config
+from simpsons_cnn.data import shards
+from simpsons_cnn.data.fixes import Fix, apply_fixes
+from simpsons_cnn.data.folders import ImageFiles
+from simpsons_cnn.data.preprocess import Preprocess
+from simpsons_cnn.data.shards import PixelParts, build_shard, open_store
+from simpsons_cnn.data.store import PixelStore
+from simpsons_cnn.training.loop import fit
+from simpsons_cnn.training.prepare import create_network, prepare, scan_folders
+
+forks = Forks("built_shard")
+
+
+def save(path, seed):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    x = np.random.default_rng(seed).integers(0, 256, (20, 20, 3), dtype=np.uint8)
+    Image.fromarray(x).save(path)
+
+
+@pytest.fixture
+def root(tmp_path):
+    for i in range(35):
+        save(tmp_path / "train" / "abc"[i % 3] / f"{i}.bmp", i)
+    return tmp_path / "train"
+
+
+@pytest.fixture
+def small_files(monkeypatch):
+    "Files of five pictures at most"
+    monkeypatch.setattr(shards, "_FILE_BYTES", shards._HEADER_BYTES + 5 * 3 * 16**2)
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    "The pictures that were decoded, in order"
+    seen, decode = [], Preprocess.decode
+
+    def noting(self, source, *args, **kwargs):
+        seen.append(source)
+        return decode(self, source, *args, **kwargs)
+
+    monkeypatch.setattr(Preprocess, "decode", noting)
+    return seen
+
+
+def build_all(root, count=3, **kwargs):
+    files = ImageFiles.scan(root)
+    return [build_shard(files, n, count, size=16, **kwargs) for n in range(1, count + 1)]
+
+
+def stored(root):
+    "Names of the arrays"
+    return sorted(path.name for path in (root.parent / ".pixels").glob("*.npy"))
+
+
+def check(store):
+    "Each row is its picture as decoded now"
+    assert len(store) == len(store.files)
+    for x, path in zip(store.pixels, store.files.paths, strict=True):
+        assert torch.equal(x, store.preprocess(path, draft=True))
+
+
+def test_separate_processes_build_one_store(root, tmp_path):
+    for number in (2, 3, 1):
+        assert forks("built_shard:job", str(root), number, 3).code == 0
+    assert len(stored(root)) == 9
+    assert max(p.stat().st_size for p in (root.parent / ".pixels").glob("*.npy")) <= 128 + 5 * 768
+    files = ImageFiles.scan(root)
+    store, one = open_store(files, 16), PixelStore.build(files, 16, folder=tmp_path / "one")
+    assert torch.equal(store.pixels.to("cpu"), one.pixels)
+    assert (store.digest, store.hashes, store.changes) == (one.digest, one.hashes, "")
+    assert store.files.names == one.files.names
+    check(store)
+
+
+def test_a_store_in_one_file_stays_as_it_is(root, decoded):
+    files = ImageFiles.scan(root)
+    before = PixelStore.build(files, 16)
+    bytes_before = {p.name: p.read_bytes() for p in before.path.parent.iterdir()}
+    build_all(root)
+    decoded.clear()
+    check(open_store(files, 16))
+    assert PixelStore.build(files, 16).changes == ""
+    assert {name: (before.path.parent / name).read_bytes() for name in bytes_before} == bytes_before
+
+
+# A part is written in three steps: the array gets its name, then the manifest is written, then it
+# gets its name. The first file of all is the index.
+KILLS = [
+    [("before a rename", 1)],
+    [("after a rename", 1), ("half written", 1)],
+    [("before a rename", 2), ("after a rename", 2), ("before a rename", 3)],
+]
+
+
+def test_killed_and_started_again(root, tmp_path):
+    for i, moments in enumerate(KILLS):
+        folder = tmp_path / str(i) / "train"
+        shutil.copytree(root, folder)
+        for moment in moments:
+            ended = forks("built_shard:job", str(folder), 1, 2, moment)
+            assert ended.code == -signal.SIGKILL, ended.err
+            counts["kills"][f"{moment[0]}, in a shard of a store"] += 1
+        for number in (2, 1):
+            ended = forks("built_shard:job", str(folder), number, 2)
+            assert ended.code == 0, ended.err
+        check(open_store(ImageFiles.scan(folder), 16))
+        left = {p.suffix for p in (folder.parent / ".pixels").iterdir() if p.name[0] != "."}
+        assert left == {".json", ".npy"} and len(stored(folder)) == 8
+
+
+def test_finished_parts_are_not_decoded_again(root, small_files, decoded):
+    files = ImageFiles.scan(root)
+    assert build_shard(files, 1, 2, size=16).remaining == [2]
+    assert len(decoded) == 17
+    (root.parent / ".pixels" / stored(root)[1]).unlink()
+    decoded.clear()
+    assert build_shard(files, 1, 2, size=16).pictures == 17
+    assert decoded == files.paths[4:8]
+
+
+def test_a_missing_part_is_named_with_its_command(root, small_files):
+    files = ImageFiles.scan(root)
+    for number in (1, 3):
+        build_shard(files, number, 4, size=16, folder=root.parent / "kept in")
+    with pytest.raises(FileNotFoundError, match="not complete: 2/4, 4/4; build the first") as e:
+        open_store(files, 16, folder=root.parent / "kept in")
+    options = f"--shard 2/4 --size 16 --store_directory '{root.parent / 'kept in'}'"
+    assert str(e.value).endswith(f"simpsons_data {root} {options}")
+    for number in (2, 4):
+        build_shard(files, number, 4, size=16, folder=root.parent / "kept in")
+    check(open_store(files, 16, folder=root.parent / "kept in"))
+
+
+@pytest.mark.parametrize("suffix", [".json", ".npy"])
+def test_a_damaged_part_counts_as_missing(root, suffix):
+    build_all(root)
+    pixels = root.parent / ".pixels"
+    [path] = [p for p in pixels.glob(f"*part-002*{suffix}") if p.name[0] != "."]
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(FileNotFoundError, match="--shard 2/3"):
+        open_store(ImageFiles.scan(root), 16)
+    build_all(root)
+    check(open_store(ImageFiles.scan(root), 16))
+
+
+def test_a_damaged_index(root):
+    build_all(root)
+    (root.parent / ".pixels" / "train-16-stretch.parts.json").write_text("{")
+    with pytest.raises(ValueError, match=r"parts\.json' is damaged; remove it and build"):
+        open_store(ImageFiles.scan(root), 16)
+
+
+def test_machines_with_other_lists_are_noticed(root):
+    files = ImageFiles.scan(root)
+    build_shard(files, 1, 2, size=16)
+    for other in (files.select(range(34)), files.select([*range(33), 34, 33])):
+        with pytest.raises(ValueError, match="give each job the same folder and count"):
+            build_shard(other, 2, 2, size=16)
+    with pytest.raises(ValueError, match=r"among 2 shards, this job 35 .* among 3"):
+        build_shard(files, 3, 3, size=16)
+
+
+def test_a_job_that_begins_with_another_list_meanwhile(root, monkeypatch):
+    files, build = ImageFiles.scan(root), shards._build_part
+
+    def other_job_begins(job, index, part):
+        monkeypatch.setattr(shards, "_build_part", build)
+        build_shard(files.select(range(30)), 2, 2, size=16, overwrite=True)
+        return build(job, index, part)
+
+    monkeypatch.setattr(shards, "_build_part", other_job_begins)
+    with pytest.raises(ValueError, match="divides 30 pictures"):
+        build_shard(files, 1, 2, size=16)
+
+
+def test_pictures_that_were_edited_added_and_removed(root, decoded):
+    build_all(root)
+    save(root / "a" / "3.bmp", 99)
+    files = ImageFiles.scan(root)
+    with pytest.raises(ValueError, match=r"\(1 changed\); start all 3 jobs again"):
+        open_store(files, 16)
+    decoded.clear()
+    build_all(root)
+    assert len(decoded) == 1
+    check(open_store(files, 16))
+    save(root / "c" / "new.bmp", 100)
+    (root / "a" / "3.bmp").unlink()
+    files = ImageFiles.scan(root)
+    with pytest.raises(ValueError, match=r"\(1 added\).* --shard 1/3 --size 16 --overwrite"):
+        open_store(files, 16)
+    decoded.clear()
+    build_all(root, overwrite=True)
+    assert len(decoded) <= 3  # the new one, and one at each border that moved
+    check(open_store(files, 16))
+
+
+def test_another_division_leaves_no_files_of_the_first(root):
+    build_all(root, 3)
+    build_all(root, 5, overwrite=True)
+    assert len(stored(root)) == 5 and all("-of-005-" in name for name in stored(root))
+    check(open_store(ImageFiles.scan(root), 16))
+
+
+def test_fixes_drop_and_move_pictures(root, decoded):
+    build_all(root)
+    files = ImageFiles.scan(root)
+    moved, dropped = files.names[4], files.names[9]
+    fixed = apply_fixes(files, {moved: Fix("move", "b"), dropped: Fix("drop")})
+    decoded.clear()
+    store = open_store(fixed, 16)
+    assert decoded == []
+    assert (len(store), store.labels[4].item(), dropped in store.files.names) == (34, 1, False)
+    check(store)
+
+
+def test_unreadable_pictures_are_named_or_left_out(root, small_files):
+    (root / "a" / "0.bmp").write_text("note")
+    (root / "b" / "1.bmp").write_text("note")
+    built = build_all(root)
+    assert [name for shard in built for name in shard.unreadable] == ["a/0.bmp", "b/1.bmp"]
+    files = ImageFiles.scan(root)
+    with pytest.raises(ValueError, match="2 of 35 pictures cannot be read"):
+        open_store(files, 16)
+    store = open_store(files, 16, skip_unreadable=True)
+    assert (len(store), sorted(store.unreadable)) == (33, ["a/0.bmp", "b/1.bmp"])
+    check(store)
+    some = open_store(files.select(range(5, 35)), 16, skip_unreadable=True)
+    assert sorted(some.unreadable) == ["b/1.bmp"]
+    check(some)
+
+
+def test_rows_of_several_arrays():
+    arrays = torch.randint(256, (9, 4, 4, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+    rows = torch.tensor([8, 0, 3, 7])
+    parts = PixelParts(list(arrays.split([2, 1, 6])), rows)
+    assert (parts.shape, parts.nbytes, len(parts)) == ((4, 3, 4, 4), 4 * 48, 4)
+    assert torch.equal(parts.to("cpu"), arrays[rows])
+    assert torch.equal(parts[torch.tensor([True, False, False, True])], arrays[[8, 7]])
+    assert torch.equal(parts[-1], arrays[7])
+    assert torch.equal(torch.stack(list(parts)), arrays[rows])
+    assert torch.equal(torch.cat(list(parts.split(3))), arrays[rows])
+    assert torch.equal(parts[1:3][[0]], arrays[[0]])
+    assert parts[[1, 1]].is_contiguous(memory_format=torch.channels_last)
+    assert parts[torch.tensor([], dtype=torch.int64)].shape == (0, 3, 4, 4)
+
+
+@pytest.fixture
+def drawn(tmp_path):
+    return sc.demo_characters(tmp_path / "data/demo", train=6, test=1).parent.parent
+
+
+def weights_after_an_epoch(folder, **settings):
+    "Train as a run does, one epoch; the weights"
+    config = Config.demo(
+        folder, size=64, batch_size=16, num_epochs=1, valid=0.2, device="cpu", **settings
+    )
+    data = prepare(config, *scan_folders(config))
+    model = create_network(config, 10)
+    fit(model, data.train_dl, data.valid_dl, recipe=config.training_parameters, callbacks=[])
+    return data.train_dl.store, model.state_dict()
+
+
+def test_training_gives_the_same_bits(drawn, tmp_path):
+    _, expected = weights_after_an_epoch(drawn, store_directory=tmp_path / "one")
+    files = ImageFiles.scan(drawn / "data/demo/train")
+    for number in (2, 3, 1):
+        build_shard(files, number, 3, size=64)
+    store, found = weights_after_an_epoch(drawn)
+    assert isinstance(store.pixels, PixelParts)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    first = create_network(Config.demo(drawn), 10).state_dict()
+    assert not any(torch.equal(found[name], first[name]) for name in first if "weight" in name)
+
+
+def test_an_audit_takes_the_shards(drawn):
+    files = ImageFiles.scan(drawn / "data/demo/train")
+    shutil.copy(files.paths[3], files.paths[3].with_name("copy.jpg"))
+    files = ImageFiles.scan(drawn / "data/demo/train")
+    expected = sc.audit(files, store_directory=drawn / "one")
+    for number in (1, 2):
+        build_shard(files, number, 2)
+    report = sc.audit(files)
+    assert report.counts() == expected.counts()
+    assert report.duplicates.equals(expected.duplicates)
+    assert len(list((drawn / "data/demo/.pixels").glob("*.npy"))) == 2
