@@ -8,7 +8,7 @@ import torch
 
 from simpsons_cnn.data import batches
 from simpsons_cnn.data.augment import Augment
-from simpsons_cnn.data.batches import Batches
+from simpsons_cnn.data.batches import Batches, local_order
 from simpsons_cnn.data.folders import ImageFiles
 from simpsons_cnn.data.store import PixelStore
 from simpsons_cnn.demo.characters import demo_characters
@@ -41,6 +41,7 @@ def store(tmp_path_factory):
         ({"indices": ["1"]}, TypeError, "indices must be a list of whole numbers"),
         ({"indices": [[1, 2]]}, TypeError, r"got int64 of shape \(1, 2\)"),
         ({"indices": 3}, TypeError, "indices must be a list of whole numbers"),
+        ({"shuffle": "locally"}, ValueError, "shuffle must be true, false or 'local', got 'loc"),
     ],
 )
 def test_refused(store, kwargs, error, words):
@@ -67,6 +68,40 @@ def test_order(store):
     centres = Batches(store, range(100), 32, shuffle=True, device="cpu")
     assert torch.equal(centres.epoch_order(0), train_dl.epoch_order(0))
     assert len(list(centres.epoch(0))) == len(list(train_dl.epoch(0))) == 3
+
+
+def test_the_random_order_is_that_of_earlier_versions(store):
+    dl = Batches(store, range(0, 130, 2), 32, Augment(), seed=3, device="cpu")
+    assert dl.epoch_order(2)[:6].tolist() == [90, 8, 120, 84, 56, 92]
+
+
+@pytest.mark.parametrize(
+    "n, block, window", [(1, 32, 8192), (1000, 7, 64), (64, 1, 1), (90, 9, 90)]
+)
+def test_a_local_order_has_each_row_once_and_neighbours_together(n, block, window):
+    order = local_order(n, torch.Generator().manual_seed(0), block, window)
+    assert torch.equal(order.sort().values, torch.arange(n))
+    for rows in order.split(window):
+        assert len((rows // block).unique()) <= window // block + 2
+    if n > 500:  # in its window, each row has any other behind it
+        assert (order.diff() == 1).float().mean() < 0.1
+
+
+def local(store):
+    return Batches(store, range(1, 129), 32, Augment(), shuffle="local", device="cpu")
+
+
+def test_a_local_order_can_be_resumed_and_shared(store, monkeypatch):
+    monkeypatch.setattr(batches.local_order, "__defaults__", (4, 16))
+    orders = [local(store).epoch_order(epoch) for epoch in (0, 1, 1)]
+    assert torch.equal(orders[1], orders[2]) and not torch.equal(orders[0], orders[1])
+    assert torch.equal(orders[0].sort().values, torch.arange(1, 129))
+    whole = list(local(store).epoch(3))
+    assert len(whole) == 4
+    for (x, y), (xx, yy) in zip(whole[2:], local(store).epoch(3, start=2), strict=True):
+        assert torch.equal(x, xx) and torch.equal(y, yy)
+    for rank in range(3):
+        assert torch.equal(next(local(store).share(rank, 3).epoch(3))[0], whole[0][0][rank::3])
 
 
 @pytest.mark.parametrize("augment", [None, Augment()])

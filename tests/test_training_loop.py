@@ -80,6 +80,15 @@ def test_a_missing_folder_is_found_before_the_first_step(loaders, tmp_path):
         fit(small_model(), *loaders, recipe=RECIPE, callbacks=[NeverStarts()], checkpoint=path)
 
 
+def test_a_resume_needs_the_same_order(loaders, store, tmp_path):
+    path = tmp_path / "last.ckpt"
+    fit(small_model(), *loaders, recipe=RECIPE, callbacks=[], checkpoint=path)
+    other = Batches(store, loaders[0].indices, 30, Augment(), shuffle="local", device="cpu")
+    with pytest.raises(ValueError, match="written with other settings: order is 'local' now"):
+        resumed = Checkpoint(path, resume=True)
+        fit(small_model(), other, loaders[1], recipe=RECIPE, callbacks=[], checkpoint=resumed)
+
+
 @pytest.mark.parametrize("other", ["training", "validation"])
 def test_a_resume_needs_the_same_images(loaders, store, tmp_path, other):
     path = tmp_path / "last.ckpt"

@@ -17,9 +17,11 @@ from simpsons_cnn.training.prepare import (
     make_output_folders,
     name_folders,
     new_run_folder,
+    prepare,
     run_folders,
     scan_folders,
 )
+from simpsons_cnn.training.train import _all_batches
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +34,14 @@ def root(tmp_path_factory):
 @pytest.fixture
 def outputs(tmp_path):
     return {key: tmp_path / key.split("_")[1] for key in RUN_FILES}
+
+
+@pytest.mark.parametrize("order, shuffle", [("random", True), ("local", "local")])
+def test_the_order_of_the_settings_is_that_of_the_batches(root, order, shuffle):
+    config = Config.demo(root, size=64, batch_size=30, testdir=None, order=order)
+    data = prepare(config, *scan_folders(config))
+    assert data.train_dl.shuffle == _all_batches(data).shuffle == shuffle
+    assert data.valid_dl.shuffle is False
 
 
 @pytest.mark.parametrize(

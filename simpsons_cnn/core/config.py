@@ -187,6 +187,12 @@ class ModelParameters(_Section):
 class _Steps(_Section):
     num_epochs: int = _setting(16, "Passes over the training pictures", ge=1, le=10**6)
     batch_size: int = _setting(128, "Pictures per step", ge=2, le=10**6)
+    order: Literal["random", "local"] = _setting(
+        "random",
+        "Order of an epoch: 'random', or 'local', which reads neighbours together, for stores on "
+        "a hard disk or network drive that do not fit into memory",
+        repr=False,
+    )
     learning_rate: float = _setting(0.006, "Highest learning rate", gt=0)
     schedule: Literal["one_cycle", "constant"] = _setting(
         "one_cycle",

@@ -65,7 +65,7 @@ def judge(run: TrainingRun) -> Report:
     return score_logits(*whole, dl, run.loss)
 
 # %% ../../nbs/training/05_loop.ipynb #1079104d
-_OF_THE_LOADERS = ("batch_size", "seed", "device", "crop_size")
+_OF_THE_LOADERS = ("batch_size", "seed", "device", "crop_size", "order")
 _AFTER_FIT = ("auto", "logit_adjustment")  # of `imbalance`
 
 

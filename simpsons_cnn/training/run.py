@@ -313,6 +313,7 @@ def identity(self: TrainingRun) -> dict:
     return decides | dict(
         batch_size=dl.batch_size,
         seed=dl.seed,
+        order="local" if dl.shuffle == "local" else None,  # as in checkpoints before it was there
         augment=repr(dl.augment),
         transform=dl.transform and _function_identity(dl.transform),
         classes=list(dl.store.classes),

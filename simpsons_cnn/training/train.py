@@ -275,7 +275,7 @@ def _judge(config: Config, model: nn.Module, history: History, data: TrainingDat
     logits, targets = collect_logits(model, data.valid_dl)
     report = score_logits(logits, targets, data.valid_dl, groups=data.groups)
     test_dl = None if history.resumable else data.test_dl
-    test_report = evaluate(model, test_dl) if test_dl else None
+    test_report = evaluate(model, test_dl, groups=data.test_groups) if test_dl else None
     calibration = calibrate_logits(logits, targets)
     return Run(config, model, history, report, test_report, calibration, path)
 
@@ -310,7 +310,7 @@ def _all_batches(data: TrainingData) -> Batches:
     "Training batches of training and validation images together"
     dl = data.train_dl
     indices = torch.cat([dl.indices, data.valid_dl.indices]).sort().values
-    how = dict(device=dl.device, transform=dl.transform)
+    how = dict(device=dl.device, shuffle=dl.shuffle, transform=dl.transform)
     return Batches(dl.store, indices, dl.batch_size, dl.augment, dl.seed, **how)
 
 # %% ../../nbs/training/07_train.ipynb #6cdaabb7
