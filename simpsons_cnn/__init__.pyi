@@ -30,6 +30,7 @@ from .lab.classify import ClassifyPictures as ClassifyPictures
 from .lab.cleaner import LabelCleaner as LabelCleaner
 from .lab.controls import TrainingControls as TrainingControls
 from .lab.dashboard import TrainingDashboard as TrainingDashboard
+from .networks.ensemble import Ensemble as Ensemble
 from .networks.losses import FocalLoss as FocalLoss
 from .networks.losses import class_weights as class_weights
 from .networks.losses import focal_loss as focal_loss
@@ -63,6 +64,7 @@ from .training.callbacks import Callback as Callback
 from .training.callbacks import EarlyStopping as EarlyStopping
 from .training.callbacks import Progress as Progress
 from .training.checkpoint import Checkpoint as Checkpoint
+from .training.ensemble import make_ensemble as make_ensemble
 from .training.find_rate import find_learning_rate as find_learning_rate
 from .training.folds import train_folds as train_folds
 from .training.history import History as History

@@ -6,6 +6,7 @@ from importlib import import_module
 COMMANDS = {
     "train": ("cli.train", "train a network"),
     "runs": ("cli.runs", "list runs and compare them"),
+    "ensemble": ("cli.ensemble", "put several models into one file"),
     "predict": ("cli.predict", "name the character in pictures"),
     "evaluate": ("cli.predict", "judge a model on pictures with known names"),
     "explain": ("cli.explain", "show which parts of a picture an answer rests on"),

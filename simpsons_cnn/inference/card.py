@@ -10,9 +10,12 @@ import json
 import re
 from pathlib import Path
 
+from torch import nn
+
 from ..core.files import atomic_write
 from ..core.text import escape_html, require
 from .classifier import Classifier
+from ..networks.ensemble import Ensemble
 from ..scoring.calibration import Calibration
 
 # %% ../../nbs/inference/04_card.ipynb #335f16a4
@@ -70,13 +73,24 @@ def _front_matter(clf: Classifier) -> list:
     ]
 
 # %% ../../nbs/inference/04_card.ipynb #a05c70d3
+def _network(model: nn.Module) -> str:
+    "What kind of network it is, as the beginning of a sentence"
+    parameters = f"{sum(p.numel() for p in model.parameters()):,} parameters"
+    if isinstance(model, Ensemble):
+        kinds = ", ".join(dict.fromkeys(type(member).__name__ for member in model.members))
+        return (
+            f"The mean answer of {len(model.members)} convolutional networks (`{kinds}`, "
+            f"{parameters} in all)"
+        )
+    return f"A plain convolutional network (`{type(model).__name__}`, {parameters})"
+
+
 def _summary(clf: Classifier) -> list:
     "Lines: the network and what it sees"
-    network, prep = type(clf.model).__name__, clf.preprocess
-    parameters = sum(p.numel() for p in clf.model.parameters())
+    prep = clf.preprocess
     return [
         f"# A classifier of {len(clf.classes)} cartoon characters\n",
-        f"A plain convolutional network (`{network}`, {parameters:,} parameters), trained from "
+        f"{_network(clf.model)}, trained from "
         "random weights to name the character in a picture. "
         f"Pictures become {prep.size}×{prep.size} pixels ({prep.resize_rule}), of which the "
         f"network sees the middle {prep.crop}×{prep.crop}.\n",
@@ -96,9 +110,13 @@ def _data(clf: Classifier) -> list:
     "Lines: training images and licence"
     data = clf.about.get("data") or {}
     trained_on = "The file does not say what it was trained on.\n"
-    if data:
+    if data.get("digest"):
         count, digest = [escape_html(data.get(key)) for key in ("pictures", "digest")]
         trained_on = f"Trained and validated on {count} pictures; their SHA-256 is `{digest}`.\n"
+    if data.get("splits"):
+        trained_on = (
+            f"Its networks were trained on {escape_html(data['splits'])} sets of pictures.\n"
+        )
     return ["## Data and licence\n", trained_on, _terms(_licence(clf))]
 
 # %% ../../nbs/inference/04_card.ipynb #b123ab1f
@@ -179,7 +197,7 @@ def _score_remarks(about: dict) -> list:
         tau = escape_html(adjustment.get("tau"))
         lines.append(f"Its logits are adjusted for rare characters, with a strength of {tau}.\n")
     refit = about.get("refit")
-    if refit:
+    if refit and about.get("validation"):
         lines.append(_refit_remark(refit))
     if about.get("validation") and not _folds(refit):
         lines.append(

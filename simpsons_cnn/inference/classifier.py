@@ -318,6 +318,8 @@ class _ModelFile(_TrainedNetwork):
 # %% ../../nbs/inference/02_classifier.ipynb #d2ae70c1
 def _check_split(trained_on: dict, table: dict, split):
     "Raise `ValueError` if a split file is not the one that a model was trained with"
+    if trained_on.get("splits"):  # an ensemble whose members have several
+        raise ValueError("the members of this ensemble were trained on different splits")
     digest, sides = trained_on.get("digest"), trained_on.get("split")
     if digest and digest != dataset_hash(table["sha256"]):
         raise ValueError(

@@ -7,7 +7,7 @@ __all__ = ['grad_cam', 'Explanation']
 
 # %% ../../nbs/inference/01_explain.ipynb #17d88fdc
 import base64
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from threading import get_ident
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.text import escape_html, safe_str
+from ..networks.ensemble import Ensemble
 
 # %% ../../nbs/inference/01_explain.ipynb #f974d2d9
 @contextmanager
@@ -40,13 +41,39 @@ def _record_feature_maps(
             hook.remove()
 
 # %% ../../nbs/inference/01_explain.ipynb #16a72168
-def _log_p_gradient(logits: Tensor, targets: Tensor, feature_map: Tensor) -> Tensor:
-    "How fast the log probability of each target rises with each number of the feature map"
+def _log_p_gradients(logits: Tensor, targets: Tensor, feature_maps: list) -> tuple:
+    "How fast the log probability of each target rises with each number of the feature maps"
     targets = targets.clone().to(logits.device)
     log_p = logits.log_softmax(1).gather(1, targets[:, None])
-    return torch.autograd.grad(log_p.sum(), feature_map)[0]
+    return torch.autograd.grad(log_p.sum(), feature_maps)
+
+# %% ../../nbs/inference/01_explain.ipynb #73d0bbf6
+def _logits_and_maps(
+    model: nn.Module, xb: Tensor, min_side: int
+) -> tuple:  # (logits, the last large enough feature map of each network)
+    "What a network answers, and on what; raises `ValueError` if no feature map is large enough"
+    networks = model.members if isinstance(model, Ensemble) else [model]
+    with ExitStack() as stack:
+        found = [stack.enter_context(_record_feature_maps(n, min_side)) for n in networks]
+        logits = model(xb.detach().clone().requires_grad_())
+    if not all(found):
+        raise ValueError(
+            f"images must leave a feature map of {min_side}×{min_side} or more, "
+            f"got images of {tuple(xb.shape[2:])}; use larger images or a smaller min_side"
+        )
+    return logits, [feature_maps[-1] for feature_maps in found]
 
 # %% ../../nbs/inference/01_explain.ipynb #6d64021f
+def _enlarged_map(
+    gradient: Tensor, feature_map: Tensor, sides: tuple, average_gradient: bool
+) -> Tensor:  # Shape `(n, height, width)`
+    "Feature map times gradient, summed over the channels, in the size of the images"
+    if average_gradient:
+        gradient = gradient.mean((2, 3), keepdim=True)
+    cam = (gradient * feature_map.detach()).sum(1, keepdim=True).relu()
+    return F.interpolate(cam, sides, mode="bilinear", align_corners=False)[:, 0]
+
+
 def grad_cam(
     model: nn.Module,  # In evaluation mode
     xb: Tensor,  # Normalised images, shape `(n, 3, height, width)`
@@ -56,18 +83,10 @@ def grad_cam(
 ) -> Tensor:  # From 0 to 1, shape `(n, height, width)`; the largest value of each map is 1
     "Map of the pixels that support a class; `ValueError` if no feature map is large enough"
     with torch.inference_mode(False), torch.enable_grad():
-        with _record_feature_maps(model, min_side) as feature_maps:
-            logits = model(xb.detach().clone().requires_grad_())
-        if not feature_maps:
-            raise ValueError(
-                f"images must leave a feature map of {min_side}×{min_side} or more, "
-                f"got images of {tuple(xb.shape[2:])}; use larger images or a smaller min_side"
-            )
-        gradient = _log_p_gradient(logits, targets, feature_maps[-1])
-    if average_gradient:
-        gradient = gradient.mean((2, 3), keepdim=True)
-    cam = (gradient * feature_maps[-1].detach()).sum(1, keepdim=True).relu()
-    cam = F.interpolate(cam, xb.shape[2:], mode="bilinear", align_corners=False)[:, 0]
+        logits, feature_maps = _logits_and_maps(model, xb, min_side)
+        gradients = _log_p_gradients(logits, targets, feature_maps)
+    pairs = zip(gradients, feature_maps, strict=True)
+    cam = sum(_enlarged_map(*pair, xb.shape[2:], average_gradient) for pair in pairs)
     return cam / cam.amax((1, 2), keepdim=True).clamp(min=1e-12)
 
 # %% ../../nbs/inference/01_explain.ipynb #15973ba0

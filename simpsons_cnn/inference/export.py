@@ -9,7 +9,7 @@ __all__ = ['onnx_graph', 'pictures_to_check', 'check_parity', 'export_onnx', 'ex
 import copy
 import io
 import json
-from operator import add, iadd, mul
+from operator import add, iadd, mul, sub, truediv
 
 import numpy as np
 import torch
@@ -242,8 +242,8 @@ class _Reductions(_Elementwise):
     def mean(self, dims: tuple, keepdim=False):
         return self._apply("ReduceMean", self._ints(*dims), keepdims=int(keepdim))
 
-    def logsumexp(self, dim: int):
-        return self._apply("ReduceLogSumExp", self._ints(dim), keepdims=0)
+    def logsumexp(self, dim: int, keepdim=False):
+        return self._apply("ReduceLogSumExp", self._ints(dim), keepdims=int(keepdim))
 
     def softmax(self, dim: int):
         return self._apply("Softmax", axis=dim)
@@ -362,6 +362,12 @@ def _record_of(model: nn.Module) -> torch.fx.GraphModule:
     return torch.fx.GraphModule(model, _LayerTracer().trace(model))
 
 # %% ../../nbs/inference/03_export.ipynb #88a6a8f5
+def _stack(nodes: list) -> _Node:
+    "`torch.stack` along a new first dimension"
+    first, *others = [node.unsqueeze(0) for node in nodes]
+    return first._apply("Concat", *others, axis=0)
+
+
 _FUNCTIONS = {
     F.conv2d: _conv2d,
     torch.conv2d: _conv2d,
@@ -369,9 +375,12 @@ _FUNCTIONS = {
     F.adaptive_avg_pool2d: _mean_of_maps,
     torch.flatten: _Node.flatten,
     torch.cat: lambda nodes, dim=0: nodes[0]._apply("Concat", *nodes[1:], axis=dim),
+    torch.stack: _stack,
     add: add,
     iadd: add,
     mul: mul,
+    sub: sub,
+    truediv: truediv,
 }
 
 

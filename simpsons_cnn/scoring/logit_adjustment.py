@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor, nn
 
+from ..networks.ensemble import Ensemble
 from ..networks.losses import log_prior
 from ..networks.reference import evaluating
 from .metrics import check_judged, collect_logits
@@ -90,6 +91,8 @@ def choose_adjustment(
 # %% ../../nbs/scoring/04_logit_adjustment.ipynb #0911bbe3
 def _output_layer(model: nn.Module, num_classes: int) -> nn.Linear:
     "The last linear layer with bias and an output per class; raises `ValueError` without one"
+    if isinstance(model, Ensemble):
+        raise ValueError("logit adjustment is for single networks, before they join an ensemble")
     layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
     layers = [m for m in layers if m.out_features == num_classes and m.bias is not None]
     if not layers:
