@@ -31,6 +31,7 @@ from simpsons_cnn.inference.classifier import Classifier
 from simpsons_cnn.networks.model_file import save_model
 from simpsons_cnn.networks.reference import SimpsonsCNN
 from simpsons_cnn.quality.split import save_split
+from simpsons_cnn.training.find_rate import RateSearch
 
 ROOT = Path(__file__).parent.parent
 
@@ -475,6 +476,25 @@ def test_evaluate_on_some_of_the_characters(folder, tmp_path):
     assert any(row.split()[:2] == ["mossy_mo", "1"] for row in rows)
 
 
+def test_evaluate_draws_whole_groups_of_near_duplicates(folder, tmp_path):
+    "Each face four times is no more evidence than once, and the report says so"
+    shutil.copytree(folder / "demo/test", tmp_path / "test")
+    for path in sorted(tmp_path.glob("test/*/*.jpg")):
+        for number in range(3):
+            shutil.copy(path, path.with_name(f"{number} {path.name}"))
+    widths = {}
+    for name in (folder / "demo/test", tmp_path / "test"):
+        code, out, _ = run(
+            tmp_path, f"simpsons_evaluate {folder / MODEL} {name} --out {name.name}-r"
+        )
+        report = json.loads((tmp_path / f"{name.name}-r/report.json").read_text())
+        widths[name] = np.diff(report["accuracy_interval"])
+        shutil.rmtree(tmp_path / f"{name.name}-r")
+        assert code == 0 and report["groups"] == 10
+    assert "on 40 pictures in 10 groups of near-duplicates" in out
+    np.testing.assert_allclose(*widths.values(), rtol=0.05)
+
+
 def test_evaluate_refuses_to_replace(folder):
     line = f"simpsons_evaluate {MODEL} demo/test --out judged"
     assert run(folder, line)[0] == 0
@@ -568,19 +588,47 @@ def test_explain_says_that_it_cannot_write_before_it_looks_at_pictures(folder):
     assert (code, out, err.count("error")) == (1, "", 1) and "name another --out" in err
 
 
-@pytest.mark.parametrize("recipe", [[], ["recipe.yaml"]])
-def test_training_lists_its_folder_once(tmp_path, monkeypatch, recipe):
-    root = demo_characters(tmp_path / "demo", train=4, test=1, size=64) / "train"
-    (tmp_path / "recipe.yaml").write_text("training_parameters: {batch_size: 16}\n")
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture
+def scanned(monkeypatch):
+    "The folders whose images have been listed, in order"
     scan, scanned = ImageFiles.scan, []
 
-    def counted(folder, *args, **kwargs):
+    def noted(folder, *args, **kwargs):
         scanned.append(Path(folder))
         return scan(folder, *args, **kwargs)
 
-    monkeypatch.setattr(ImageFiles, "scan", staticmethod(counted))
-    small = ["--size", "64", "--crop_size", "64", "--num_epochs", "1", "--out", "run"]
-    simpsons_train([*recipe, "--traindir", str(root), *small])
+    monkeypatch.setattr(ImageFiles, "scan", staticmethod(noted))
+    return scanned
+
+
+SMALL = ["--size", "64", "--crop_size", "64", "--num_epochs", "1", "--out", "run"]
+
+
+@pytest.mark.parametrize("recipe", [[], ["recipe.yaml"]])
+def test_training_lists_its_folder_once(tmp_path, monkeypatch, scanned, recipe):
+    root = demo_characters(tmp_path / "demo", train=4, test=1, size=64) / "train"
+    (tmp_path / "recipe.yaml").write_text("training_parameters: {batch_size: 16}\n")
+    monkeypatch.chdir(tmp_path)
+    simpsons_train([*recipe, "--traindir", str(root), *SMALL])
     assert scanned.count(root) == 1
     assert (tmp_path / "run/model/model.safetensors").exists()
+
+
+def test_a_series_lists_its_folder_once(tmp_path, monkeypatch, scanned):
+    root = demo_characters(tmp_path / "demo", train=4, test=1, size=64) / "train"
+    monkeypatch.setattr("simpsons_cnn.training.train._save_figures", lambda run, data: [])
+    monkeypatch.chdir(tmp_path)
+    simpsons_train(["--traindir", str(root), *SMALL, "--seeds", "0,1"])
+    assert scanned.count(root) == 1
+    assert (tmp_path / "run/seed_1/model/model.safetensors").exists()
+
+
+def test_a_search_for_a_rate_lists_its_folder_once(tmp_path, monkeypatch, scanned):
+    root = demo_characters(tmp_path / "demo", train=4, test=1, size=64) / "train"
+    found = RateSearch(np.array([0.1]), np.ones(1), np.ones(1), None)
+    searched = "simpsons_cnn.training.find_rate.find_learning_rate"
+    monkeypatch.setattr(searched, lambda *args: found)
+    monkeypatch.chdir(tmp_path)
+    simpsons_train(["--traindir", str(root), *SMALL, "--find_lr"])
+    assert scanned.count(root) == 1
+    assert (tmp_path / "run/learning_rate.png").exists()

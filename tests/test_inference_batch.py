@@ -4,6 +4,8 @@ import pickle
 
 import numpy as np
 import pytest
+import safetensors.torch
+import torch
 from conftest import NAMES
 
 import simpsons_cnn as sc
@@ -83,6 +85,35 @@ def test_it_travels_without_its_network(model_path, pictures):
     arrived = pickle.loads(sent)
     assert arrived._clf is None
     assert arrived(batch)["probability"] == first["probability"]
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [(None, "No model file"), (b"", "0 bytes cannot hold"), (b"no model", "cannot hold a header")],
+    ids=["none", "empty", "text"],
+)
+def test_a_wrong_path_is_refused_where_it_is_typed(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "m").write_bytes(content)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        sc.BatchPredictor(tmp_path / "m")
+
+
+def test_a_file_that_was_cut_or_is_of_another_program_is_refused(model_path, tmp_path):
+    (tmp_path / "cut").write_bytes(model_path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="bytes after its header, found"):
+        sc.BatchPredictor(tmp_path / "cut")
+    safetensors.torch.save_file(dict(weight=torch.ones(2)), tmp_path / "foreign")
+    with pytest.raises(ValueError, match="was not written by save_model"):
+        sc.BatchPredictor(tmp_path / "foreign")
+
+
+def test_it_arrives_where_the_file_is_not_yet(model_path, tmp_path):
+    "Unpickling reads nothing"
+    (tmp_path / "m").write_bytes(model_path.read_bytes())
+    sent = pickle.dumps(sc.BatchPredictor(tmp_path / "m", device="cpu"))
+    (tmp_path / "m").unlink()
+    assert pickle.loads(sent).model_path == str(tmp_path / "m")
 
 
 def test_a_column_by_another_name(model_path, pictures):

@@ -261,6 +261,7 @@ def test_report_as_json():
     assert (saved["num_common"], saved["not_judged"]) == (0, ["otto", "x|y"])
     assert [*saved] == [
         "pictures",
+        "groups",
         "loss",
         "accuracy",
         "accuracy_interval",

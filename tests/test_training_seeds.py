@@ -98,6 +98,17 @@ def test_other_settings_and_other_images_are_not_mixed_into_a_series(settings, r
         new.unlink()
 
 
+def test_a_picture_that_is_added_meanwhile_is_in_none_of_the_runs(settings, root):
+    new = root / "data/demo/train/mossy_mo/added.jpg"
+    old = next(new.parent.glob("*.jpg")).read_bytes()
+    try:
+        series = train_seeds(settings(), (1, 2), [At(1, lambda run: new.write_bytes(old))])
+    finally:
+        new.unlink()
+    splits = [(run.model_path.with_name("split.csv")).read_text() for run in series.runs.values()]
+    assert splits[0] == splits[1] and "added.jpg" not in splits[1]
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [

@@ -59,6 +59,15 @@ def test_no_picture_is_judged_by_a_network_that_knows_its_group(store, monkeypat
     assert judged.tolist() == list(range(50))
 
 
+def test_probabilities_are_in_the_order_of_the_images(store):
+    report = cross_validate(store, np.arange(50), num_epochs=1)
+    assert report.probabilities.shape == (50, 10)
+    assert report.probabilities.argmax(1).tolist() == report.per_image.prediction.tolist()
+    np.testing.assert_allclose(report.probabilities.max(1), report.per_image.probability)
+    of_label = report.probabilities[np.arange(50), report.per_image.truth]
+    np.testing.assert_allclose(-np.log(of_label), report.per_image.loss, rtol=1e-4)
+
+
 def test_a_stopped_run_is_no_result(store, monkeypatch):
     class Stopping(suspects._Epochs):
         def on_epoch(self, run):

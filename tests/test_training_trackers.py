@@ -65,10 +65,64 @@ def test_tensorboard(config):
     assert b"num_epochs: 2" in text.tensor_proto.string_val[0]
 
 
-def test_trackio(config, tmp_path, monkeypatch):
-    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    trackio = pytest.importorskip("trackio")
+def tell_run(tracker, epochs: int, losses: dict, project="simpsons_cnn"):
+    "A run with so many epochs behind it, and the losses of further ones"
+    tracker.start(project, "007", {}, epochs)
+    for epoch, loss in losses.items():
+        tracker.log(dict(valid_loss=loss), epoch)
+    tracker.finish()
+
+
+@pytest.mark.parametrize(
+    "epochs, losses, shown",
+    [
+        (0, {1: 7.0}, {1: 7.0}),  # with `overwrite`: another run in the same folder
+        (2, {3: 7.0}, {1: 3.0, 2: 2.0, 3: 7.0}),  # killed after the third epoch, and resumed
+    ],
+)
+def test_two_runs_are_not_one_curve_in_tensorboard(tmp_path, epochs, losses, shown):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    tell_run(trackers._TensorBoard(tmp_path), 0, {1: 3.0, 2: 2.0, 3: 1.0})
+    tell_run(trackers._TensorBoard(tmp_path), epochs, losses)
+    events = EventAccumulator(str(tmp_path / "tensorboard/007"))
+    events.Reload()
+    assert {s.step: s.value for s in events.Scalars("valid_loss")} == shown
+    assert len(events.Scalars("valid_loss")) == len(shown)
+
+
+@pytest.fixture(scope="module")
+def trackio_folder(tmp_path_factory):
+    "Where Trackio keeps its records; it looks once for the name, when it is imported"
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("trackio")
+        patch.setenv("TRACKIO_DIR", str(folder))
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        pytest.importorskip("trackio")
+        yield folder
+
+
+def test_two_runs_are_not_one_curve_in_trackio(trackio_folder, tmp_path):
+    import trackio
+
+    for epochs, losses in ((0, {1: 3.0, 2: 2.0}), (0, {1: 7.0}), (1, {2: 6.0})):
+        tell_run(trackers._Trackio(tmp_path), epochs, losses, project="two runs")
+    assert len(list(trackio.Api().runs("two runs"))) == 2
+
+
+@pytest.mark.parametrize("epochs", [0, 1, 2])
+def test_a_tracker_learns_how_many_epochs_a_run_has_made(epochs):
+    told = []
+    tracker = Tracker(SimpleNamespace(start=lambda *args: told.extend(args)), settings={})
+    rows = [dict(epoch=i + 1) for i in range(epochs)]
+    tracker.on_start(SimpleNamespace(history=History(rows=rows)))
+    assert told == ["simpsons_cnn", "run", {}, epochs]
+
+
+def test_trackio(config, trackio_folder):
+    import trackio
+
     run, _ = trained(config, "trackio")
     from trackio.sqlite_storage import SQLiteStorage
 
@@ -76,7 +130,7 @@ def test_trackio(config, tmp_path, monkeypatch):
     assert found.name == "007" and found.config["num_epochs"] == 2
     values = SQLiteStorage.get_metric_values("simpsons_cnn", "007", "valid_loss")
     same([value["value"] for value in values], run, "valid_loss")
-    assert len(list((tmp_path / "trackio").rglob("*.png"))) == 2
+    assert len(list(trackio_folder.rglob("*.png"))) == 2
 
 
 def wandb_records(data: bytes):

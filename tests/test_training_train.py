@@ -56,6 +56,21 @@ class Fails(Callback):
         raise RuntimeError("the power is out")
 
 
+def test_intervals_of_the_test_report_draw_whole_groups(settings, images, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "_save_figures", lambda run, data: [])
+    test = tmp_path / "test"
+    shutil.copytree(images / "test", test)
+    for path in sorted(test.glob("*/*.jpg")):
+        shutil.copy(path, path.with_name(f"again {path.name}"))
+    run = train(settings(testdir=test), callbacks=[])
+    assert len(run.test_report) == 40 and run.test_report.num_groups == 20
+    saved = json.loads((tmp_path / "run/report.json").read_text())["test"]
+    assert saved["groups"] == 20
+    alone = run.test_report.bootstrap_interval("accuracy", groups=range(40))
+    assert np.diff(saved["accuracy_interval"]) > 1.2 * np.diff(alone)
+    assert "whole groups of near-duplicates, 20 in all" in run.test_report._repr_markdown_()
+
+
 def test_a_folder_holds_one_run_only(settings, tmp_path):
     "A run with overwrite that dies leaves nothing of the run before it"
     train(settings(), callbacks=[])

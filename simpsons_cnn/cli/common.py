@@ -247,6 +247,8 @@ def score_line(
         low, high = report.bootstrap_interval(metric)
         scores.append(f"{label} {getattr(report, metric):.4f} ({low:.4f} to {high:.4f})")
     line = f"{', '.join(scores)} on {len(report):,} pictures"
+    if report.num_groups not in (None, len(report)):
+        line += f" in {report.num_groups:,} groups of near-duplicates"
     if report.not_judged:
         line += f"; not judged, without pictures: {first_few(report.not_judged)}"
     return line

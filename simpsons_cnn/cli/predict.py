@@ -240,12 +240,13 @@ def _build_store(clf, args):  # -> `PixelStore`
 def _evaluate_folder(clf, args):  # -> `Report`
     "The scores of a classifier on the images of a folder"
     from simpsons_cnn.data.batches import Batches
+    from simpsons_cnn.quality.duplicates import groups_to_judge
     from simpsons_cnn.scoring.metrics import evaluate
 
     dl = Batches(_build_store(clf, args), batch_size=128, device=clf.device)
     if sys.stderr.isatty():
         print(f"judging {len(dl.indices):,} pictures", file=sys.stderr)
-    return evaluate(clf.model, dl, tta=args.tta)
+    return evaluate(clf.model, dl, tta=args.tta, groups=groups_to_judge(dl.store))
 
 # %% ../../nbs/cli/03_predict.ipynb #457356dd
 def _print_report(report):

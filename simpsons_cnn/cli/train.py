@@ -198,13 +198,13 @@ def _print_verified(found: dict, folder):
     print(f"{first_steps} repeat to the same bits{differences}")
 
 # %% ../../nbs/cli/02_train.ipynb #c160db36
-def _find_rate(config: Config):
+def _find_rate(config: Config, files=None):
     "Print a learning rate to try first, and save the figure that it was read from"
     from simpsons_cnn.core.figures import figure_png
     from simpsons_cnn.core.files import atomic_write
     from simpsons_cnn.training.find_rate import search_rate
 
-    found = search_rate(config)
+    found = search_rate(config, files=files)
     path = (config.out_directory or config.runs_directory) / "learning_rate.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, figure_png(found.plot()))
@@ -261,11 +261,11 @@ def _join_seeds(series, device: str):
     print(f"ensemble: {made.path}")
 
 
-def _train_seeds(config: Config, seeds: list, resume: bool, ensemble: bool = False):
+def _train_seeds(config: Config, seeds: list, resume: bool, files=None, ensemble=False):
     "Train with several seeds; ends with 1 if one of them failed, after the results"
     from simpsons_cnn.training.seeds import check_seeds, train_seeds
 
-    series = train_seeds(config, check_seeds(seeds), resume=resume)
+    series = train_seeds(config, check_seeds(seeds), resume=resume, files=files)
     _print_series(series)
     if series.stopped:
         _exit_if_stopped(series.stopped.history)
@@ -367,12 +367,12 @@ def simpsons_train(
     options = argparse.Namespace(**{name: settings.pop(name) for name in _RUN_OPTIONS})
     _check_run_options(parser, options)
     if options.find_lr:
-        _find_rate(_load_config(options.config, settings)[0])
+        _find_rate(*_load_config(options.config, settings))
     elif options.verify:
         _verify_run(options.verify, settings)
     elif options.seeds:
-        config, _ = _load_config(options.config, settings)
-        _train_seeds(config, options.seeds, options.resume, options.ensemble)
+        config, files = _load_config(options.config, settings)
+        _train_seeds(config, options.seeds, options.resume, files, options.ensemble)
     elif options.folds:
         config, files = _load_config(options.config, settings)
         _train_folds(config, options.folds, options.resume, files)

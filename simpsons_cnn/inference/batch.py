@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from .classifier import Classifier
+from ..networks.model_file import check_model_file
 
 # %% ../../nbs/inference/06_batch.ipynb #0725417e
 def _decode_each(clf: Classifier, pictures) -> tuple:  # (images, their rows, an error per row)
@@ -71,6 +72,8 @@ class BatchPredictor:
         column: str | None = None,  # Column of the pictures; `None`: 'bytes' or 'image'
         device: str = "auto",  # Where to compute, see `pick_device`
     ):
+        "Checks the header of the file; raises `FileNotFoundError` or `ValueError`"
+        check_model_file(model_path)
         self.model_path, self.column, self.device = str(model_path), column, device
         self._clf = None  # opened by the first call
 

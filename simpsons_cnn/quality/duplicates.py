@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MAX_HAMMING', 'MIN_SIMILARITY', 'MAX_LOCAL_DIFFERENCE', 'altered_copy', 'perceptual_hashes', 'hash_candidates',
-           'align_and_compare', 'near_duplicates', 'group_pictures']
+           'align_and_compare', 'near_duplicates', 'group_pictures', 'groups_to_judge']
 
 # %% ../../nbs/quality/01_duplicates.ipynb #d63f2c44
 import io
@@ -335,3 +335,16 @@ def group_pictures(
     roots = [_root(parent, i) for i in range(len(parent))]
     groups = np.unique(roots, return_inverse=True)[1]
     return groups, pairs[groups[pairs.a.to_numpy()] != groups[pairs.b.to_numpy()]]
+
+# %% ../../nbs/quality/01_duplicates.ipynb #57991307
+_MOST_JUDGED = 50_000  # images; twice as many take four times as long to compare
+
+
+def groups_to_judge(
+    store: PixelStore,  # Images that a model is judged by
+    most: int = _MOST_JUDGED,  # Of so many images at most
+) -> np.ndarray | None:  # Number of each image's group, shape `(n,)`; `None` for more images
+    "Near-duplicates put together, as `evaluate` takes them for its intervals"
+    if len(store) > most:
+        return None
+    return group_pictures(near_duplicates(store), store.labels)[0]

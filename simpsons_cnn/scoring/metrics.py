@@ -155,6 +155,7 @@ class _Scores:
     per_image: pd.DataFrame | None = None  # `row` in the store, `truth`, `prediction` (numbers), …
     store: object = None  # The `PixelStore` of the images, for looking at them
     loss: float = float("nan")  # Mean loss
+    probabilities: np.ndarray | None = None  # `(n, classes)`, in the order of `per_image`; if kept
 
     def __len__(self):
         return int(self.confusion.sum())
@@ -188,6 +189,12 @@ class _Counts(_Scores):
     def not_judged(self) -> list:
         "Names of the characters without images: the scores say nothing of them"
         return [self.classes[i] for i in np.flatnonzero(self.confusion.sum(1) == 0)]
+
+    @property
+    def num_groups(self) -> int | None:
+        "How many groups of near-duplicates the images are in; `None` where that is not known"
+        known = self.per_image is not None and "group" in self.per_image
+        return int(self.per_image.group.nunique()) if known else None
 
     @property
     def table(self) -> pd.DataFrame:
@@ -422,6 +429,8 @@ def _judged_markdown(report) -> str:
     "How many images and characters were judged, and which characters were not"
     judged = len(report.classes) - len(report.not_judged)
     line = f"{len(report):,} pictures of {judged:,} characters"
+    if report.num_groups not in (None, len(report)):
+        line += f"; intervals draw whole groups of near-duplicates, {report.num_groups:,} in all"
     if not report.not_judged:
         return line
     return f"{line}; **not judged**, without pictures: {escape_html(first_few(report.not_judged))}"
@@ -494,6 +503,7 @@ class Report(_Intervals):
         common = self.bootstrap_interval("macro_f1_common")
         return dict(
             pictures=len(self),
+            groups=self.num_groups,
             loss=_or_none(self.loss),
             accuracy=self.accuracy,
             accuracy_interval=self.bootstrap_interval("accuracy"),

@@ -19,6 +19,7 @@ from ..core.device import pick_device
 from ..core.display import caught_warnings
 from ..core.figures import NotebookFigure
 from ..data.batches import Batches
+from ..data.folders import ImageFiles
 from .callbacks import Callback
 from .history import NonFiniteLoss
 from .loop import fit
@@ -152,9 +153,13 @@ def find_learning_rate(
     return RateSearch(rates[: len(losses)], losses, smooth, suggestion)
 
 # %% ../../nbs/training/11_find_rate.ipynb #aabe055d
-def search_rate(config: Config, num_steps: int = 100) -> RateSearch:
+def search_rate(
+    config: Config,  # Settings
+    num_steps: int = 100,  # See `find_learning_rate`
+    files: ImageFiles = None,  # Of `traindir`, without fixes, if it has been scanned
+) -> RateSearch:
     "`find_learning_rate` for what a configuration would train; raises as `train` does"
-    files, _ = scan_folders(config)
+    files, _ = scan_folders(config, files)
     check_own_network(config, len(files.classes))
     train_dl = prepare(config, files, device=pick_device(config.device)).train_dl
     model = create_network(config, len(train_dl.store.classes))

@@ -31,7 +31,7 @@ from ..data.preprocess import Preprocess
 from ..data.shards import open_store
 from ..data.store import PixelStore
 from ..networks.presets import PRESETS, check_network, create_model
-from ..quality.duplicates import near_duplicates
+from ..quality.duplicates import groups_to_judge, near_duplicates
 from ..quality.split import make_split
 from ..scoring.plotting import REPORT_FIGURES
 
@@ -318,6 +318,7 @@ class TrainingData:
     test_dl: Batches  # From the test folder, or `None`
     groups: np.ndarray  # Number of each training and validation image's group of near-duplicates
     leaks: int = 0  # Test images whose copy is in the training folder
+    test_groups: np.ndarray = None  # The same of the test images; `None`: not known
 
     def __repr__(self):
         store, train, valid = self.train_dl.store, self.train_dl.indices, self.valid_dl.indices
@@ -399,4 +400,5 @@ def prepare(
     test_dl = Batches(test_store, batch_size=at_once, device=device)
     pairs = near_duplicates(test_store, store)
     leaks = pairs.a[pairs.kind == "copy"].nunique()
-    return TrainingData(train_dl, valid_dl, test_dl, groups, leaks)
+    test_groups = groups_to_judge(test_store)
+    return TrainingData(train_dl, valid_dl, test_dl, groups, leaks, test_groups)

@@ -197,10 +197,10 @@ def scan_series(
     return scan_folders(config, files)
 
 # %% ../../nbs/training/15_seeds.ipynb #8cd79c7e
-def _add_run(series: SeedSeries, config: Config, callbacks, resume: bool) -> Exception | None:
-    "Train one of the seeds; returns what went wrong"
+def _add_run(series: SeedSeries, config: Config, *how) -> Exception | None:
+    "Train one of the seeds; returns what went wrong; `how`: further arguments of `train`"
     try:
-        run = train(config, callbacks, resume)
+        run = train(config, *how)
     except _OF_ONE_RUN as e:
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
         series.failures[config.seed] = reason
@@ -219,10 +219,12 @@ def train_seeds(
     seeds=(0, 1, 2),  # Two or more
     callbacks=None,  # See `fit`; told of each run in turn
     resume: bool = False,  # Continue the series in `out_directory`, or the latest; else start one
+    files: ImageFiles = None,  # Of `traindir`, without fixes, if it has been scanned
 ) -> SeedSeries:
     "Train once for each seed on the same split; a seed that fails is left out, with a warning"
     seeds = check_seeds(seeds)
-    scan_series(config)
+    files = ImageFiles.scan(config.traindir) if files is None else files
+    scan_series(config, files)
     series = SeedSeries(series_folder(config, "seed", seeds, resume))
     errors = []
     try:
@@ -230,7 +232,7 @@ def train_seeds(
             if callbacks is None:
                 print(f"seed {seed}, {i} of {len(seeds)}", flush=True)
             settings = _settings_of(config, seed, series.folder)
-            errors.append(_add_run(series, settings, callbacks, resume))
+            errors.append(_add_run(series, settings, callbacks, resume, files))
             if series.stopped:
                 break
     finally:

@@ -23,7 +23,7 @@ from ..data.store import PixelStore
 from ..networks.presets import create_model
 from ..quality.audit import audit
 from ..quality.duplicates import group_pictures, near_duplicates
-from ..scoring.metrics import Report, confusion_matrix, evaluate
+from ..scoring.metrics import Report, collect_logits, confusion_matrix, score_logits
 from .callbacks import Callback
 from .loop import fit
 from .prepare import evaluation_batch_size
@@ -106,24 +106,29 @@ class _Epochs(Callback):
         self.bar.update()
 
 # %% ../../nbs/training/08_suspects.ipynb #09b4ddc6
-def _judge_fold(model, batches: tuple, watch: Callback, name: str, changes: dict) -> pd.DataFrame:
-    "Train a fresh model on a fold; its answers, a row for each image judged"
+def _judge_fold(model, batches: tuple, watch: Callback, name: str, changes: dict) -> tuple:
+    "Train a fresh model on a fold; its answers and probabilities, a row for each image judged"
     train_dl, judged_dl = batches
     history = fit(model, train_dl, judged_dl, recipe=_RECIPE, callbacks=[watch], **changes)
     if history.stop_reason:
         raise KeyboardInterrupt(f"{name} was stopped: {history.stop_reason}")
     model.load_state_dict(history.last_weights)
-    images = evaluate(model, judged_dl).per_image
+    logits, targets = collect_logits(model, judged_dl)
+    images = score_logits(logits, targets, judged_dl).per_image
     taught = np.unique(train_dl.store.labels[train_dl.indices])
     images.loc[~images.truth.isin(taught), "loss"] = np.nan
-    return images
+    return images, logits.softmax(1).cpu().numpy()
 
 # %% ../../nbs/training/08_suspects.ipynb #e524a354
 def _combine(judged: list, store: PixelStore) -> Report:
-    "A report on all images, from the tables of the folds"
-    images = pd.concat(judged).sort_values("row", ignore_index=True)
+    "A report on all images, from the tables and the probabilities of the folds"
+    tables, probabilities = zip(*judged, strict=True)
+    images = pd.concat(tables, ignore_index=True)
+    order = np.argsort(images.row.to_numpy())
+    images, probabilities = images.iloc[order], np.concatenate(probabilities)[order]
     confusion = confusion_matrix(images.truth, images.prediction, len(store.classes))
-    return Report(confusion, store.classes, images, store, float(images.loss.mean()))
+    parts = (images.reset_index(drop=True), store, float(images.loss.mean()), probabilities)
+    return Report(confusion, store.classes, *parts)
 
 # %% ../../nbs/training/08_suspects.ipynb #9536b2d3
 def cross_validate(
@@ -135,7 +140,7 @@ def cross_validate(
     seed: int = 0,  # Of the folds and the networks
     device: str = "auto",  # See `pick_device`
     **changes,  # Fields of the recipe, such as `num_epochs=10` and `learning_rate=4e-3`
-) -> Report:  # On all images
+) -> Report:  # On all images, with `probabilities`
     "Judge each image by a network that has not seen it; raises `KeyboardInterrupt` if stopped"
     if changes.get("patience"):
         raise ValueError("patience must be 0: it would end training by the images to be judged")

@@ -27,10 +27,11 @@ class _TensorBoard:
         require("tensorboard", "tensorboard")
         self.folder = folder / "tensorboard"
 
-    def start(self, project: str, name: str, settings: dict):
+    def start(self, project: str, name: str, settings: dict, epochs: int):
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(str(self.folder / name))
+        outdated_from = epochs + 1 if epochs else 0
+        self.writer = SummaryWriter(str(self.folder / name), purge_step=outdated_from)
         lines = [f"    {key}: {value}" for key, value in settings.items()]  # as code
         self.writer.add_text("settings", "\n".join(lines))
 
@@ -63,16 +64,17 @@ class _Trackio(_LogsImages):
     def __init__(self, folder: Path):
         self.package = require("trackio", "trackio")
 
-    def start(self, project: str, name: str, settings: dict):
+    def start(self, project: str, name: str, settings: dict, epochs: int):
         own = dict(auto_log_gpu=False, auto_log_cpu=False, embed=False)
-        self.run = self.package.init(project, name, config=settings, resume="allow", **own)
+        resume = "allow" if epochs else "never"
+        self.run = self.package.init(project, name, config=settings, resume=resume, **own)
 
 # %% ../../nbs/training/12_trackers.ipynb #da6bea02
 class _WandB(_LogsImages):
     def __init__(self, folder: Path):
         self.package, self.folder = require("wandb", "wandb"), folder
 
-    def start(self, project: str, name: str, settings: dict):
+    def start(self, project: str, name: str, settings: dict, epochs: int):
         self.folder.mkdir(parents=True, exist_ok=True)
         mode = os.environ.get("WANDB_MODE", "offline")
         where = dict(dir=str(self.folder), mode=mode)
@@ -94,7 +96,7 @@ class _MLflow:
                 raise
             return found.experiment_id
 
-    def start(self, project: str, name: str, settings: dict):
+    def start(self, project: str, name: str, settings: dict, epochs: int):
         self.folder.mkdir(parents=True, exist_ok=True)
         local = f"sqlite:///{(self.folder / 'mlflow.db').resolve()}"
         uri = os.environ.get("MLFLOW_TRACKING_URI", local)
@@ -168,7 +170,7 @@ class Tracker(Callback):
 
     def on_start(self, run):
         settings = run.identity() if self.settings is None else self.settings
-        self.tell("start", self.project, self.name, settings)
+        self.tell("start", self.project, self.name, settings, len(run.history.rows))
 
     def on_epoch(self, run):
         row = dict(run.history.rows[-1])

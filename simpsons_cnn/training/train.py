@@ -275,7 +275,7 @@ def _judge(config: Config, model: nn.Module, history: History, data: TrainingDat
     logits, targets = collect_logits(model, data.valid_dl)
     report = score_logits(logits, targets, data.valid_dl, groups=data.groups)
     test_dl = None if history.resumable else data.test_dl
-    test_report = evaluate(model, test_dl) if test_dl else None
+    test_report = evaluate(model, test_dl, groups=data.test_groups) if test_dl else None
     calibration = calibrate_logits(logits, targets)
     return Run(config, model, history, report, test_report, calibration, path)
 
