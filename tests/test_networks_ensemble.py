@@ -158,8 +158,8 @@ NESTED = dict(name="Ensemble", num_classes=4, members=[member()] * 2, temperatur
             "the network 'os:abort', which is not registered here",
         ),
         (
-            dict(members=[dict(name="OwnNetwork", factory="tiny", num_classes=10**9)] * 2),
-            "names 4 characters for a network of 1000000000",
+            dict(members=[dict(name="OwnNetwork", factory="tiny", num_classes=10**6)] * 2),
+            "names 4 characters for a network of 1000000",
         ),
     ],
 )
