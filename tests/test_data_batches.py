@@ -91,6 +91,23 @@ def local(store):
     return Batches(store, range(1, 129), 32, Augment(), shuffle="local", device="cpu")
 
 
+def test_each_image_is_asked_for_before_it_is_wanted(store, monkeypatch):
+    "Once, by the process that wants it"
+    monkeypatch.setattr(batches, "WINDOW", 64)
+    monkeypatch.setattr(batches.local_order, "__defaults__", (4, 64))
+    asked = []
+    monkeypatch.setattr(batches, "read_ahead", lambda _, rows: asked.extend(rows.tolist()))
+    dl = Batches(store, range(1, 129), 16, Augment(), shuffle="local", device="cpu").share(1, 3)
+    wanted = []
+    for (_, rows), _ in zip(dl.steps(2, 1), dl.epoch(2, start=1), strict=True):
+        wanted += rows[1::3].tolist()
+        assert set(wanted) <= set(asked) and len(asked) <= len(wanted) + 2 * 64 / 3
+    assert sorted(asked) == sorted(wanted)
+    asked.clear()
+    list(Batches(store, range(1, 129), 16, Augment(), device="cpu").epoch(0))
+    assert asked == []
+
+
 def test_a_local_order_can_be_resumed_and_shared(store, monkeypatch):
     monkeypatch.setattr(batches.local_order, "__defaults__", (4, 16))
     orders = [local(store).epoch_order(epoch) for epoch in (0, 1, 1)]

@@ -1,5 +1,6 @@
 "A store in shards: the pixels of one file, whoever builds which part and whoever is killed"
 
+import os
 import shutil
 import signal
 
@@ -16,7 +17,7 @@ from simpsons_cnn.data import shards
 from simpsons_cnn.data.fixes import Fix, apply_fixes
 from simpsons_cnn.data.folders import ImageFiles
 from simpsons_cnn.data.preprocess import Preprocess
-from simpsons_cnn.data.shards import PixelParts, build_shard, open_store
+from simpsons_cnn.data.shards import PixelParts, build_shard, open_store, read_ahead
 from simpsons_cnn.data.store import PixelStore
 from simpsons_cnn.training.loop import fit
 from simpsons_cnn.training.prepare import create_network, prepare, scan_folders
@@ -297,3 +298,43 @@ def test_an_audit_takes_the_shards(drawn):
     assert report.counts() == expected.counts()
     assert report.duplicates.equals(expected.duplicates)
     assert len(list((drawn / "data/demo/.pixels").glob("*.npy"))) == 2
+
+
+def rows_asked_for(store, rows, monkeypatch) -> torch.Tensor:
+    "The images that the system is asked to read, from the bytes of the files"
+    pieces, bytes_of_row = [], 3 * 16**2
+    monkeypatch.setattr(shards, "_ADVICE_BYTES", 1000)
+    monkeypatch.setattr(os, "posix_fadvise", lambda fd, *piece: pieces.append((fd, *piece)))
+    wanted = []
+    opened = shards._advise
+
+    def advise(path, *args):
+        before = len(pieces)
+        opened(path, *args)
+        array = np.memmap(path, np.uint8, "r")
+        parts = [array[start : start + n] for _, start, n, _ in pieces[before:]]
+        wanted.append(np.concatenate(parts).reshape(-1, bytes_of_row))
+
+    monkeypatch.setattr(shards, "_advise", advise)
+    read_ahead(store, rows)
+    assert all(n <= 1000 for _, _, n, _ in pieces)
+    return torch.from_numpy(np.concatenate(wanted)).view(-1, 16, 16, 3).permute(0, 3, 1, 2)
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="this system takes no advice")
+@pytest.mark.parametrize("count", [0, 3])
+def test_what_is_read_ahead(root, small_files, monkeypatch, count):
+    build_all(root, count)
+    files = ImageFiles.scan(root).select([*range(3, 20), *range(21, 35)])
+    store = open_store(files, 16)
+    rows = torch.tensor([30, 0, 1, 2, 3, 4, 17, 16, 8])
+    found = rows_asked_for(store, rows, monkeypatch)
+    assert torch.equal(found, torch.stack([store.pixels[i] for i in rows.sort().values]))
+
+
+def test_advice_is_never_an_error(root):
+    build_all(root)
+    store = open_store(ImageFiles.scan(root), 16)
+    shutil.rmtree(root.parent / ".pixels")
+    read_ahead(store, torch.arange(35))
+    read_ahead(store, torch.arange(0))
