@@ -11,6 +11,7 @@ import torch
 from simpsons_cnn.cli.ensemble import simpsons_ensemble
 from simpsons_cnn.cli.explain import simpsons_explain
 from simpsons_cnn.cli.predict import simpsons_evaluate, simpsons_predict
+from simpsons_cnn.cli.train import simpsons_train
 from simpsons_cnn.core.config import Config
 from simpsons_cnn.data.preprocess import Preprocess
 from simpsons_cnn.demo.characters import demo_characters
@@ -18,10 +19,16 @@ from simpsons_cnn.inference.classifier import Classifier
 from simpsons_cnn.networks.model_file import load_model, save_model
 from simpsons_cnn.networks.presets import create_model
 from simpsons_cnn.training.ensemble import _model_files, make_ensemble
-from simpsons_cnn.training.seeds import train_seeds
 
 CHARACTERS = list("abc")
 MODEL = "model/model.safetensors"
+
+
+def run(command, *argv) -> tuple:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        command([str(argument) for argument in argv])
+    return out.getvalue(), err.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +37,11 @@ def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("ensemble")
     demo_characters(root / "data/demo", train=6, test=1)
     small = dict(num_epochs=1, size=64, crop_size=64, batch_size=16, split="random", testdir=None)
+    Config.demo(root, **small).save(root / "small.yaml")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("simpsons_cnn.training.train._save_figures", lambda run, data: [])
-        train_seeds(Config.demo(root, **small), (0, 1), callbacks=[])
+        out, _ = run(simpsons_train, root / "small.yaml", "--seeds", "0,1", "--ensemble")
+    (root / "said.txt").write_text(out)
     return root
 
 
@@ -171,13 +180,6 @@ def test_a_split_that_is_there_is_not_replaced(root, tmp_path):
 # Commands
 
 
-def run(command, *argv) -> tuple:
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        command([str(argument) for argument in argv])
-    return out.getvalue(), err.getvalue()
-
-
 def test_the_command_writes_the_same_model(root, made, tmp_path):
     target = tmp_path / "new/model.safetensors"
     runs = [root / f"runs/001/seed_{seed}" for seed in (0, 1)]
@@ -186,6 +188,16 @@ def test_the_command_writes_the_same_model(root, made, tmp_path):
     assert target.read_bytes() == made.path.read_bytes()
     with pytest.raises(SystemExit, match="pass --overwrite"):
         run(simpsons_ensemble, *runs, "--out", target)
+
+
+def test_training_with_several_seeds_can_end_in_an_ensemble(root, made):
+    written = root / "runs/001/ensemble/model.safetensors"
+    assert written.read_bytes() == made.path.read_bytes()
+    said = (root / "said.txt").read_text()
+    assert repr(made) in said and f"ensemble: {written}" in said
+    with pytest.raises(SystemExit), contextlib.redirect_stderr(io.StringIO()) as err:
+        simpsons_train(["--ensemble"])
+    assert "--ensemble joins the networks of several seeds; give it --seeds" in err.getvalue()
 
 
 def test_evaluate_predict_and_explain_take_it(root, made, tmp_path):

@@ -73,6 +73,12 @@ def _add_many_options(parser: CommandParser):
         "same split, that of --split_seed or else --seed; shows mean and spread of the scores",
     )
     parser.add_argument(
+        "--ensemble",
+        action="store_true",
+        help="with --seeds: also put all the networks into one model file, which answers with the "
+        "mean of their probabilities",
+    )
+    parser.add_argument(
         "--folds",
         metavar="K",
         type=int,
@@ -245,7 +251,17 @@ def _print_series(series):
         print(f"model: {series.best.model_path}")
 
 # %% ../../nbs/cli/02_train.ipynb #bf3424e8
-def _train_seeds(config: Config, seeds: list, resume: bool, files=None):
+def _join_seeds(series, device: str):
+    "Put the networks of a `SeedSeries` into one model file, and print what it scores"
+    from simpsons_cnn.training.ensemble import make_ensemble
+
+    folders = [run.config.out_directory for run in series.runs.values()]
+    made = make_ensemble(folders, series.folder / "ensemble/model.safetensors", device=device)
+    print(made)
+    print(f"ensemble: {made.path}")
+
+
+def _train_seeds(config: Config, seeds: list, resume: bool, files=None, ensemble=False):
     "Train with several seeds; ends with 1 if one of them failed, after the results"
     from simpsons_cnn.training.seeds import check_seeds, train_seeds
 
@@ -253,6 +269,8 @@ def _train_seeds(config: Config, seeds: list, resume: bool, files=None):
     _print_series(series)
     if series.stopped:
         _exit_if_stopped(series.stopped.history)
+    if ensemble and len(series.runs) > 1:
+        _join_seeds(series, config.device)
     if series.failures:
         sys.exit(f"error: {len(series.failures)} of {len(seeds)} seeds failed; the others are kept")
     print_next(_next_after_training(series.best.model_path))
@@ -311,6 +329,7 @@ _RUN_OPTIONS = (
     "verify",
     "find_lr",
     "seeds",
+    "ensemble",
     "folds",
     "nproc",
 )  # all others are settings
@@ -330,6 +349,8 @@ def _check_run_options(parser: CommandParser, options: argparse.Namespace):
         parser.error(f"{given[0]} works in one process; give it no --nproc")
     if len(given) > 1:
         parser.error(f"{' and '.join(given)} do not go together; give one of them")
+    if options.ensemble and not options.seeds:
+        parser.error("--ensemble joins the networks of several seeds; give it --seeds")
     if options.find_lr and options.resume:
         parser.error("--find_lr is for before a run; give it no --resume")
     if options.verify and (options.config or options.resume):
@@ -351,7 +372,7 @@ def simpsons_train(
         _verify_run(options.verify, settings)
     elif options.seeds:
         config, files = _load_config(options.config, settings)
-        _train_seeds(config, options.seeds, options.resume, files)
+        _train_seeds(config, options.seeds, options.resume, files, options.ensemble)
     elif options.folds:
         config, files = _load_config(options.config, settings)
         _train_folds(config, options.folds, options.resume, files)
