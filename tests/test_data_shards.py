@@ -14,6 +14,7 @@ from PIL import Image
 import simpsons_cnn as sc
 from simpsons_cnn.core.config import Config
 from simpsons_cnn.data import shards
+from simpsons_cnn.data.batches import _to_gpu_if_it_fits
 from simpsons_cnn.data.fixes import Fix, apply_fixes
 from simpsons_cnn.data.folders import ImageFiles
 from simpsons_cnn.data.preprocess import Preprocess
@@ -257,6 +258,18 @@ def test_rows_of_several_arrays():
     assert torch.equal(parts[1:3][[0]], arrays[[0]])
     assert parts[[1, 1]].is_contiguous(memory_format=torch.channels_last)
     assert parts[torch.tensor([], dtype=torch.int64)].shape == (0, 3, 4, 4)
+
+
+def test_each_slice_has_a_copy_of_its_own_on_a_gpu(monkeypatch):
+    arrays = torch.randint(256, (8, 4, 4, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+    parts = PixelParts(list(arrays.split(4)), torch.arange(8))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (10**12, 10**12))
+    to = PixelParts.to
+    monkeypatch.setattr(PixelParts, "to", lambda self, device: to(self, "cpu"))
+    halves = parts[:4], parts[4:]
+    copies = [_to_gpu_if_it_fits(half, torch.device("cuda")) for half in halves]
+    assert torch.equal(torch.cat(copies), arrays)
+    assert _to_gpu_if_it_fits(halves[0], torch.device("cuda")) is copies[0]
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ def settings(tmp, name, **kwargs) -> Path:
     config = Config.demo(
         tmp,
         **dict(
-            num_epochs=10,
+            num_epochs=6,
             size=64,
             crop_size=64,
             batch_size=24,

@@ -170,8 +170,9 @@ def test_split_history(rows, parts, lengths):
 
 
 def test_pictures_without_texts_or_without_any():
-    assert len(plot_pictures(np.zeros((5, 3, 8, 8), np.uint8), cols=3).axes) == 6
-    assert len(plot_pictures(np.zeros((0, 3, 8, 8), np.uint8)).axes) == 1
+    drawn = plot_pictures(np.zeros((5, 3, 8, 8), np.uint8), cols=3).axes[0]
+    assert (len(drawn.images), drawn.get_xlim(), drawn.get_ylim()) == (5, (0, 3), (2, 0))
+    assert not plot_pictures(np.zeros((0, 3, 8, 8), np.uint8)).axes[0].images
 
 
 def test_names_of_the_files_of_a_run(tmp_path):

@@ -193,8 +193,8 @@ class PixelParts:
         return math.prod(self.shape)
 
     def data_ptr(self) -> int:
-        "Address of the first array, by which a copy on a GPU is found again"
-        return self.parts[0].data_ptr()
+        "An address that no other rows have, by which a copy on a GPU is found again"
+        return self.rows.data_ptr()
 
     def __getitem__(self, key):
         "One image or some of them in memory; for a slice, a view"

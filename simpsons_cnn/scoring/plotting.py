@@ -189,7 +189,7 @@ def plot_reliability(
 
 # %% ../../nbs/scoring/03_plotting.ipynb #c3c4b421
 def plot_pictures(
-    pictures,  # uint8, shape `(n, 3, height, width)`
+    pictures,  # uint8, shape `(n, 3, side, side)`
     texts: list | None = None,  # A line or more for each
     cols: int = 4,  # Images in a row
 ) -> NotebookFigure:
@@ -198,14 +198,17 @@ def plot_pictures(
     rows, cols = max(1, -(-n // cols)), max(1, min(cols, n))
     lines = max((text.count("\n") + 1 for text in texts or ()), default=0)
     side = min(1.2, 6 / cols)  # inches
-    size = (side * cols, rows * (side + 0.14 * lines))
-    figure = NotebookFigure(figsize=size, dpi=90, layout="constrained")
-    axs = figure.subplots(rows, cols, squeeze=False).ravel()
-    for ax in axs:
-        ax.axis("off")
+    head = 0.14 * lines / side  # height of the texts; from here on a side is 1
+    figure = NotebookFigure(figsize=(side * cols, side * rows * (1 + head)), dpi=90)
+    ax = figure.add_axes((0, 0, 1, 1))
+    ax.axis("off")
     for i in range(n):
-        axs[i].imshow(np.asarray(pictures[i]).transpose(1, 2, 0))
-        axs[i].set_title(texts[i] if texts else "", fontsize=7, pad=2)
+        left, top = i % cols, i // cols * (1 + head) + head
+        edges = (left + 0.03, left + 0.97, top + 0.97, top + 0.03)
+        ax.imshow(np.asarray(pictures[i]).transpose(1, 2, 0), extent=edges)
+        text = texts[i] if texts else ""
+        ax.text(left + 0.5, top, text, fontsize=7, ha="center", va="bottom", linespacing=1.1)
+    ax.set(xlim=(0, cols), ylim=(rows * (1 + head), 0))
     return figure
 
 # %% ../../nbs/scoring/03_plotting.ipynb #7b707b72
