@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from simpsons_cnn.cli.train import simpsons_train
 from simpsons_cnn.data.folders import ImageFiles
 from simpsons_cnn.training.auto import _choose_epochs, adapt_config, auto_config, image_sides
 
@@ -100,3 +101,12 @@ def test_the_rate_follows_the_batch_size_that_is_used(tmp_path):
 
 def test_epochs_fall_with_the_cube_root_of_the_number_of_pictures():
     assert [_choose_epochs(n).value for n in (500, 1000, 5000, 10**6)] == [40, 40, 23, 16]
+
+
+@pytest.mark.parametrize("options, told", [([], True), (["--architecture", "residual"], False)])
+def test_many_pictures_are_told_of_a_stronger_network(tmp_path, monkeypatch, capsys, options, told):
+    monkeypatch.setattr("simpsons_cnn.cli.train._train_run", lambda *_: None)
+    monkeypatch.setattr("simpsons_cnn.training.auto._MANY", 6)
+    root = make_pictures(tmp_path / "train", 3, 2, 28)
+    simpsons_train(["--traindir", str(root), *options])
+    assert ("simpsons-strong.yaml with this --traindir" in capsys.readouterr().out) == told

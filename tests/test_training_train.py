@@ -305,7 +305,7 @@ def test_a_refit_has_seen_all_images_and_says_whose_the_scores_are(settings, tmp
     paths = sorted((settings().traindir).rglob("*.jpg"))
     found = clf.count_trained_on(paths, tmp_path / "plain/split.csv")
     assert found == dict(train=len(paths), valid=0)
-    assert "Trained once more, on all 120 pictures" in run._repr_markdown_()
+    assert "Trained in the end on all 120 pictures, for" in run._repr_markdown_()
 
 
 def test_a_refit_that_dies_leaves_a_model_and_is_continued(settings, monkeypatch, no_figures):

@@ -222,14 +222,15 @@ def _verify_run(folder, settings: dict):
 
 
 def _suggest(config: Config, files):
-    "Print what few pictures of somebody's own allow; `files` is `None` for others"
+    "Print what few or many pictures of somebody's own allow; `files` is `None` for others"
     if files is None:
         return
-    from simpsons_cnn.training.auto import suggest_folds
+    from simpsons_cnn.training.auto import suggest_folds, suggest_recipe
 
-    line = suggest_folds(config, len(files))
-    if line:
-        print(line)
+    for suggest in (suggest_folds, suggest_recipe):
+        line = suggest(config, len(files))
+        if line:
+            print(line)
 
 
 def _train_run(config: Config, resume: bool, files=None):
