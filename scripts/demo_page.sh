@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Make the live demo of the site: a page that names the ten drawn characters in the browser.
-#   ./scripts/demo_page.sh FOLDER      # new or empty; two minutes on two cores
+#   ./scripts/demo_page.sh FOLDER      # new or empty; a minute on two cores
 # `python -m http.server --directory FOLDER` then shows it.
 set -euo pipefail
 if [ $# -ne 1 ]; then
