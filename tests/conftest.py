@@ -1,6 +1,7 @@
 "What several tests share: the pages, and counts of what was tried, shown at the end"
 
 import fcntl
+import hashlib
 import json
 import os
 import signal
@@ -70,3 +71,36 @@ def refuse_locks(monkeypatch):
 def no_figures(monkeypatch):
     "Runs save no figures, which take most of a short run's time"
     monkeypatch.setattr("simpsons_cnn.training.train._save_figures", lambda run, data: [])
+
+
+@pytest.fixture
+def stopped_by_sigterm(monkeypatch):
+    "A function: the exit code of `simpsons_train(argv)`, which gets SIGTERM after its first step"
+    from simpsons_cnn.cli.train import simpsons_train
+
+    def interrupt(self, run):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def stopped(argv: list):
+        before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        try:
+            with monkeypatch.context() as patched, pytest.raises(SystemExit) as ended:
+                patched.setattr("simpsons_cnn.training.callbacks.Progress.on_step", interrupt)
+                simpsons_train(argv)
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        return ended.value.code
+
+    return stopped
+
+
+def write_crafted(path: Path, weights: dict, header: dict) -> Path:
+    "Write a model file with any header, and a digest that is right"
+    import safetensors.torch
+
+    data = safetensors.torch.save(
+        weights, {"simpsons_cnn": json.dumps(header | dict(sha256="0" * 64))}
+    )
+    digest = hashlib.sha256(data).hexdigest()
+    path.write_bytes(data.replace(b"0" * 64, digest.encode(), 1))
+    return path

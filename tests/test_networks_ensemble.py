@@ -1,12 +1,12 @@
 "Ensembles: one network, one file, one graph; crafted headers; what only single networks can do"
 
-import hashlib
 import json
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from conftest import write_crafted
 from safetensors import safe_open
 from torch import nn
 
@@ -116,13 +116,7 @@ def crafted(path, tmp_path):
     def craft(**changes):
         header = json.loads(safe_open(str(path), "pt").metadata()["simpsons_cnn"])
         header["architecture"] |= changes
-        header["sha256"] = "0" * 64
-        tensors = safetensors.torch.load_file(path)
-        data = safetensors.torch.save(tensors, {"simpsons_cnn": json.dumps(header)})
-        at = data.index(b"0" * 64)
-        digest = hashlib.sha256(data).hexdigest().encode()
-        (tmp_path / "crafted").write_bytes(data[:at] + digest + data[at + 64 :])
-        return tmp_path / "crafted"
+        return write_crafted(tmp_path / "crafted", safetensors.torch.load_file(path), header)
 
     return craft
 

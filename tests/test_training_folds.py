@@ -1,7 +1,6 @@
 "Cross-validation: who judges whom, what is kept, series that stop or are killed, and the command"
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -92,7 +91,7 @@ def test_each_picture_is_judged_once_by_a_network_that_knows_no_copy_of_it(setti
         assert (own.prediction_x == own.prediction_y).all() and len(own) == (
             folds.fold == number
         ).sum()
-    assert len(series.final.test_report) == len(FOUR)
+    assert len(series.final.test_report) == series.final.test_report.num_groups == len(FOUR)
 
 
 def test_the_model_to_keep_has_seen_all_and_says_whose_its_scores_are(settings):
@@ -263,22 +262,13 @@ def test_nobody_can_be_judged_where_each_character_is_one_group():
 OPTIONS = "--num_epochs 1 --size 64 --crop_size 64 --batch_size 8 --folds 2"
 
 
-def test_the_command_suggests_stops_and_resumes(root, tmp_path, monkeypatch, capsys):
+def test_the_command_suggests_stops_and_resumes(
+    root, tmp_path, monkeypatch, capsys, stopped_by_sigterm
+):
     monkeypatch.chdir(tmp_path)
     traindir = ["--traindir", str(root / "data/demo/train")]
     argv = [*OPTIONS.split(), "--runs_directory", "r", *traindir]
-    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-    def interrupt(self, run):
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    try:
-        with monkeypatch.context() as patched, pytest.raises(SystemExit) as ended:
-            patched.setattr("simpsons_cnn.training.callbacks.Progress.on_step", interrupt)
-            simpsons_train(argv)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    assert ended.value.code == 143
+    assert stopped_by_sigterm(argv) == 143
     out = capsys.readouterr().out
     assert "0 folds in 'r/001' are finished" in out and "few to judge by" not in out
     simpsons_train([*argv, "--resume"])

@@ -1,7 +1,5 @@
 "Several seeds: one split, a series that is stopped, continued or partly fails, and the command"
 
-import os
-import signal
 import warnings
 from types import SimpleNamespace
 
@@ -143,23 +141,12 @@ OPTIONS = "--num_epochs 1 --size 64 --crop_size 64 --batch_size 16 --split rando
 
 
 def test_the_command_ends_with_the_code_of_the_signal_and_resumes(
-    root, tmp_path, monkeypatch, capsys
+    root, tmp_path, monkeypatch, capsys, stopped_by_sigterm
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").symlink_to(root / "data")
     argv = [*OPTIONS.split(), "--runs_directory", "r"]
-    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-    def interrupt(self, run):
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    try:
-        with monkeypatch.context() as patched, pytest.raises(SystemExit) as ended:
-            patched.setattr("simpsons_cnn.training.callbacks.Progress.on_step", interrupt)
-            simpsons_train(argv)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    assert ended.value.code == 143
+    assert stopped_by_sigterm(argv) == 143
     assert "no run in 'r/001' is finished" in capsys.readouterr().out
     simpsons_train([*argv, "--resume"])
     out, err = capsys.readouterr()

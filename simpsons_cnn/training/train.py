@@ -269,13 +269,19 @@ def _adjust(config: Config, data: TrainingData, model: nn.Module) -> LogitAdjust
     return adjust_logits(model, data.valid_dl, data.train_dl.counts)
 
 # %% ../../nbs/training/07_train.ipynb #3b6e28e8
+def _judge_test(model: nn.Module, data: TrainingData) -> Report | None:
+    "Scores on the test images; `None` if there are none"
+    if not data.test_dl:
+        return None
+    return evaluate(model, data.test_dl, groups=data.test_groups)
+
+
 def _judge(config: Config, model: nn.Module, history: History, data: TrainingData) -> Run:
     "The finished run; one that was stopped and can be resumed does not see the test set"
     path = config.out_model_directory / "model.safetensors"
     logits, targets = collect_logits(model, data.valid_dl)
     report = score_logits(logits, targets, data.valid_dl, groups=data.groups)
-    test_dl = None if history.resumable else data.test_dl
-    test_report = evaluate(model, test_dl, groups=data.test_groups) if test_dl else None
+    test_report = None if history.resumable else _judge_test(model, data)
     calibration = calibrate_logits(logits, targets)
     return Run(config, model, history, report, test_report, calibration, path)
 
@@ -502,7 +508,7 @@ def train_on_all(
         if run.history.resumable:
             return
         _save_answers(run, data)
-        run.test_report = evaluate(run.model, data.test_dl) if data.test_dl else None
+        run.test_report = _judge_test(run.model, data)
         _save_network(run, data, table)
 
 # %% ../../nbs/training/07_train.ipynb #08c1efd7
