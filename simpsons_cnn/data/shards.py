@@ -133,9 +133,13 @@ def _build_part(job: StoreJob, index: _Index, part: int) -> Manifest:
     return open_or_update(part_job)[0].manifest
 
 # %% ../../nbs/data/10_shards.ipynb #9abe790c
+def _part_paths(job: StoreJob, index: _Index) -> list:
+    "The paths of each part"
+    return [replace(job, part=index.part_name(part)).paths for part in range(index.parts)]
+
+
 def _read_parts(job: StoreJob, index: _Index) -> list:  # of `KeptStore`, `None` where it is missing
-    jobs = [replace(job, part=index.part_name(part)) for part in range(index.parts)]
-    return [read_kept(job.paths, job.settings, job.prep.size) for job in jobs]
+    return [read_kept(paths, job.settings, job.prep.size) for paths in _part_paths(job, index)]
 
 
 def _incomplete_shards(index: _Index, kept: list) -> list:
@@ -288,8 +292,8 @@ def _join(job: StoreJob, index: _Index) -> KeptStore:
     unreadable = {name: reasons[name] for name in names if name in reasons}
     rows = torch.tensor([found[name][1] for name in names if name not in reasons])
     manifest = Manifest(settings=job.settings, pictures=job.pictures, unreadable=unreadable)
-    jobs = [replace(job, part=index.part_name(part)) for part in range(index.parts)]
-    paths = [j.paths.array(part.manifest.digest) for j, part in zip(jobs, kept, strict=True)]
+    pairs = zip(_part_paths(job, index), kept, strict=True)
+    paths = [paths.array(part.manifest.digest) for paths, part in pairs]
     return KeptStore(manifest, PixelParts([part.pixels for part in kept], rows, paths))
 
 # %% ../../nbs/data/10_shards.ipynb #818b17ed
