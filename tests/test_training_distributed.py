@@ -84,8 +84,8 @@ def train(store, ranks=Ranks(), noted=None, **kwargs):  # noqa: B008  frozen
 RECIPES = {
     "plain": {},
     "averaged": dict(weight_averaging=0.8),
-    "weights": dict(class_weights="inverse", gamma=2.0),
-    "balanced": dict(imbalance="balanced_softmax", label_smoothing=0.0),
+    "weights": dict(class_weights="inverse", gamma=2.0, label_smoothing=0.1),
+    "balanced": dict(imbalance="balanced_softmax", label_smoothing=0.1),
 }
 
 

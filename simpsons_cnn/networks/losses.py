@@ -55,8 +55,9 @@ def focal_loss(
     "Cross entropy times `(1-p)**gamma` ([Lin et al., 2017](https://arxiv.org/abs/1708.02002))"
     _check_settings(gamma, label_smoothing, reduction)
     _check_shapes(logits, targets)
-    smoothing = dict(label_smoothing=label_smoothing, reduction="none")
-    loss = F.cross_entropy(logits, targets, weight=weight, **smoothing)
+    loss = F.cross_entropy(logits, targets, label_smoothing=label_smoothing, reduction="none")
+    if weight is not None:
+        loss = loss * weight[targets]
     if gamma:
         loss = loss * _fade(logits, targets, gamma)
     if reduction == "sum":
@@ -162,15 +163,25 @@ class BalancedSoftmax(nn.Module):
 
     def __init__(
         self,
-        loss: nn.Module,  # Called with the sum and the targets, for example a `FocalLoss`
+        loss: nn.Module,  # Called with the sum and the targets: a `FocalLoss` that does not smooth
         counts,  # Images of each class in training, shape `(classes,)`
+        label_smoothing: float = 0.0,  # Share of the target spread over the classes by frequency
     ):
         super().__init__()
-        self.loss = loss
+        _check_settings(0, label_smoothing, "mean")
+        self.loss, self.label_smoothing = loss, label_smoothing
         self.register_buffer("log_prior", log_prior(counts))
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        return self.loss(logits + self.log_prior, targets)
+        logits = logits + self.log_prior
+        loss = self.loss(logits, targets)
+        if not self.label_smoothing:
+            return loss
+        spread = F.cross_entropy(logits, self.log_prior.exp().expand_as(logits))
+        return (1 - self.label_smoothing) * loss + self.label_smoothing * spread
+
+    def extra_repr(self) -> str:
+        return f"label_smoothing={self.label_smoothing}"
 
 # %% ../../nbs/networks/01_losses.ipynb #48edc76c
 def weights_by_name(

@@ -117,9 +117,10 @@ def _weights_of(recipe: TrainingParameters, counts, classes: list):
 def _loss_of(recipe: TrainingParameters, train_dl: Batches) -> nn.Module:
     "The loss of a recipe, with its remedy for rare characters, counted on the training images"
     counts, classes = train_dl.counts, train_dl.store.classes
+    if recipe.imbalance == "balanced_softmax":
+        return BalancedSoftmax(FocalLoss(recipe.gamma), counts, recipe.label_smoothing)
     weights = _weights_of(recipe, counts, classes)
-    loss = FocalLoss(recipe.gamma, weights, recipe.label_smoothing)
-    return BalancedSoftmax(loss, counts) if recipe.imbalance == "balanced_softmax" else loss
+    return FocalLoss(recipe.gamma, weights, recipe.label_smoothing)
 
 # %% ../../nbs/training/05_loop.ipynb #cf4f5a96
 _OF_THE_LOSS = ("gamma", "label_smoothing", "class_weights", "imbalance")
