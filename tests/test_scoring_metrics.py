@@ -454,6 +454,16 @@ def test_few_mistakes_are_fewer_than_five_in_the_classes_asked_for(wrong, few):
     assert not metrics._few_mistakes(units, [0, 1, 2])
 
 
+@pytest.mark.parametrize("metric", ["accuracy", "macro_f1"])
+def test_a_network_that_always_answers_the_same_is_not_sure_of_its_score(metric):
+    confusion = np.zeros((10, 10), dtype=int)
+    confusion[:, 3] = 10
+    report = Report(confusion, [*"abcdefghij"])
+    low, high = report.bootstrap_interval(metric)
+    assert low < getattr(report, metric) - 0.01
+    assert high > getattr(report, metric) + 0.03
+
+
 def test_a_group_counts_all_its_images_in_each_draw():
     per_image = pd.DataFrame(dict(truth=[0] * 6 + [0], prediction=[0] * 6 + [1]))
     units = metrics._whole_groups(per_image, [1] * 6 + [2])

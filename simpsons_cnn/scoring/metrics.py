@@ -306,11 +306,13 @@ _FEW = 5  # Units with a mistake; with fewer the bootstrap has too little to dra
 
 
 def _few_mistakes(units: _Units, strata) -> bool:
-    "Whether nearly all units of some classes are right, or nearly all wrong"
+    "Whether few units are right, or few wrong, among the classes that have both"
     right = units.truth == units.answer
-    counted = np.isin(units.stratum, strata)
+    stratum = units.stratum[units.unit]
+    both = np.intersect1d(stratum[right], stratum[~right])
+    counted = np.flatnonzero(np.isin(units.stratum, np.intersect1d(both, strata)))
     kinds = [units.unit[right], units.unit[~right]]
-    return min(units.copies[np.intersect1d(k, np.flatnonzero(counted))].sum() for k in kinds) < _FEW
+    return min(units.copies[np.intersect1d(k, counted)].sum() for k in kinds) < _FEW
 
 # %% ../../nbs/scoring/01_metrics.ipynb #74bfdac7
 def _widened(interval: tuple, estimate: float, number: float, level: float) -> tuple:
