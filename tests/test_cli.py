@@ -216,7 +216,7 @@ def test_help_lists_every_setting(folder):
 
 def test_help_shows_choices_and_both_ways_of_a_switch(folder):
     _, out, _ = run(folder, "simpsons_train --help")
-    assert "--monitor {macro_f1,accuracy,valid_loss,last}" in out
+    assert "--monitor {macro_f1,macro_f1_common,accuracy,valid_loss,last}" in out
     assert "--no-skip_unreadable" in out
     assert "--learning_rate VALUE, --lr VALUE" in out
 

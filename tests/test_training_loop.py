@@ -226,6 +226,32 @@ def test_patience_waits_for_a_low_learning_rate(store, loaders, schedule, epochs
     assert len(history) == epochs  # of 8, five count for nothing
 
 
+def test_the_best_epoch_is_best_at_the_characters_with_ten_pictures(store):
+    "One character has eleven validation pictures, another one; only the first chooses the epoch"
+    judged = [*range(11), 12]
+    loaders = (
+        Batches(store, range(24, 54), 30, shuffle=True, device="cpu"),
+        Batches(store, judged, device="cpu"),
+    )
+    scores = []
+
+    class Noted(Callback):
+        def on_epoch(self, run):
+            scores.append(run.report.macro_f1_common)
+
+    settings = dict(num_epochs=3, monitor="macro_f1_common", first_crop=None)
+    history = fit(small_model(), *loaders, recipe=RECIPE, callbacks=Noted(), **settings)
+    assert history.table.macro_f1_common.tolist() == scores
+    assert history.best["macro_f1_common"] == max(scores)
+    assert "best macro_f1_common" in repr(history)
+
+
+def test_a_score_of_characters_with_ten_pictures_needs_one(loaders):
+    few = "ten validation pictures or more, got at most 3; choose 'macro_f1', or raise valid"
+    with pytest.raises(ValueError, match=few):
+        fit(small_model(), *loaders, callbacks=NeverStarts(), monitor="macro_f1_common")
+
+
 def test_biases_are_spared_and_resumed(loaders, tmp_path):
     "Two groups of parameters number what the optimizer remembers in another order"
     settings = dict(num_epochs=1, decay_biases=False)

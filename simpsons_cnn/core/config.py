@@ -256,10 +256,10 @@ class _Goal(_Steps):
     weight_averaging: float = _setting(
         0.0, "Decay per step of an exponential average of the weights; 0 for none", ge=0, lt=1
     )
-    monitor: Literal["macro_f1", "accuracy", "valid_loss", "last"] = _setting(
+    monitor: Literal["macro_f1", "macro_f1_common", "accuracy", "valid_loss", "last"] = _setting(
         "macro_f1",
-        "What the best epoch is best at, on the validation pictures; 'last' keeps the last epoch, "
-        "so that the validation pictures choose nothing",
+        "What the best epoch is best at, on the validation pictures; 'macro_f1_common' leaves out "
+        "characters with fewer than ten of them, 'last' keeps the last epoch and chooses nothing",
     )
     patience: int = _setting(
         0,

@@ -76,6 +76,16 @@ def _check_first_crop(recipe: TrainingParameters, train_dl: Batches):
             f" augment, got {recipe.first_crop}"
         )
 
+# %% ../../nbs/training/04_run.ipynb #4df92a11
+def _check_monitor(recipe: TrainingParameters, valid_dl: Batches):
+    "Raise `ValueError` for a score that the validation images cannot give"
+    most = int(valid_dl.counts.max())
+    if recipe.monitor == "macro_f1_common" and most < 10:
+        raise ValueError(
+            "monitor 'macro_f1_common' needs a character with ten validation pictures or more, got"
+            f" at most {most}; choose 'macro_f1', or raise valid"
+        )
+
 # %% ../../nbs/training/04_run.ipynb #93ccb17e
 def _unseeded_dropout(model: nn.Module) -> list:
     "The names of the layers that drop numbers with the random numbers of the process"
@@ -142,6 +152,7 @@ def _check_arguments(run):
     _check_loss(run.loss)
     check_callbacks(run.callbacks)
     _check_first_crop(run.recipe, run.train_dl)
+    _check_monitor(run.recipe, run.valid_dl)
     _check_shares(run)
     _warn_of_unseeded_dropout(run.model)
 
@@ -492,12 +503,14 @@ def end_of_steps(self: TrainingRun) -> bool:  # Whether the epoch is to be judge
 @patch
 def _row(self: TrainingRun, report: Report) -> dict:
     "The epoch as a row of the history"
+    common = self.recipe.monitor == "macro_f1_common"
     return dict(
         epoch=self.epoch + 1,
         train_loss=torch.stack(self.losses).mean().item(),
         valid_loss=report.loss,
         accuracy=report.accuracy,
         macro_f1=report.macro_f1,
+        **(dict(macro_f1_common=report.macro_f1_common) if common else {}),
         learning_rate=self.learning_rate(self.steps_per_epoch - 1),
         seconds=self.seconds(),
     )
