@@ -170,20 +170,28 @@ def sum_gradients(model: nn.Module, ranks: Ranks):
         grad.copy_(part.view(grad.shape))
 
 # %% ../../nbs/training/13_distributed.ipynb #0bd9ef39
-def _all_but_channels(x: Tensor) -> list:
-    "The dimensions that a batch norm takes statistics over"
-    return [0, *range(2, x.ndim)]
+def _own_statistics(x: Tensor) -> tuple:  # (mean, variance), each of shape `(channels,)`
+    "Statistics of this rank's input of a layer, in float32 or better"
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    ones, eps = torch.ones(x.shape[1], dtype=dtype, device=x.device), 1e-5
+    _, mean, per_deviation = torch.native_batch_norm(x, ones, ones, None, None, True, 0.0, eps)
+    return mean, (per_deviation**-2 - eps).clamp(min=0)
 
 
 def _statistics(x: Tensor, ranks: Ranks) -> tuple:  # (mean, variance), each of shape `(channels,)`
     "Statistics of a layer's input over all ranks, which have equally many rows"
-    x = x.to(torch.promote_types(x.dtype, torch.float32))
-    var, mean = torch.var_mean(x, _all_but_channels(x), correction=0)
-    means, variances = ranks.gather(torch.stack([mean, var])[None]).unbind(1)
+    own = torch.stack(_own_statistics(x))
+    means, variances = ranks.gather(own[None]).unbind(1)
     mean = means.mean(0)
     return mean, (variances + (means - mean) ** 2).mean(0)
 
 # %% ../../nbs/training/13_distributed.ipynb #9de0f271
+def _scale_channels(x: Tensor, slope: Tensor, shift: Tensor) -> Tensor:
+    "`slope * x + shift` for each channel, in the type of `x`"
+    zeros, ones = torch.zeros_like(slope), torch.ones_like(slope)
+    return F.batch_norm(x, zeros, ones, slope, shift, eps=0.0)
+
+
 class _Normalise(torch.autograd.Function):
     "Batch norm with the statistics of all ranks"
 
@@ -205,12 +213,10 @@ class _Normalise(torch.autograd.Function):
         scale = weight * per_number * len(mean) / (x.numel() * ctx.ranks.size)
         slope = scale * per_number * sums[0]
         shift = scale * sums[1] - slope * mean
-        shape = [1, -1] + [1] * (x.ndim - 2)
-        missing = torch.addcmul(shift.view(shape), slope.view(shape), x)
         of_parameters = [
             g if needed else None for g, needed in zip(grads, ctx.needs_input_grad, strict=False)
         ]
-        return grads[0].sub_(missing), *of_parameters[1:], None, None, None
+        return grads[0].sub_(_scale_channels(x, slope, shift)), *of_parameters[1:], None, None, None
 
 # %% ../../nbs/training/13_distributed.ipynb #4541907a
 @torch.no_grad()
