@@ -4,11 +4,12 @@ import re
 import shutil
 import subprocess
 import sys
+import unicodedata
 
 import pandas as pd
 import pytest
 
-from simpsons_cnn.data.fixes import Fix, read_fixes
+from simpsons_cnn.data.fixes import Fix, read_fixes, record_fix
 from simpsons_cnn.data.folders import ImageFiles
 from simpsons_cnn.demo.characters import demo_characters
 from simpsons_cnn.lab.cleaner import Decisions, LabelCleaner
@@ -129,3 +130,17 @@ def test_more_decisions_than_suspects(files, tmp_path):
 def test_an_argument_that_a_table_makes_useless(files, tmp_path):
     with pytest.raises(TypeError, match="'fixse' goes to find_suspects, which a table replaces"):
         LabelCleaner(files, make_table(files.names), fixse=tmp_path / "fixes.csv")
+
+
+def test_a_file_of_the_other_unicode_form(files, tmp_path):
+    composed, decomposed = (
+        unicodedata.normalize(form, f"{files.classes[0]}/\u00e9.jpg") for form in ("NFC", "NFD")
+    )
+    shutil.copy(files.root / files.names[0], files.root / composed)
+    files = ImageFiles.scan(files.root)
+    record_fix(tmp_path / "fixes.csv", decomposed, "drop")
+    decisions = Decisions(files, tmp_path / "fixes.csv")
+    assert decisions.fixes == {composed: Fix("drop")}
+    assert composed not in decisions.apply().names
+    assert decisions.undo() == composed
+    assert read_fixes(tmp_path / "fixes.csv") == {}

@@ -519,3 +519,14 @@ def test_as_many_sets_are_drawn_as_are_asked_for(monkeypatch):
     monkeypatch.setattr(metrics, "_BLOCK", 4 * 3)  # three draws a block
     blocks = [len(true) for _, true, _ in metrics._redrawn_sums(units, 2, 10, 0)]
     assert blocks == [3, 3, 3, 1]
+
+
+@pytest.mark.parametrize(
+    "groups", [[1, None, 2, None], np.array([0, np.nan, 1, np.nan]), ["a", np.nan, "b", np.nan]]
+)
+def test_a_missing_group(groups):
+    "Images without a group are not one group"
+    frames = pd.DataFrame(dict(truth=[0, 0, 1, 1], prediction=[0, 1, 1, 1]))
+    report = Report(np.array([[1, 1], [0, 2]]), ["a", "b"], frames)
+    with pytest.raises(ValueError, match="got NaN or None for 2 of 4; give each"):
+        report.bootstrap_interval("accuracy", groups=groups)

@@ -110,16 +110,16 @@ def _csv_rows(path, data: bytes):
 # %% ../../nbs/data/05_fixes.ipynb #b0223ca3
 def _merge_rows(rows) -> dict:
     "Image -> `Fix`, the last one of each; raises `ValueError` for a row that is none"
-    fixes = {}
+    fixes = {}  # name in Unicode form NFC -> name as written, and fix
     for row in filter(None, rows):
         if len(row) != 3:
             raise ValueError(f"expected {','.join(_FIXES_HEADER)}, got {len(row)} values")
         file, action, character = row
         fix = _checked_fix(action, character)
-        fixes.pop(file, None)
+        fixes.pop(nfc(file), None)
         if fix.action != "undo":
-            fixes[file] = fix
-    return fixes
+            fixes[nfc(file)] = file, fix
+    return dict(fixes.values())
 
 # %% ../../nbs/data/05_fixes.ipynb #b490e2fd
 def _parse_fixes(path, data: bytes) -> dict:
@@ -213,11 +213,12 @@ def _class_index(files: ImageFiles, character: str, name: str) -> int:
 # %% ../../nbs/data/05_fixes.ipynb #ab63b559
 def _correct(files: ImageFiles, fixes: dict) -> tuple:  # Labels, and a mask of the images to use
     "Labels after the moves, and which images stay after the drops"
-    rows = {nfc(name): i for i, name in enumerate(files.names)}
+    exact = {name: i for i, name in enumerate(files.names)}
+    alike = {nfc(name): i for name, i in exact.items()}
     labels, stays = files.labels.copy(), np.ones(len(files), dtype=bool)
     for name, (action, character) in fixes.items():
         label = _class_index(files, character, name) if action == "move" else None
-        row = rows.get(nfc(name))
+        row = exact.get(name, alike.get(nfc(name)))
         if row is not None and action == "move":
             labels[row] = label
         if row is not None and action == "drop":

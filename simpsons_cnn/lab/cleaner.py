@@ -12,7 +12,7 @@ import ipywidgets as widgets
 
 from ..core.text import unknown_name_message
 from ..data.fixes import Fix, apply_fixes, read_fixes, record_fix
-from ..data.folders import ImageFiles
+from ..data.folders import ImageFiles, nfc
 from .html import STYLE, Html, element, join_html, picture_html
 from ..scoring.metrics import Report
 from ..training.suspects import find_suspects, rank_suspects
@@ -28,9 +28,17 @@ class _FixesOnDisk:
             raise FileNotFoundError(
                 f"No folder '{folder}' to keep '{self.path.name}' in; make it first"
             )
-        self.fixes = read_fixes(path) if self.path.exists() else {}
         labels = [files.classes[label] for label in files.labels]
         self.labels = dict(zip(files.names, labels, strict=True))
+        self.fixes = self._read() if self.path.exists() else {}
+
+    def _read(self) -> dict:
+        "The fixes in the file, under the names in the folder, whose Unicode form may be another"
+        own = {nfc(name): name for name in self.labels}
+        return {
+            name if name in self.labels else own.get(nfc(name), name): fix
+            for name, fix in read_fixes(self.path).items()
+        }
 
     def _of_these_files(self) -> dict:
         return {name: fix for name, fix in self.fixes.items() if name in self.labels}

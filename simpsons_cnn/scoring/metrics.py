@@ -233,6 +233,12 @@ def _whole_groups(per_image: pd.DataFrame, groups) -> _Units:
     "Each group is drawn as a whole, among those of its most frequent character"
     if len(groups) != len(per_image):
         raise ValueError(f"groups must be one per image ({len(per_image):,}), got {len(groups):,}")
+    missing = np.sum(pd.isna(list(groups)))
+    if missing:
+        raise ValueError(
+            f"groups must name the group of each image, got NaN or None for {missing:,} of "
+            f"{len(groups):,}; give each of them a group of its own"
+        )
     columns = dict(truth=per_image.truth.to_numpy(), answer=per_image.prediction.to_numpy())
     images = pd.DataFrame(dict(group=pd.factorize(np.asarray(groups))[0], **columns))
     entries = images.value_counts(sort=False).reset_index(name="times")
