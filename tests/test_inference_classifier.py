@@ -5,6 +5,7 @@ import os
 import shutil
 import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -12,12 +13,14 @@ import pytest
 import torch
 from PIL import Image
 
+from simpsons_cnn.core import device
 from simpsons_cnn.data.batches import Batches
 from simpsons_cnn.data.folders import ImageFiles
 from simpsons_cnn.data.images import to_rgb
 from simpsons_cnn.data.preprocess import Preprocess
 from simpsons_cnn.data.store import PixelStore
 from simpsons_cnn.demo.characters import demo_characters
+from simpsons_cnn.inference import classifier
 from simpsons_cnn.inference.classifier import (
     Classifier,
     Prediction,
@@ -190,6 +193,26 @@ def test_float64_leaves_the_model_and_the_process_alone(clf, files):
     assert switches() == before
     after = clf.model.state_dict()
     assert all(torch.equal(after[k], v) and after[k].dtype == v.dtype for k, v in weights.items())
+
+
+def test_threads_do_not_swap_weights_under_each_other(clf, files, monkeypatch):
+    "What a CUDA device computes, in several threads that share the model"
+    monkeypatch.setattr(classifier, "_forward", _forward_float64)
+    monkeypatch.setattr(classifier, "num_workers", lambda: 4)
+    monkeypatch.setattr(device, "num_workers", lambda: 4)
+    alone = clf.predict(files.paths[0])
+    many = clf.predict(files.paths[:1] * 120, batch_size=2)
+    assert all(close(p.probabilities, alone.probabilities, 1e-6) for p in many)
+    assert next(clf.model.parameters()).dtype == torch.float32
+
+
+def test_an_explanation_waits_while_another_thread_has_swapped_the_weights(clf, files, monkeypatch):
+    monkeypatch.setattr(classifier, "_forward", _forward_float64)
+    with ThreadPoolExecutor(4) as pool:
+        answers = [pool.submit(clf.predict, files.paths[0]) for _ in range(40)]
+        maps = list(pool.map(clf.explain, files.paths[:1] * 20))
+    assert len({answer.result().name for answer in answers}) == 1
+    assert all(close(m.cam, maps[0].cam, 1e-4) for m in maps)
 
 
 # predictions as text, page, table

@@ -5,9 +5,11 @@ import threading
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torchvision.models import resnet18
 
 from simpsons_cnn.inference.explain import Explanation, _record_feature_maps, grad_cam
+from simpsons_cnn.networks.ensemble import Ensemble
 from simpsons_cnn.networks.presets import PRESETS, create_model
 from simpsons_cnn.networks.reference import SimpsonsCNN
 
@@ -94,3 +96,30 @@ def test_deeper_networks(name, side):
     images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     cam = grad_cam(network, images, torch.tensor([0, 1]))
     assert cam.shape == (2, side, side) and cam.amax((1, 2)).tolist() == [1, 1]
+
+
+def certain_network(seed, scale=700):
+    "Random weights, scaled up until the best logit leads by about 25"
+    network = create_model("reference", 4, seed=seed, channels=(8, 8, 8, 16, 16, 16)).eval()
+    with torch.no_grad():
+        network.linear_stack[-1].weight.mul_(scale)
+    return network
+
+
+@pytest.mark.parametrize("seeds", [[0], [0, 0], [0, 1, 2]], ids=["one", "agree", "disagree"])
+def test_a_certain_answer_keeps_its_map(seeds, xb):
+    "In float32, p is exactly 1; the map of float64, which still tells p from 1, is right"
+    networks = [certain_network(seed) for seed in seeds]
+    model = networks[0] if len(networks) == 1 else Ensemble(networks).eval()
+    targets = model(xb).argmax(1)
+    logits = networks[0](xb).double()
+    lead = (logits.sort(1).values @ torch.tensor([0.0, 0, -1, 1]).double()).tolist()
+    assert min(lead) > 17 and max(lead) < 33  # float32 rounds p to 1, float64 does not
+    cam = grad_cam(model, xb, targets)
+    exact = grad_cam(model.double(), xb.double(), targets)
+    assert (cam - exact).abs().max() < 1e-3 and cam.amax((1, 2)).tolist() == [1] * len(xb)
+
+
+def test_a_network_with_one_class_has_a_map(xb):
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 78 * 78, 1)).eval()
+    assert grad_cam(network, xb, torch.zeros(5, dtype=torch.long)).isfinite().all()

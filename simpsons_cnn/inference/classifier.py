@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -354,13 +355,17 @@ class _TrainingImages(_ModelFile):
         return {side: sides.count(side) for side in ("train", "valid")}
 
 # %% ../../nbs/inference/02_classifier.ipynb #b710887e
+_weights_lock = Lock()  # held while weights are exchanged, or must not be
+
+
 def _forward_float64(model: nn.Module, xb: Tensor) -> Tensor:
     "Logits computed in float64, returned as float32; the model itself stays as it is"
-    weights = {
-        name: tensor.double() if tensor.is_floating_point() else tensor
-        for name, tensor in model.state_dict().items()
-    }
-    return torch.func.functional_call(model, weights, xb.double()).float()
+    with _weights_lock:
+        weights = {
+            name: tensor.double() if tensor.is_floating_point() else tensor
+            for name, tensor in model.state_dict().items()
+        }
+        return torch.func.functional_call(model, weights, xb.double()).float()
 
 # %% ../../nbs/inference/02_classifier.ipynb #3827031b
 def _forward(model: nn.Module, xb: Tensor) -> Tensor:
@@ -417,7 +422,8 @@ class _Explainer(_Scores):
         index = int(p.argmax()) if character is None else self.classes.index(character)
         pixels = self.preprocess.center_crop(xb)
         normalised = self.preprocess.normalise(pixels.to(self.device))
-        cam = grad_cam(self.model, normalised, torch.tensor([index]))[0].cpu().numpy()
+        with _weights_lock:
+            cam = grad_cam(self.model, normalised, torch.tensor([index]))[0].cpu().numpy()
         path = str(source) if isinstance(source, (str, Path)) else ""
         return Explanation(self.classes[index], float(p[index]), cam, pixels[0].numpy(), path)
 

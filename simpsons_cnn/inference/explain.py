@@ -41,21 +41,33 @@ def _record_feature_maps(
             hook.remove()
 
 # %% ../../nbs/inference/01_explain.ipynb #16a72168
-def _log_p_gradients(logits: Tensor, targets: Tensor, feature_maps: list) -> tuple:
-    "How fast the log probability of each target rises with each number of the feature maps"
-    targets = targets.clone().to(logits.device)
-    log_p = logits.log_softmax(1).gather(1, targets[:, None])
-    return torch.autograd.grad(log_p.sum(), feature_maps)
+def _log_odds(logits: Tensor, targets: Tensor) -> Tensor:
+    "Logarithm of p / (1 - p) for the class of each row, exact also where p is nearly 1"
+    target = targets.to(logits.device).clone()[:, None]
+    lowest = torch.finfo(logits.dtype).min  # not -inf: a lone class has a gradient as well
+    others = logits.scatter(1, target, lowest).logsumexp(1)
+    return logits.gather(1, target)[:, 0] - others
+
+# %% ../../nbs/inference/01_explain.ipynb #cca3a6a4
+def _common_log_odds(
+    logits: Tensor,  # Of each member, shape `(members, n, classes)`
+    targets: Tensor,  # Shape `(n,)`
+) -> Tensor:  # Shape `(n,)`
+    "Log-odds of the mean of the members' probabilities"
+    x = torch.stack([_log_odds(z, targets) for z in logits])
+    return F.logsigmoid(x).logsumexp(0) - F.logsigmoid(-x).logsumexp(0)
 
 # %% ../../nbs/inference/01_explain.ipynb #73d0bbf6
 def _logits_and_maps(
     model: nn.Module, xb: Tensor, min_side: int
-) -> tuple:  # (logits, the last large enough feature map of each network)
+) -> tuple:  # (logits, the last large enough feature map); of each member, or of the one network
     "What a network answers, and on what; raises `ValueError` if no feature map is large enough"
-    networks = model.members if isinstance(model, Ensemble) else [model]
+    is_ensemble = isinstance(model, Ensemble)
+    networks = model.members if is_ensemble else [model]
     with ExitStack() as stack:
         found = [stack.enter_context(_record_feature_maps(n, min_side)) for n in networks]
-        logits = model(xb.detach().clone().requires_grad_())
+        images = xb.detach().clone().requires_grad_()
+        logits = model.member_logits(images) if is_ensemble else model(images)[None]
     if not all(found):
         raise ValueError(
             f"images must leave a feature map of {min_side}×{min_side} or more, "
@@ -84,10 +96,11 @@ def grad_cam(
     "Map of the pixels that support a class; `ValueError` if no feature map is large enough"
     with torch.inference_mode(False), torch.enable_grad():
         logits, feature_maps = _logits_and_maps(model, xb, min_side)
-        gradients = _log_p_gradients(logits, targets, feature_maps)
+        odds = _common_log_odds(logits, targets)
+        gradients = torch.autograd.grad(odds.sum(), feature_maps)
     pairs = zip(gradients, feature_maps, strict=True)
     cam = sum(_enlarged_map(*pair, xb.shape[2:], average_gradient) for pair in pairs)
-    return cam / cam.amax((1, 2), keepdim=True).clamp(min=1e-12)
+    return cam / cam.amax((1, 2), keepdim=True).clamp(min=torch.finfo(cam.dtype).tiny)
 
 # %% ../../nbs/inference/01_explain.ipynb #15973ba0
 _HEAT = np.array([(255, 255, 255), (254, 204, 92), (253, 141, 60), (240, 59, 32), (189, 0, 38)])

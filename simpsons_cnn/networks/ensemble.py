@@ -66,6 +66,11 @@ class Ensemble(nn.Module):
         self,
         xb: Tensor,  # Normalised, shape `(n, 3, height, width)`, each way `min_side` px or more
     ) -> Tensor:  # Logits, shape `(n, num_classes)`
+        return _mean_answer(self.member_logits(xb), len(self.members))
+
+    def member_logits(
+        self,
+        xb: Tensor,  # As for `forward`
+    ) -> Tensor:  # Of each member, over its temperature, shape `(members, n, num_classes)`
         pairs = zip(self.members, self.temperatures, strict=True)
-        logits = [member(xb) / temperature for member, temperature in pairs]
-        return _mean_answer(torch.stack(logits), len(logits))
+        return torch.stack([member(xb) / temperature for member, temperature in pairs])
