@@ -180,7 +180,7 @@ def test_common_characters_have_ten_images():
 
 
 def test_draws_are_not_shifted_by_rare_characters():
-    confusion = np.diag([300, 200, 100, *[1] * 20])
+    confusion = np.diag([300, 200, 100, *[2] * 20])
     confusion[0, 1] = 30
     report = Report(confusion, [f"c{i}" for i in range(23)])
     low, high = report.bootstrap_interval("macro_f1")
@@ -462,6 +462,36 @@ def test_a_network_that_always_answers_the_same_is_not_sure_of_its_score(metric)
     low, high = report.bootstrap_interval(metric)
     assert low < getattr(report, metric) - 0.01
     assert high > getattr(report, metric) + 0.03
+
+
+@pytest.mark.parametrize("named", [2, 6])
+def test_a_precision_of_few_answers_is_not_sure(named):
+    "Of 600 images, few were named so, all rightly"
+    report = Report(np.array([[named, 300 - named], [0, 300]]), ["a", "b"])
+    low, high = report.bootstrap_interval("precision", "a")
+    assert low == pytest.approx(wilson_interval(named, named)[0], abs=1e-6)
+    assert high == 1
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "macro_f1"])
+def test_one_scene_of_each_character_says_little(metric):
+    rng = np.random.default_rng(0)
+    scene = np.repeat(np.arange(10), 50)
+    prediction = np.where(rng.random(500) < 0.6, scene, (scene + 1) % 10)
+    per_image = pd.DataFrame(dict(truth=scene, prediction=prediction, group=scene))
+    report = Report(confusion_matrix(scene, prediction, 10), [*"abcdefghij"], per_image)
+    low, high = report.bootstrap_interval(metric)
+    assert high - low > 0.4
+
+
+def test_the_recall_of_a_character_in_one_scene_is_not_sure():
+    "Its three pictures are in a scene of another character"
+    truth = np.array([0] * 6 + [1] * 3 + [0] * 20)
+    prediction = np.array([0] * 6 + [1, 0, 0] + [0] * 19 + [1])
+    per_image = pd.DataFrame(dict(truth=truth, prediction=prediction, group=[0] * 9 + [*range(20)]))
+    report = Report(confusion_matrix(truth, prediction, 2), ["a", "b"], per_image)
+    low, high = report.bootstrap_interval("recall", "b")
+    assert low < 0.1 and high > 0.8
 
 
 def test_a_group_counts_all_its_images_in_each_draw():

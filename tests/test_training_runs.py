@@ -32,6 +32,21 @@ def test_the_last_epoch_is_the_best_where_nothing_is_chosen(runs):
     assert runs_table(list_runs(runs)).macro_f1.tolist() == [0.3, 0.3]
 
 
+def test_a_finished_run_has_the_scores_of_the_network_that_was_saved(runs):
+    "Logit adjustment comes after the epochs"
+    report = dict(stopped="", validation=dict(accuracy=0.55, macro_f1=0.45))
+    (runs / "001/model/report.json").write_text(json.dumps(report))
+    table = runs_table(list_runs(runs))
+    assert table.accuracy.tolist() == [0.55, 0.6]
+    assert table.macro_f1.tolist() == [0.45, 0.3]
+
+
+def test_settings_are_not_rounded(runs):
+    for name, decay in (("001", 1e-5), ("mine", 4e-5)):
+        Config.demo(weight_decay=decay).save(runs / name / "model/config.yaml")
+    assert runs_table(list_runs(runs)).weight_decay.tolist() == [1e-5, 4e-5]
+
+
 def test_latest_is_not_listed_twice(runs):
     (runs / "latest").symlink_to("mine")
     (runs / "best").symlink_to("001")

@@ -132,8 +132,19 @@ def test_wrong_seeds(settings, tmp_path, seeds):
 def test_where_the_last_epoch_is_kept_the_loss_chooses_among_seeds():
     runs = {}
     for seed, (f1, loss) in enumerate([(0.9, 0.5), (0.8, 0.3), (0.7, 0.4)]):
-        row = dict(macro_f1=f1, valid_loss=loss)
-        runs[seed] = SimpleNamespace(history=History("last", rows=[row], best_epoch=1))
+        scores = dict(accuracy=f1, macro_f1=f1, macro_f1_common=f1)
+        report = SimpleNamespace(loss=loss, **scores)
+        runs[seed] = SimpleNamespace(history=History("last"), report=report)
+    assert _preferred(runs) == 1
+
+
+def test_the_seed_that_is_kept_is_best_after_logit_adjustment():
+    "The scores of the networks as they were saved count, not those of their epochs"
+    runs = {}
+    for seed, (before, after) in enumerate([(0.60, 0.61), (0.59, 0.66)]):
+        history = History("macro_f1", rows=[dict(macro_f1=before, valid_loss=1.0)], best_epoch=1)
+        scores = dict(accuracy=after, macro_f1=after, macro_f1_common=after)
+        runs[seed] = SimpleNamespace(history=history, report=SimpleNamespace(loss=1.0, **scores))
     assert _preferred(runs) == 1
 
 

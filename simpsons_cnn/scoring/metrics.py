@@ -305,20 +305,37 @@ def _effective_number(units: _Units, strata) -> float:
     "How many units a mean over classes is worth"
     n = np.bincount(units.stratum, units.copies)
     n = n[[k for k in strata if k < len(n) and n[k]]]
-    return len(n) ** 2 / (1 / n).sum() if len(n) else 0.0
+    return len(n) ** 2 / (1 / n).sum() if len(n) else 1.0
 
 # %% ../../nbs/scoring/01_metrics.ipynb #12db7f4d
 _FEW = 5  # Units with a mistake; with fewer the bootstrap has too little to draw from
 
 
+def _too_few(units: _Units, entries: tuple) -> bool:  # Two masks of the entries
+    "Whether right or wrong entries belong to too few units"
+    return min(units.copies[np.unique(units.unit[kind])].sum() for kind in entries) < _FEW
+
+
 def _few_mistakes(units: _Units, strata) -> bool:
-    "Whether few units are right, or few wrong, among the classes that have both"
+    "Whether hardly anything varies: half of the classes have one unit, or few are right, or wrong"
+    size = np.bincount(units.stratum, units.copies, minlength=max(strata) + 1)
+    if 2 * (size[strata] > 1).sum() <= len(strata):
+        return True
     right = units.truth == units.answer
     stratum = units.stratum[units.unit]
-    both = np.intersect1d(stratum[right], stratum[~right])
-    counted = np.flatnonzero(np.isin(units.stratum, np.intersect1d(both, strata)))
-    kinds = [units.unit[right], units.unit[~right]]
-    return min(units.copies[np.intersect1d(k, counted)].sum() for k in kinds) < _FEW
+    both = np.intersect1d(stratum[right], stratum[~right])  # others are the same in each draw
+    counted = np.isin(stratum, np.intersect1d(both, strata))
+    return _too_few(units, (right & counted, ~right & counted))
+
+# %% ../../nbs/scoring/01_metrics.ipynb #82b6d4f1
+def _evidence(units: _Units, metric: str, strata) -> tuple:  # (too little, number of units)
+    "Whether the draws tell too little of a score, and how many units it is worth"
+    if metric == "precision":
+        right, named = units.truth == units.answer, units.answer == strata[0]
+        number = units.copies[np.unique(units.unit[named])].sum()
+        return _too_few(units, (named & right, named & ~right)), number
+    number = units.copies.sum() if metric == "accuracy" else _effective_number(units, strata)
+    return _few_mistakes(units, strata), number
 
 # %% ../../nbs/scoring/01_metrics.ipynb #74bfdac7
 def _widened(interval: tuple, estimate: float, number: float, level: float) -> tuple:
@@ -406,11 +423,8 @@ class _Intervals(_Counts):
             return float("nan"), float("nan")
         drawn, estimate = _drawn_scores(self, metric, units, strata, (draws, seed))
         interval = _bias_corrected(drawn, estimate, level)
-        if not _few_mistakes(units, strata):
-            return interval
-        accuracy = metric == "accuracy"
-        number = units.copies.sum() if accuracy else _effective_number(units, strata)
-        return _widened(interval, estimate, number, level)
+        few, number = _evidence(units, metric, strata)
+        return _widened(interval, estimate, number, level) if few else interval
 
 # %% ../../nbs/scoring/01_metrics.ipynb #6c73f1b4
 def overall_scores(

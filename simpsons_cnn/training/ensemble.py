@@ -21,8 +21,9 @@ from ..networks.ensemble import Ensemble
 from ..networks.model_file import load_model, save_model, split_hash
 from ..quality.split import split_table
 from ..scoring.calibration import Calibration, calibrate_logits
-from ..scoring.metrics import Report, collect_logits, overall_scores, score_logits
+from ..scoring.metrics import Report, collect_logits, overall_scores
 from .prepare import TrainingData, prepare, scan_folders
+from .train import judge_calibrated
 
 # %% ../../nbs/training/18_ensemble.ipynb #a6305f25
 def _seed_of(path: Path) -> tuple:
@@ -221,8 +222,9 @@ def _judge(model: Ensemble, valid: TrainingData) -> tuple:  # (`Report`, `Calibr
     "Scores and calibration of an ensemble, from the validation pictures of its members"
     model.to(valid.valid_dl.device)
     logits, targets = collect_logits(model, valid.valid_dl)
-    report = score_logits(logits, targets, valid.valid_dl, groups=valid.groups)
-    return report, calibrate_logits(logits, targets)
+    calibration = calibrate_logits(logits, targets)
+    judged = logits, targets, valid.valid_dl, valid.groups
+    return judge_calibrated(*judged, calibration), calibration
 
 # %% ../../nbs/training/18_ensemble.ipynb #949f7c94
 def make_ensemble(

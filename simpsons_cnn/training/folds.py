@@ -26,7 +26,7 @@ from ..quality.duplicates import group_pictures, near_duplicates
 from ..quality.split import split_table, warn_of_torn_pairs
 from ..scoring.calibration import calibrate_logits
 from ..scoring.logit_adjustment import choose_adjustment
-from ..scoring.metrics import Report, collect_logits, score_logits
+from ..scoring.metrics import Report, collect_logits
 from .history import History
 from simpsons_cnn.training.prepare import (
     TrainingData,
@@ -38,7 +38,7 @@ from simpsons_cnn.training.prepare import (
 )
 from .seeds import scan_series, series_folder
 from .suspects import check_folds, deal_folds, rank_suspects
-from .train import Run, train, train_on_all
+from .train import Run, judge_calibrated, train, train_on_all
 
 # %% ../../nbs/training/16_folds.ipynb #bbc4135d
 def _in_only_group(labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
@@ -185,12 +185,13 @@ def _judge(config: Config, runs: list, data: TrainingData) -> Run:
         adjustment = choose_adjustment(logits, targets, torch.as_tensor(counts))
         logits = logits - adjustment.tau * torch.tensor(adjustment.log_prior)
     judged = Batches(store, rows.numpy(), device="cpu")
+    calibration = calibrate_logits(logits, targets)
     return Run(
         config,
         None,
         _mean_history(runs),
-        score_logits(logits, targets, judged, groups=data.groups),
-        calibration=calibrate_logits(logits, targets),
+        judge_calibrated(logits, targets, judged, data.groups, calibration),
+        calibration=calibration,
         model_path=config.out_model_directory / "model.safetensors",
         adjustment=adjustment,
         refit=dict(folds=len(runs)),

@@ -126,14 +126,15 @@ def settings_that_differ(configs: list) -> list:
 # %% ../../nbs/training/09_runs.ipynb #f2b442d2
 def _table_row(run: RunRecord, settings: list) -> dict:
     "A run as a row of the table"
+    kept = run.report.get("validation", run.best)  # finished: of the network that was saved
     row = dict(
         run=run.name,
         date=f"{run.started:%Y-%m-%d %H:%M}",
         state=run.state,
         architecture=run.config.architecture,
         epochs=f"{len(run.history)}/{run.config.num_epochs}",
-        accuracy=run.best.get("accuracy", np.nan),
-        macro_f1=run.best.get("macro_f1", np.nan),
+        accuracy=kept.get("accuracy", np.nan),
+        macro_f1=kept.get("macro_f1", np.nan),
     )
     row["test_macro_f1"] = run.report.get("test", {}).get("macro_f1", np.nan)
     return row | {key: getattr(run.config, key) for key in settings}
@@ -144,7 +145,8 @@ def runs_table(
 ) -> pd.DataFrame:
     "A row for each run; the last columns are the settings that differ"
     settings = settings_that_differ([run.config for run in runs])
-    return pd.DataFrame([_table_row(run, settings) for run in runs]).round(4)
+    table = pd.DataFrame([_table_row(run, settings) for run in runs])
+    return table.round(dict(accuracy=4, macro_f1=4, test_macro_f1=4))
 
 # %% ../../nbs/training/09_runs.ipynb #1e790145
 _DASHES = ("-", "--", ":", "-.")

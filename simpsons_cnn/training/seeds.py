@@ -74,13 +74,20 @@ def _seeds_table(runs: dict) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 # %% ../../nbs/training/15_seeds.ipynb #1f463bf5
+def _kept_scores(run: Run) -> dict:
+    "Scores on the validation images of the network that a run kept"
+    names = ("accuracy", "macro_f1", "macro_f1_common")
+    return dict(valid_loss=run.report.loss) | {name: getattr(run.report, name) for name in names}
+
+
 def _preferred(runs: dict) -> int | None:
-    "The seed whose best epoch is best on the validation images; `None` without runs"
+    "The seed whose network is best on the validation images; `None` without runs"
     best, score = None, {}
     for seed, run in runs.items():
         monitor = "valid_loss" if run.history.monitor == "last" else run.history.monitor
-        if is_better(monitor, run.history.best, score):
-            best, score = seed, run.history.best
+        scores = _kept_scores(run)
+        if is_better(monitor, scores, score):
+            best, score = seed, scores
     return best
 
 # %% ../../nbs/training/15_seeds.ipynb #a327c69d
