@@ -8,8 +8,14 @@ import torch
 from torch import nn
 from torchvision.models import resnet18
 from torchvision.models.resnet import Bottleneck, ResNet
+from torchvision.models.swin_transformer import SwinTransformer
 
-from simpsons_cnn.inference.explain import Explanation, _record_feature_maps, grad_cam
+from simpsons_cnn.inference.explain import (
+    Explanation,
+    _logits_and_maps,
+    _record_feature_maps,
+    grad_cam,
+)
 from simpsons_cnn.networks.ensemble import Ensemble
 from simpsons_cnn.networks.presets import PRESETS, create_model
 from simpsons_cnn.networks.reference import SimpsonsCNN
@@ -124,6 +130,16 @@ def test_a_body_of_many_blocks_is_no_block(stem, xb):
     with _record_feature_maps(network, 8) as feature_maps:
         network(xb)
     assert feature_maps[-1].shape[1:] == (512, 10, 10)
+
+
+def test_channels_in_the_last_place_are_not_taken_for_columns(xb):
+    "Swin has (rows, columns, channels) behind its first convolution"
+    size = dict(patch_size=[4, 4], window_size=[4, 4], embed_dim=24)
+    network = SwinTransformer(**size, depths=[1] * 3, num_heads=[2] * 3, num_classes=4).eval()
+    _, feature_maps = _logits_and_maps(network, xb, 8)
+    assert feature_maps[0].shape[1:] == (24, 20, 20)
+    with pytest.raises(ValueError, match="feature map of 21×21 or more"):
+        grad_cam(network, xb, torch.arange(5) % 4, min_side=21)
 
 
 @pytest.mark.parametrize("name", [name for name in PRESETS if name not in ("reference", "wide")])

@@ -84,6 +84,8 @@ def _logits_and_maps(
         found = [stack.enter_context(_record_feature_maps(n, min_side)) for n in networks]
         images = xb.detach().clone().requires_grad_()
         logits = model.member_logits(images) if is_ensemble else model(images)[None]
+    if xb.shape[2] == xb.shape[3]:  # then rows and columns are equal, also in a feature map
+        found = [[m for m in maps if m.shape[2] == m.shape[3]] for maps in found]
     if not all(found):
         raise ValueError(
             f"images must leave a feature map of {min_side}×{min_side} or more, "
