@@ -1,5 +1,6 @@
 "Model cards: files that know little, licences with any name, hostile texts"
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -8,6 +9,7 @@ from simpsons_cnn.data.preprocess import Preprocess
 from simpsons_cnn.inference.card import model_card
 from simpsons_cnn.inference.classifier import Classifier
 from simpsons_cnn.networks.reference import SimpsonsCNN
+from simpsons_cnn.scoring.metrics import Report
 
 
 def card(**metadata):
@@ -45,3 +47,23 @@ def test_texts_of_a_file_are_not_html():
         licence=bad, data=dict(pictures=bad, digest=bad), versions={bad: bad}, validation=None
     )
     assert bad not in found.split("---", 2)[2]
+
+
+REPORT = Report(np.array([[9, 1, 0], [0, 9, 1], [0, 0, 10]]), ["ann", "bob", "cyd"]).to_dict()
+
+
+@pytest.mark.parametrize("name", ["validation", "test"])
+def test_scores_before_a_refit_are_not_those_of_the_network(name):
+    reports = {"validation": REPORT, name: REPORT}
+    found = card(**reports, refit=dict(epochs=3, pictures=30))
+    assert "model-index" not in found
+    assert "Nobody has judged the result" in found
+    for own in (dict(), dict(refit=dict(folds=5))):
+        front = yaml.safe_load(card(**reports, **own).split("---")[1])
+        assert front["model-index"][0]["results"][0]["dataset"]["split"] == name
+
+
+@pytest.mark.parametrize("tau, said", [(0.0, False), (0.5, True)])
+def test_logits_that_are_adjusted(tau, said):
+    text = card(validation=REPORT, logit_adjustment=dict(tau=tau))
+    assert ("adjusted for rare characters" in text) == said

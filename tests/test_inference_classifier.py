@@ -367,3 +367,14 @@ def test_a_name_to_explain_is_compared_in_nfc():
     )
     image = Image.new("RGB", (64, 64), "red")
     assert clf.explain(image, "Mu\u0308ller").character == "M\u00fcller"
+
+
+def test_a_copy_on_both_sides_was_trained_on(clf, files, tmp_path):
+    "A random split leaves copies of a validation image among the training images"
+    split = tmp_path / "split.csv"
+    table = save_split(split, files, range(30), [0, 1, 29])
+    table.loc[[1, 2], "sha256"] = table.sha256[1]  # side valid, then train
+    table.loc[[28, 29], "sha256"] = table.sha256[29]  # the other way round
+    table.to_csv(split, index=False)
+    paths = [files.paths[i] for i in (0, 1, 29)]
+    assert clf.count_trained_on(paths, split) == dict(train=2, valid=1)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torchvision.models import resnet18
+from torchvision.models.resnet import Bottleneck, ResNet
 
 from simpsons_cnn.inference.explain import Explanation, _record_feature_maps, grad_cam
 from simpsons_cnn.networks.ensemble import Ensemble
@@ -26,7 +27,7 @@ def xb():
 
 
 def hooks(model):
-    return sum(len(m._forward_hooks) for m in model.modules())
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
 
 
 def test_other_threads_are_ignored(model, xb):
@@ -87,6 +88,42 @@ def test_a_residual_block_is_explained_with_its_shortcut(xb):
     assert feature_maps[-1] is outputs[0]
     assert hooks(network) == 0
     assert grad_cam(network, xb, torch.arange(5) % 4).shape == (5, 80, 80)
+
+
+def small_resnet(**kwargs):
+    "ResNet-50 with one block in each stage; 80 px leave 10×10 inside the block that halves them"
+    return ResNet(Bottleneck, [1, 1, 1, 1], num_classes=4, **kwargs).eval()
+
+
+def test_a_layer_inside_a_block_gives_way_to_the_map_before_the_block(xb):
+    "Its branch without the shortcut is not the network's answer; here it even adds nothing"
+    network = small_resnet(zero_init_residual=True)
+    outputs = []
+    handle = network.layer2.register_forward_hook(lambda m, i, output: outputs.append(output))
+    with _record_feature_maps(network, 8) as feature_maps:
+        network(xb)
+    handle.remove()
+    assert feature_maps[-1] is outputs[0]
+    assert grad_cam(network, xb, torch.arange(5) % 4).max() == 1
+    assert hooks(network) == 0
+
+
+@pytest.mark.parametrize("stem", [nn.Identity(), nn.Conv2d(3, 3, 1)], ids=["no stem", "stem"])
+def test_a_body_of_many_blocks_is_no_block(stem, xb):
+    class Body(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stages = nn.Sequential(*list(small_resnet().children())[:-2])
+
+        def forward(self, images):
+            return self.stages(images)  # 3×3 positions
+
+    body = Body()
+    network = nn.Sequential(stem, body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LazyLinear(4))
+    network.eval()(xb)
+    with _record_feature_maps(network, 8) as feature_maps:
+        network(xb)
+    assert feature_maps[-1].shape[1:] == (512, 10, 10)
 
 
 @pytest.mark.parametrize("name", [name for name in PRESETS if name not in ("reference", "wide")])

@@ -41,3 +41,11 @@ def test_a_pair_is_found_once(tmp_path, mirrored):
         image.save(tmp_path / f"{name}.png")
     table = near_duplicates(PixelStore.build(ImageFiles.scan(tmp_path), 64))
     assert table[["a", "b", "mirrored"]].values.tolist() == [[0, 2, mirrored]]
+
+
+def test_equal_white_files_are_copies(tmp_path):
+    "No variance is to be explained, and the damping of the fit leaves a rest"
+    store = make_store(tmp_path / "one", {"a/1.png": 255, "a/2.png": 90, "b/3.png": 255})
+    table = near_duplicates(store)
+    columns = ["a", "b", "kind", "similarity", "max_local_difference"]
+    assert table[columns].values.tolist() == [[0, 2, "copy", 1, 0]]

@@ -227,3 +227,14 @@ def test_share_and_seed_reach_the_split(files):
         found = [make_split(store, how, 0.4, seed)[1] for seed in (0, 1)]
         assert not np.array_equal(*found)
         assert all(np.array_equal(found[seed], split(seed)) for seed in (0, 1))
+
+
+def test_a_blank_group_is_none(files, table, tmp_path):
+    "Images without a group are not one group"
+    table["group"] = table["group"].astype(str).where(table["group"] < 5, "")
+    table.loc[20, "group"] = " "
+    table.to_csv(tmp_path / "blank.csv", index=False)
+    groups = load_split(tmp_path / "blank.csv", files)[2]
+    named = int((table["group"].str.strip() != "").sum())
+    assert len(set(groups)) == 5 + len(files) - named
+    assert len(set(groups[:named])) == 5

@@ -39,11 +39,17 @@ def _hub_metrics(report: dict) -> list:
         if report.get(key) is not None
     ]
 
+# %% ../../nbs/inference/04_card.ipynb #b95b24f8
+def _folds(refit) -> str:
+    "In how many folds the scores were measured, from a model file; empty for other scores"
+    return escape_html(refit["folds"]) if isinstance(refit, dict) and "folds" in refit else ""
+
 # %% ../../nbs/inference/04_card.ipynb #ad79094f
 def _model_index(clf: Classifier) -> list:
-    "The scores as a hub reads them; empty if the file holds none"
+    "The scores as a hub reads them; empty where there are none to give"
     name = next((name for name in ("test", "validation") if clf.about.get(name)), None)
-    if name is None:
+    refit = clf.about.get("refit")
+    if name is None or (refit and not _folds(refit)):
         return []
     report = clf.about[name]
     digest = (clf.about.get("data") or {}).get("digest") or "unknown"
@@ -170,11 +176,6 @@ def _report_lines(
     ]
 
 # %% ../../nbs/inference/04_card.ipynb #810271a8
-def _folds(refit) -> str:
-    "In how many folds the scores were measured, from a model file; empty for other scores"
-    return escape_html(refit["folds"]) if isinstance(refit, dict) and "folds" in refit else ""
-
-
 def _refit_remark(refit) -> str:
     "A line: whose the scores are of a network that was trained on all images in the end"
     if not _folds(refit):
@@ -192,9 +193,9 @@ def _refit_remark(refit) -> str:
 def _score_remarks(about: dict) -> list:
     "Lines: what a reader of the scores should know"
     lines = []
-    adjustment = about.get("logit_adjustment")
-    if adjustment:
-        tau = escape_html(adjustment.get("tau"))
+    tau = (about.get("logit_adjustment") or {}).get("tau")
+    if tau:
+        tau = escape_html(tau)
         lines.append(f"Its logits are adjusted for rare characters, with a strength of {tau}.\n")
     refit = about.get("refit")
     if refit and about.get("validation"):

@@ -347,7 +347,8 @@ class _TrainingImages(_ModelFile):
 
         table = read_split(split, ("split", "sha256"))
         _check_split(self.about.get("data") or {}, table, split)
-        side_of = dict(zip(table["sha256"], table["split"], strict=True))
+        rows = list(zip(table["sha256"], table["split"], strict=True))
+        side_of = dict(rows) | dict(row for row in rows if row[1] == "train")
         if self.about.get("refit"):  # trained on both in the end
             side_of = dict.fromkeys(side_of, "train")
         sides = [side_of.get(digest) for digest in file_hashes(paths)]

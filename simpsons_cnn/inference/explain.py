@@ -19,21 +19,37 @@ from torch.nn import functional as F
 from ..core.text import escape_html, safe_str
 from ..networks.ensemble import Ensemble
 
+# %% ../../nbs/inference/01_explain.ipynb #b79999cf
+def _take_output(feature_maps: list, start: int, layer: nn.Module, output, min_side: int):
+    "Append an output that is large enough; maps since `start` come from inside the layer"
+    if not isinstance(output, Tensor) or output.ndim != 4:
+        return
+    if min(output.shape[2:]) >= min_side:
+        feature_maps.append(output)
+        return
+    before, inside = feature_maps[:start], feature_maps[start:]
+    is_block = not isinstance(layer, nn.Sequential)  # which only calls one after another
+    if is_block and before and inside and before[-1].shape[2:] == inside[-1].shape[2:]:
+        del feature_maps[start:]
+
 # %% ../../nbs/inference/01_explain.ipynb #f974d2d9
 @contextmanager
 def _record_feature_maps(
     model: nn.Module,
     min_side: int,  # Record outputs with at least this height and width
 ):  # Yields a list to which the layers and blocks of this thread append their outputs
-    feature_maps, thread = [], get_ident()
+    feature_maps, starts, thread = [], [], get_ident()
+
+    def enter(layer, inputs):
+        if get_ident() == thread:
+            starts.append(len(feature_maps))
 
     def record(layer, inputs, output):
-        if get_ident() != thread or not isinstance(output, Tensor) or output.ndim != 4:
-            return
-        if min(output.shape[2:]) >= min_side:
-            feature_maps.append(output)
+        if get_ident() == thread:
+            _take_output(feature_maps, starts.pop(), layer, output, min_side)
 
-    hooks = [module.register_forward_hook(record) for module in model.modules()]
+    hooks = [module.register_forward_pre_hook(enter) for module in model.modules()]
+    hooks += [module.register_forward_hook(record) for module in model.modules()]
     try:
         yield feature_maps
     finally:

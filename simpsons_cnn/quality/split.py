@@ -243,7 +243,8 @@ def load_split(
             f"'{path}' puts every picture under '{files.root}' into {sides[0]!r}; "
             "both 'train' and 'valid' are needed"
         )
-    names = table.get("group", table["file"])
+    named = zip(table.get("group", table["file"]), table["file"], strict=True)
+    names = [group if group.strip() else file for group, file in named]
     groups = np.unique([names[row] for row in rows], return_inverse=True)[1]
     return np.flatnonzero(sides == "train"), np.flatnonzero(sides == "valid"), groups
 
