@@ -73,3 +73,11 @@ def test_class_with_few_images_in_the_mean():
 def test_names_of_weights_are_compared_in_nfc():
     "A settings file written on a Mac may hold the letters in two parts"
     assert weights_by_name({"Mu\u0308ller": 3}, ["M\u00fcller", "otto"]).tolist() == [3, 1]
+
+
+@pytest.mark.parametrize("gamma", [0, 1, 2])
+def test_smoothing_holds_back_a_certain_answer(gamma):
+    "Also where the loss fades: beyond the smoothed target the slope points back"
+    logits = torch.tensor([[8.0, 0.0, 0.0, 0.0]], requires_grad=True)
+    focal_loss(logits, torch.tensor([0]), gamma, label_smoothing=0.1).backward()
+    assert logits.grad[0, 0] > 0

@@ -59,7 +59,14 @@ def test_the_seed_of_an_average_and_the_schedule_do_not_matter(train_dl):
         find_learning_rate(model, train_dl, None, recipe, num_steps=10).losses
         for recipe in (
             RECIPE,
-            RECIPE.model_copy(update=dict(schedule="constant", patience=3, weight_averaging=0.9)),
+            RECIPE.model_copy(
+                update=dict(
+                    schedule="constant",
+                    patience=3,
+                    weight_averaging=0.9,
+                    monitor="macro_f1_common",
+                )
+            ),
         )
     ]
     assert np.array_equal(first, second)

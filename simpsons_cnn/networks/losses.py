@@ -56,10 +56,11 @@ def focal_loss(
     _check_settings(gamma, label_smoothing, reduction)
     _check_shapes(logits, targets)
     loss = F.cross_entropy(logits, targets, label_smoothing=label_smoothing, reduction="none")
+    if gamma:
+        fading = (1 - label_smoothing) * F.cross_entropy(logits, targets, reduction="none")
+        loss = loss - (1 - _fade(logits, targets, gamma)) * fading
     if weight is not None:
         loss = loss * weight[targets]
-    if gamma:
-        loss = loss * _fade(logits, targets, gamma)
     if reduction == "sum":
         return loss.sum()
     if reduction == "none":

@@ -125,7 +125,7 @@ class RateSearch:
 def _with_steps(recipe: TrainingParameters, num_steps: int, per_epoch: int) -> dict:
     "What of a recipe is different in a search"
     epochs = max(recipe.num_epochs, math.ceil(num_steps / per_epoch))
-    return dict(num_epochs=epochs, patience=0, weight_averaging=0.0)
+    return dict(num_epochs=epochs, patience=0, weight_averaging=0.0, monitor="last")
 
 # %% ../../nbs/training/11_find_rate.ipynb #4ad746a7
 def find_learning_rate(

@@ -394,13 +394,25 @@ def _update_average(averaged: nn.Module, model: nn.Module, decay: float):
     pairs = (list(averaged.parameters()), list(model.parameters()))
     torch._foreach_lerp_(*pairs, 1 - decay)
 
+# %% ../../nbs/training/04_run.ipynb #5b81c2d8
+@patch
+def _averaging_decay(self: TrainingRun) -> float:
+    "What share of the averaged weights this step leaves"
+    done = self.epoch * self.steps_per_epoch + self.step
+    return min(self.recipe.weight_averaging, done / (done + 10))
+
 # %% ../../nbs/training/04_run.ipynb #648a035f
 def _copy_buffers(averaged: nn.Module, model: nn.Module) -> list:  # Batch norms
     "Take over what is no weight, and begin the statistics of batch norms from nothing"
     for mine, theirs in zip(averaged.buffers(), model.buffers(), strict=True):
         mine.copy_(theirs)
-    batch_norm = nn.modules.batchnorm._BatchNorm
-    norms = [m for m in averaged.modules() if isinstance(m, batch_norm) and m.track_running_stats]
+    norms = [
+        mine
+        for mine, theirs in zip(averaged.modules(), model.modules(), strict=True)
+        if isinstance(mine, nn.modules.batchnorm._BatchNorm)
+        and mine.track_running_stats
+        and theirs.training  # not one that the network holds still
+    ]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # all batches count the same
@@ -463,8 +475,7 @@ def after_step(self: TrainingRun, loss: Tensor):
     "Note the loss, average the weights, tell the callbacks, and write a checkpoint if one is due"
     self.losses.append(loss)
     if self.averaged is not None:
-        first = self.epoch == 0 and self.step == 0
-        _update_average(self.averaged, self.model, 0.0 if first else self.recipe.weight_averaging)
+        _update_average(self.averaged, self.model, self._averaging_decay())
     _note_first_steps(self, loss)
     self.notify("on_step")
     self.agree_to_stop()
