@@ -47,7 +47,7 @@ def load_text(tmp_path):
         (dict(seed=True), "seed must not be true or false, got True"),
         (
             dict(monitor="f1"),
-            "monitor must be one of 'macro_f1', 'macro_f1_common', 'accuracy', 'valid_loss' or 'last'",
+            "monitor must be one of 'macro_f1', 'macro_f1_common', 'accuracy', 'valid_loss' or",
         ),
         (dict(transform="vary"), "transform must have the form 'module:function', got 'vary'"),
         (dict(monitor="last", patience=3), "patience waits for a better epoch, and with monitor"),
