@@ -83,15 +83,21 @@ def test_names_are_text():
     assert "<b>" not in page and "<img src=x>" not in page and page.count("<img ") == 1
 
 
-def test_a_residual_block_is_explained_with_its_shortcut(xb):
-    "In ResNet-18, 80 px leave 10×10 positions after the second stage, and 5×5 after the third"
-    network = resnet18(weights=None, num_classes=4).eval()
+def last_map_and_output(network, layer, xb) -> tuple:
+    "The feature map that a heat map would rest on, and the output of a layer in the same pass"
     outputs = []
-    handle = network.layer2.register_forward_hook(lambda m, i, output: outputs.append(output))
+    handle = layer.register_forward_hook(lambda m, i, output: outputs.append(output))
     with _record_feature_maps(network, 8) as feature_maps:
         network(xb)
     handle.remove()
-    assert feature_maps[-1] is outputs[0]
+    return feature_maps[-1], outputs[0]
+
+
+def test_a_residual_block_is_explained_with_its_shortcut(xb):
+    "In ResNet-18, 80 px leave 10×10 positions after the second stage, and 5×5 after the third"
+    network = resnet18(weights=None, num_classes=4).eval()
+    last_map, output = last_map_and_output(network, network.layer2, xb)
+    assert last_map is output
     assert hooks(network) == 0
     assert grad_cam(network, xb, torch.arange(5) % 4).shape == (5, 80, 80)
 
@@ -104,12 +110,8 @@ def small_resnet(**kwargs):
 def test_a_layer_inside_a_block_gives_way_to_the_map_before_the_block(xb):
     "Its branch without the shortcut is not the network's answer; here it even adds nothing"
     network = small_resnet(zero_init_residual=True)
-    outputs = []
-    handle = network.layer2.register_forward_hook(lambda m, i, output: outputs.append(output))
-    with _record_feature_maps(network, 8) as feature_maps:
-        network(xb)
-    handle.remove()
-    assert feature_maps[-1] is outputs[0]
+    last_map, output = last_map_and_output(network, network.layer2, xb)
+    assert last_map is output
     assert grad_cam(network, xb, torch.arange(5) % 4).max() == 1
     assert hooks(network) == 0
 

@@ -516,17 +516,18 @@ def end_of_steps(self: TrainingRun) -> bool:  # Whether the epoch is to be judge
 @patch
 def _row(self: TrainingRun, report: Report) -> dict:
     "The epoch as a row of the history"
-    common = self.recipe.monitor == "macro_f1_common"
-    return dict(
+    row = dict(
         epoch=self.epoch + 1,
         train_loss=torch.stack(self.losses).mean().item(),
         valid_loss=report.loss,
         accuracy=report.accuracy,
         macro_f1=report.macro_f1,
-        **(dict(macro_f1_common=report.macro_f1_common) if common else {}),
         learning_rate=self.learning_rate(self.steps_per_epoch - 1),
         seconds=self.seconds(),
     )
+    if self.recipe.monitor == "macro_f1_common":
+        row["macro_f1_common"] = report.macro_f1_common
+    return row
 
 # %% ../../nbs/training/04_run.ipynb #1046db0e
 @patch
