@@ -19,7 +19,7 @@ import numpy as np
 
 from ..core.files import file_lock, read_limited
 from ..core.text import first_few, unknown_name_message
-from .folders import ImageFiles, nfc
+from .folders import ImageFiles, find_rows, nfc
 
 # %% ../../nbs/data/05_fixes.ipynb #936ccd89
 _FIXES_HEADER = ["file", "action", "character"]
@@ -213,12 +213,10 @@ def _class_index(files: ImageFiles, character: str, name: str) -> int:
 # %% ../../nbs/data/05_fixes.ipynb #ab63b559
 def _correct(files: ImageFiles, fixes: dict) -> tuple:  # Labels, and a mask of the images to use
     "Labels after the moves, and which images stay after the drops"
-    exact = {name: i for i, name in enumerate(files.names)}
-    alike = {nfc(name): i for name, i in exact.items()}
     labels, stays = files.labels.copy(), np.ones(len(files), dtype=bool)
-    for name, (action, character) in fixes.items():
+    rows = find_rows(fixes, files.names)
+    for row, (name, (action, character)) in zip(rows, fixes.items(), strict=True):
         label = _class_index(files, character, name) if action == "move" else None
-        row = exact.get(name, alike.get(nfc(name)))
         if row is not None and action == "move":
             labels[row] = label
         if row is not None and action == "drop":

@@ -12,7 +12,7 @@ import ipywidgets as widgets
 
 from ..core.text import unknown_name_message
 from ..data.fixes import Fix, apply_fixes, read_fixes, record_fix
-from ..data.folders import ImageFiles, nfc
+from ..data.folders import ImageFiles, find_rows
 from .html import STYLE, Html, element, join_html, picture_html
 from ..scoring.metrics import Report
 from ..training.suspects import find_suspects, rank_suspects
@@ -34,11 +34,9 @@ class _FixesOnDisk:
 
     def _read(self) -> dict:
         "The fixes in the file, under the names in the folder, whose Unicode form may be another"
-        own = {nfc(name): name for name in self.labels}
-        return {
-            name if name in self.labels else own.get(nfc(name), name): fix
-            for name, fix in read_fixes(self.path).items()
-        }
+        names, fixes = list(self.labels), read_fixes(self.path)
+        rows = zip(find_rows(fixes, names), fixes.items(), strict=True)
+        return {name if row is None else names[row]: fix for row, (name, fix) in rows}
 
     def _of_these_files(self) -> dict:
         return {name: fix for name, fix in self.fixes.items() if name in self.labels}

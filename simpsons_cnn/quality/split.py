@@ -9,7 +9,6 @@ __all__ = ['split_per_character', 'split_by_group', 'file_hashes', 'image_table'
 # %% ../../nbs/quality/02_split.ipynb #d6c62877
 import csv
 import io
-import unicodedata
 import warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,7 @@ import pandas as pd
 from ..core.device import num_workers
 from ..core.files import atomic_write, read_limited
 from ..core.text import first_few, unknown_name_message
-from ..data.folders import ImageFiles
+from ..data.folders import ImageFiles, find_rows
 from ..data.images import file_sha256
 from ..data.store import PixelStore
 from .duplicates import group_pictures, near_duplicates
@@ -216,9 +215,7 @@ def _split_rows(path, table: dict, files: ImageFiles) -> list:
     twice = [file for file, n in Counter(table["file"]).items() if n > 1]
     if twice:
         raise ValueError(f"'{path}' names {first_few(twice)} more than once")
-    exact = {file: i for i, file in enumerate(table["file"])}
-    alike = {unicodedata.normalize("NFC", file): i for file, i in exact.items()}
-    rows = [exact.get(n, alike.get(unicodedata.normalize("NFC", n))) for n in files.names]
+    rows = find_rows(files.names, table["file"])
     unknown = [name for name, row in zip(files.names, rows, strict=True) if row is None]
     if unknown:
         raise ValueError(
