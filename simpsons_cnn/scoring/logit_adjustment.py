@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from ..networks.ensemble import Ensemble
 from ..networks.losses import log_prior
 from ..networks.reference import evaluating
-from .metrics import check_judged, collect_logits
+from .metrics import COMMON, check_judged, collect_logits
 
 # %% ../../nbs/scoring/04_logit_adjustment.ipynb #f1871076
 def _common_only(labels: Tensor, num_classes: int) -> int:
     "The least number of images of a character that counts: ten, where two characters have them"
-    return 10 if (labels.bincount(minlength=num_classes) >= 10).sum() >= 2 else 0
+    common = labels.bincount(minlength=num_classes) >= COMMON
+    return COMMON if common.sum() >= 2 else 0
 
 # %% ../../nbs/scoring/04_logit_adjustment.ipynb #a90dc832
 def _accuracy_and_f1(labels: Tensor, answers: Tensor, num_classes: int, least: int) -> tuple:

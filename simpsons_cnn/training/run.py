@@ -30,7 +30,7 @@ from ..data.batches import Batches
 from ..data.mixing import balanced_chances, mix_batch
 from ..networks.presets import OwnNetwork
 from ..networks.reference import set_dropout_generator
-from ..scoring.metrics import Report
+from ..scoring.metrics import COMMON, Report
 from .callbacks import Callback
 from .checkpoint import Checkpoint, describe_environment, stop_on_signal
 from simpsons_cnn.training.distributed import (
@@ -82,7 +82,7 @@ def _check_monitor(recipe: TrainingParameters, valid_dl: Batches):
     if recipe.monitor != "macro_f1_common":
         return
     most = int(valid_dl.counts.max())
-    if most < 10:
+    if most < COMMON:
         raise ValueError(
             "monitor 'macro_f1_common' needs a character with ten validation pictures or more, got"
             f" at most {most}; choose 'macro_f1', or raise valid"
