@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+from commands import forked_commands
 from nbdev.config import get_config
 from nbdev.doclinks import NbdevLookup
 from nbdev.test import test_nb
@@ -98,7 +99,8 @@ def main():
     parser.add_argument("notebooks", type=Path, nargs="+")
     args = parser.parse_args()
     import_shared()
-    passed = run_all(args.notebooks, args.logs, args.flags.split(), args.workers)
+    with forked_commands(args.logs.absolute() / "commands"):
+        passed = run_all(args.notebooks, args.logs, args.flags.split(), args.workers)
     gc.unfreeze()
     print(f"notebooks: {sum(passed)} passed, {passed.count(False)} failed")
     sys.exit(not all(passed))
