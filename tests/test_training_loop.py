@@ -68,6 +68,25 @@ def test_a_wrong_recipe_is_refused_before_the_first_step(loaders, changes, words
         fit(small_model(), *loaders, recipe=RECIPE, callbacks=[NeverStarts()], **changes)
 
 
+def test_two_remedies_for_rare_characters(loaders):
+    "The same pair is refused as in a `Config`, in one recipe and in a change of one"
+    with pytest.raises(ValueError, match="class_weights must be 'none' or left out with imbal"):
+        TrainingParameters(class_weights="inverse", imbalance={"ann": 3.0})
+    recipe = TrainingParameters(class_weights="inverse")
+    with pytest.raises(ValueError, match="class_weights must be 'none' or left out with imbal"):
+        fit(small_model(), *loaders, recipe=recipe, imbalance="balanced_softmax", callbacks=[])
+
+
+@pytest.mark.parametrize("imbalance", ["weights", "balanced_softmax"])
+def test_a_character_without_training_pictures(store, loaders, imbalance):
+    "As in a fold of `cross_validate`: its weight is that of a character with one picture"
+    rows = [i for i in loaders[0].indices.tolist() if store.labels[i] > 0]
+    few = Batches(store, rows, 30, Augment(), device="cpu")
+    changes = dict(num_epochs=1, imbalance=imbalance)
+    history = fit(small_model(), few, loaders[1], recipe=RECIPE, callbacks=[], **changes)
+    assert history.table.valid_loss.notna().all()
+
+
 def test_settings_that_a_given_loss_would_ignore(loaders):
     with pytest.raises(ValueError, match="class_weights is decided by loss"):
         loss, changes = nn.CrossEntropyLoss(), dict(class_weights="inverse")

@@ -252,6 +252,15 @@ def _checked_imbalance(value):
             raise ValueError("must hold weights above 0")
     return value
 
+# %% ../../nbs/core/03_config.ipynb #3892cf6a
+def _check_remedies(class_weights: str, imbalance):
+    "Raise `ValueError` for class weights beside another remedy for rare characters"
+    if class_weights != "none" and imbalance not in ("none", "weights"):
+        raise ValueError(
+            f"class_weights must be 'none' or left out with imbalance {short_repr(imbalance)}, "
+            f"got {class_weights!r}; two remedies would correct the same thing twice"
+        )
+
 # %% ../../nbs/core/03_config.ipynb #84c361ba
 class _Goal(_Steps):
     gamma: float = _setting(
@@ -296,6 +305,11 @@ class _Goal(_Steps):
                 "patience waits for a better epoch, and with monitor 'last' none is better; set it "
                 f"to 0 or choose another monitor, got {self.patience}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _one_remedy(self):
+        _check_remedies(self.class_weights, self.imbalance)
         return self
 
     @field_validator("imbalance", mode="before")
@@ -469,15 +483,6 @@ def _check_crops(size: int, crop: int | None, first: int | None):
     if first and first > last:
         raise ValueError(f"first_crop must be at most {last}, the side of later crops, got {first}")
 
-# %% ../../nbs/core/03_config.ipynb #3892cf6a
-def _check_remedies(class_weights: str, imbalance):
-    "Raise `ValueError` for class weights beside another remedy for rare characters"
-    if class_weights != "none" and imbalance not in ("none", "weights"):
-        raise ValueError(
-            f"class_weights must be 'none' or left out with imbalance {short_repr(imbalance)}, "
-            f"got {class_weights!r}; two remedies would correct the same thing twice"
-        )
-
 # %% ../../nbs/core/03_config.ipynb #8a152b1c
 class _Loader(yaml.SafeLoader):
     "Reads plain values; refuses a key that stands twice"
@@ -603,7 +608,6 @@ class _Sections(_Section):
     def _settings_fit(self):
         training = self.training_parameters
         _check_crops(self.dataset_parameters.size, training.crop_size, training.first_crop)
-        _check_remedies(training.class_weights, training.imbalance)
         return self
 
     def flat(self) -> dict:

@@ -76,16 +76,32 @@ def _sides(groups: dict, held_out: dict) -> list:
     return [held_out[g] for g in groups]
 
 
+def _smallest_first(groups: dict) -> list:
+    return sorted(groups, key=lambda g: (groups[g], g))
+
+
+def _moved(g, sizes: dict, held_out: dict, most: int, moved=frozenset()) -> dict | None:
+    "Sides after a group, and others in exchange, have moved; `None` if that takes more than `most`"
+    if len(moved) == most:
+        return None
+    sides, moved = held_out | {g: not held_out[g]}, moved | {g}
+    for groups in sizes.values():
+        if g in groups and len(set(_sides(groups, sides))) == 1:  # it has lost a side
+            others = [h for h in _smallest_first(groups) if h not in moved]
+            tries = (_moved(h, sizes, sides, most, moved) for h in others)
+            sides = next(filter(None, tries), None)
+            if sides is None:
+                return None
+    return sides
+
+
 def _rebalance(sizes: dict, held_out: dict):
     "Move groups so that every character with two or more has one on either side"
-    for c, groups in sizes.items():
-        if len(groups) < 2 or len(set(_sides(groups, held_out))) == 2:
-            continue
-        for g in sorted(groups, key=lambda g: (groups[g], g)):
-            others = [d for d in sizes if d != c and g in sizes[d]]
-            if all(_sides(sizes[d], held_out).count(held_out[g]) > 1 for d in others):
-                held_out[g] = not held_out[g]
-                break
+    for most in (1, 4):
+        for groups in sizes.values():
+            if len(groups) > 1 and len(set(_sides(groups, held_out))) == 1:
+                tries = (_moved(g, sizes, held_out, most) for g in _smallest_first(groups))
+                held_out.update(next(filter(None, tries), {}))
 
 # %% ../../nbs/quality/02_split.ipynb #8f0ac90f
 def split_by_group(

@@ -312,6 +312,18 @@ def _own_folders(config: Config):
         yield
 
 # %% ../../nbs/training/07_train.ipynb #2c69afb0
+def _doubts(config: Config) -> list:
+    "Lines: what a user of these settings should know before training"
+    weighted = config.class_weights != "none" or isinstance(config.imbalance, dict)
+    mixes = config.augmentation_parameters.cutmix + config.augmentation_parameters.mixup
+    if mixes and (weighted or config.imbalance == "weights"):
+        return [
+            "weights beside mixed pictures: a little of a rare character outweighs the rest of a"
+            " picture; imbalance balanced_softmax goes with cutmix and mixup"
+        ]
+    return []
+
+
 def _start_message(config: Config, data: TrainingData, checkpoint: Checkpoint) -> str:
     "What is trained, where, and from which epoch on"
     device = data.train_dl.device
@@ -319,6 +331,7 @@ def _start_message(config: Config, data: TrainingData, checkpoint: Checkpoint) -
     lines = [repr(data), f"{config.architecture} network on {device}, in {precision}"]
     if current_ranks().size > 1:
         lines[1] += f", {current_ranks().size} processes"
+    lines += _doubts(config)
     found = checkpoint.read()
     if found:
         lines.append(f"resuming after {len(found[1]['history']['rows'])} epochs")
