@@ -385,6 +385,20 @@ def test_a_closed_or_full_output(folder):
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize("closed", ["2>&-", ">&- 2>&-"])
+def test_streams_that_were_closed_before_the_start(folder, closed):
+    code, err = through_pipe(folder, f"simpsons_evaluate {MODEL} demo/test", closed)
+    assert (code, err) == (0, "")
+
+
+def test_a_current_folder_that_was_removed(folder):
+    (folder / "gone").mkdir()
+    script = f"cd gone; rmdir ../gone; {sys.executable} -m simpsons_cnn runs 2>&1 | tail -n 1"
+    env = os.environ | dict(PYTHONPATH=str(ROOT))
+    done = subprocess.run(["bash", "-c", script], cwd=folder, env=env, capture_output=True)
+    assert done.stdout == b"error: The current folder has been removed; go to another\n"
+
+
 def test_answers_are_printed_where_they_cannot_be_saved(folder, monkeypatch, capsys):
     def full(*_):
         raise OSError(28, "No space left on device")

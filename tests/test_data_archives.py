@@ -4,6 +4,7 @@ import gzip
 import io
 import os
 import re
+import shutil
 import stat
 import sys
 import tarfile
@@ -442,6 +443,23 @@ def test_tar_in_each_compression(folder, mode):
 def test_tar_with_an_entry_for_its_root(folder):
     found = unpack(make_tar("archive.tar", content | {".": b"x"}), "again")
     assert found.left_out["hidden, or no picture"].count("") == 1
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "folder"])
+def test_images_without_a_suffix_are_found_by_content(tmp_path, kind):
+    "As a scan of the folder would find them"
+    pairs = [(ours, name, i) for ours, name in who.items() for i in range(2)]
+    images = {f"set/{name}/{i}": drawn(ours, i) for ours, name, i in pairs}
+    for name, data in (images | {"set/moe_szyslak/notes": b"RIFF"}).items():
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(data)
+    source = tmp_path / "in"
+    if kind != "folder":
+        source = shutil.make_archive(str(tmp_path / "all"), kind, source)
+    found = unpack(source, tmp_path / "out")
+    assert sum(found.train.values()) == len(images) == len(ImageFiles.scan(tmp_path / "out/train"))
+    if kind != "folder":
+        assert found.left_out == {"hidden, or no picture": ["set/moe_szyslak/notes"]}
 
 
 def test_folder_is_copied(folder):

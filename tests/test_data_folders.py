@@ -104,7 +104,7 @@ def test_unicode_forms_are_one_name(tmp_path, train_form, test_form):
     assert all(path.exists() for path in test.paths)
 
 
-def test_images_are_found_by_content(tmp_path):
+def test_images_are_found_by_content(tmp_path, capsys):
     for character in "ab":
         make_folder(tmp_path, *(f"{character}/{n}" for n in ("1.jfif", "2.jpe", "3")), kind="jpeg")
         make_folder(tmp_path, *(f"{character}/{n}" for n in ("4", "5.odd", "6.avif")))
@@ -113,6 +113,17 @@ def test_images_are_found_by_content(tmp_path):
         (tmp_path / character / "notes").write_text("RIFF")
         (tmp_path / character / "film.webm").write_bytes(bytes(99))
     assert len(ImageFiles.scan(tmp_path)) == 14
+    said = capsys.readouterr().err  # of all that is left out, junk apart
+    assert (
+        said.startswith("note: 6 files under") and "(a/8.part, a/film.webm, a/notes and 3" in said
+    )
+
+
+@pytest.mark.parametrize("suffix", [".pnm", ".pbm", ".PGM", ".apng", ".jpg_large", ".mpo"])
+def test_other_suffixes_of_the_formats_that_are_read(tmp_path, capsys, suffix):
+    kind = "ppm" if suffix.lower().startswith(".p") else "jpeg"
+    make_folder(tmp_path, f"a/1{suffix}", f"b/1{suffix}", kind=kind)
+    assert (len(ImageFiles.scan(tmp_path)), capsys.readouterr().err) == (2, "")
 
 
 JUNK = ["@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found", ".x"]

@@ -75,3 +75,12 @@ def test_logits_that_are_adjusted(tau, said):
 def test_what_the_validation_pictures_chose(monitor, chosen):
     config = dict(training_parameters=dict(monitor=monitor))
     assert f"The validation pictures chose {chosen}" in card(validation=REPORT, config=config)
+
+
+@pytest.mark.parametrize(
+    "scores", [dict(accuracy=0.5), dict(accuracy="good"), dict(pictures=3, classes=[], table=3)]
+)
+def test_scores_in_a_form_of_their_own(scores):
+    found = card(test=scores, data=dict(digest=5))
+    assert "scores on the test pictures are in a form of their own" in found
+    assert yaml.safe_load(found.split("---")[1])["model-index"]

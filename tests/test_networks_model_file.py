@@ -16,6 +16,7 @@ from torch import nn
 
 import simpsons_cnn.core.tensors as tensors
 from simpsons_cnn.data.preprocess import Preprocess
+from simpsons_cnn.networks import model_file
 from simpsons_cnn.networks.model_file import load_model, load_reference, load_weights, save_model
 from simpsons_cnn.networks.reference import SimpsonsCNN
 
@@ -246,3 +247,15 @@ def test_a_header_that_could_not_be_read_is_not_written(small, tmp_path, monkeyp
     with pytest.raises(ValueError, match=words):
         save_model(tmp_path / "x", small, list("abcd"), Preprocess(64), dict(note="x" * 10_000))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["data", "validation", "versions", "logit_adjustment"])
+def test_metadata_that_no_reader_could_use(small, tmp_path, monkeypatch, name):
+    "Refused when it is written, and when it is read"
+    with pytest.raises(ValueError, match=f"{name} must be a dictionary, got 'drawn'"):
+        save_model(tmp_path / "x", small, list("abcd"), Preprocess(64), {name: "drawn"})
+    monkeypatch.setattr(model_file, "_check_about", lambda about: None)
+    save_model(tmp_path / "x", small, list("abcd"), Preprocess(64), {name: "drawn"})
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match=f"{name} must be a dictionary, got 'drawn'"):
+        load_model(tmp_path / "x")

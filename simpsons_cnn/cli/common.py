@@ -77,9 +77,11 @@ def _plain_warnings():
         warnings.showwarning = before
 
 # %% ../../nbs/cli/01_common.ipynb #22162ef9
-def _flush_output():
-    if sys.stdout is not None:  # it is where the stream was closed before the start
-        sys.stdout.flush()
+def _open_closed_outputs():
+    "Let output go nowhere whose stream was closed before the start; Python has `None` for it"
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  until the process ends
 
 
 def _end_without_reader():
@@ -100,6 +102,14 @@ def _passive_waits():
         if not chosen:
             os.environ.pop("OMP_WAIT_POLICY", None)
 
+# %% ../../nbs/cli/01_common.ipynb #80b9c6b2
+def _check_current_folder():
+    "Raise `FileNotFoundError` if the current folder has been removed"
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise FileNotFoundError("The current folder has been removed; go to another") from None
+
 # %% ../../nbs/cli/01_common.ipynb #89a0ca4b
 def tidy_errors(
     command,  # Function that runs a command
@@ -108,12 +118,14 @@ def tidy_errors(
 
     @functools.wraps(command)
     def wrapper(*args, **kwargs):
+        _open_closed_outputs()
         try:
+            _check_current_folder()
             with _escaped_output(), _passive_waits(), _plain_warnings():
                 try:
                     return command(*args, **kwargs)
                 finally:
-                    _flush_output()
+                    sys.stdout.flush()
         except BrokenPipeError:
             _end_without_reader()
         except KeyboardInterrupt:

@@ -24,7 +24,7 @@ from pathlib import Path
 from ..core.display import progress_bar
 from ..core.files import replace_folder, require_empty_folder, require_free_space
 from ..core.text import first_few
-from .folders import is_hidden, is_picture, nfc, pictures_under
+from .folders import holds_picture, is_hidden, is_picture, nfc, pictures_under
 
 # %% ../../nbs/data/04_archives.ipynb #316969a8
 _ON_WINDOWS = os.name == "nt"
@@ -186,7 +186,7 @@ def _open_source(path: Path, limit: float):
 # %% ../../nbs/data/04_archives.ipynb #284b8c20
 def _named_after(name: str) -> str:
     "The character in a file name such as `moe_szyslak_12.jpg`, or an empty text"
-    match = re.fullmatch(r"(.+)_\d+\.\w+", name)
+    match = re.fullmatch(r"(.+)_\d+(\.\w+)?", name)
     return match[1] if match else ""
 
 # %% ../../nbs/data/04_archives.ipynb #7941f2d4
@@ -347,14 +347,26 @@ def _reason_left_out(layout: _Layout, folder: str, name: str, taken: dict) -> st
     return "not named after a character of the training pictures"
 
 # %% ../../nbs/data/04_archives.ipynb #0db3c638
-def _images_by_folder(sizes: dict) -> tuple:  # (folder -> {name: size}, names of other files)
+def _is_image(name: str, source) -> bool:
+    "Whether a file of the source is an image; without the source its name decides"
+    if any(map(is_hidden, name.split("/"))):
+        return False
+    if source is None:
+        return is_picture(name)
+    return holds_picture(name, lambda: source.open(name))
+
+
+def _images_by_folder(
+    sizes: dict,  # name -> bytes
+    source=None,  # See `_plan`
+) -> tuple:  # (folder -> {name: size}, names of other files)
     "The images among files"
     folders, others = defaultdict(dict), []
     for name, size in sizes.items():
-        if any(map(is_hidden, name.split("/"))) or not is_picture(name):
-            others.append(name)
-        else:
+        if _is_image(name, source):
             folders[os.path.dirname(name) or "."][os.path.basename(name)] = size
+        else:
+            others.append(name)
     return folders, others
 
 # %% ../../nbs/data/04_archives.ipynb #6044ba39
@@ -363,7 +375,7 @@ def _plan(
     source=None,  # Where the files are, to compare bytes; `None`: names and sizes alone
 ) -> tuple:  # (name -> 'train/character/picture' or 'test/…', reason -> names left out)
     "Where each file goes, or why it is left out"
-    folders, others = _images_by_folder(sizes)
+    folders, others = _images_by_folder(sizes, source)
     left = defaultdict(list, {"hidden, or no picture": others} if others else {})
     layout = _layout(folders, source, sizes)
     taken = {}  # target -> name

@@ -36,7 +36,7 @@ def _hub_metrics(report: dict) -> list:
     return [
         dict(type=kind, value=round(report[key], 4), name=label)
         for kind, (key, label) in kinds.items()
-        if report.get(key) is not None
+        if isinstance(report.get(key), (int, float))
     ]
 
 # %% ../../nbs/inference/04_card.ipynb #b95b24f8
@@ -56,7 +56,7 @@ def _model_index(clf: Classifier) -> list:
     images = f"images of {len(clf.classes)} cartoon characters"
     result = dict(
         task=dict(type="image-classification"),
-        dataset=dict(type=digest[:12], name=images, split=name),
+        dataset=dict(type=str(digest)[:12], name=images, split=name),
         metrics=_hub_metrics(report),
     )
     return [dict(name="simpsons_cnn", results=[result])]
@@ -219,12 +219,20 @@ def _score_remarks(about: dict) -> list:
     return lines
 
 # %% ../../nbs/inference/04_card.ipynb #dbebf913
+def _report_or_remark(name: str, report: dict) -> list:
+    "Lines: the scores of one report, or that they are no report of this library"
+    try:
+        return _report_lines(name, report)
+    except (KeyError, TypeError, ValueError):
+        return [f"The file's scores on the {name} pictures are in a form of their own.\n"]
+
+
 def _scores(clf: Classifier) -> list:
     "Lines: the scores of all reports in the file"
     reports = {name: clf.about.get(name) for name in ("validation", "test")}
     lines = ["## Scores\n"]
     for name, report in reports.items():
-        lines += _report_lines(name, report) if report else []
+        lines += _report_or_remark(name, report) if report else []
     if not any(reports.values()):
         lines.append("The file holds no scores.\n")
     return lines + _score_remarks(clf.about)

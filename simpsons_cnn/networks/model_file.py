@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from .. import __version__
 from ..core.device import seeded_generators
 from ..core.tensors import read_header, read_tensors, write_tensors
-from ..core.text import first_few, unknown_name_message
+from ..core.text import first_few, short_repr, unknown_name_message
 from ..data.preprocess import Preprocess
 from .ensemble import MAX_MEMBERS, Ensemble
 from .presets import PRESETS, OwnNetwork, UnregisteredNetwork
@@ -77,6 +77,24 @@ def _check_usable(model: nn.Module, classes: list, preprocess: Preprocess):
     if broken:
         raise ValueError(f"weights must be finite; {first_few(broken)} are not; nothing is written")
 
+# %% ../../nbs/networks/05_model_file.ipynb #11a725f8
+_DICTIONARIES = (
+    "config",
+    "data",
+    "validation",
+    "test",
+    "calibration",
+    "logit_adjustment",
+    "versions",
+)
+
+
+def _check_about(about: dict):
+    "Raise `ValueError` for a part of the metadata that must be a dictionary and is none"
+    for name in _DICTIONARIES:
+        if not isinstance(about.get(name) or {}, dict):
+            raise ValueError(f"{name} must be a dictionary, got {short_repr(about[name])}")
+
 # %% ../../nbs/networks/05_model_file.ipynb #43ec224f
 def save_model(
     path,  # File to write, by custom `….safetensors`
@@ -100,6 +118,7 @@ def save_model(
         preprocess=asdict(preprocess),
         about=dict(versions=versions) | (metadata or {}),
     )
+    _check_about(header["about"])
     write_tensors(path, model.state_dict(), header)
 
 # %% ../../nbs/networks/05_model_file.ipynb #3974aaa3
@@ -189,6 +208,7 @@ def load_model(
         header["preprocess"] = _preprocess_of(header, model.min_side)
         header["classes"] = [str(name) for name in header["classes"]]
         header["about"] = dict(header["about"])
+        _check_about(header["about"])
     except UnregisteredNetwork as e:
         raise ValueError(f"'{path}' holds {e}") from None
     except Exception as e:
