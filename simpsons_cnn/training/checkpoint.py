@@ -157,12 +157,18 @@ def read_checkpoint(
     return found
 
 # %% ../../nbs/training/03_checkpoint.ipynb #70444e73
+def _tensors_of_loss(loss) -> dict:
+    "By name; a plain function has none"
+    return loss.state_dict() if isinstance(loss, nn.Module) else {}
+
+
 def _run_tensors(run) -> dict:
     "All tensors of a run by name"
     history = run.history
     same = history.best_weights is history.last_weights
     parts = dict(
         model=run.model.state_dict(),
+        loss=_tensors_of_loss(run.loss),
         averaged=run.averaged.state_dict() if run.averaged else {},
         optimizer=_optimizer_tensors(run.model, run.optimizer),
         last=history.last_weights or {},
@@ -201,6 +207,9 @@ def _history_of(tensors: dict, header: dict) -> History:
 def _restore_run(run, tensors: dict, header: dict):
     "Put back what `_run_tensors` and `_run_header` took"
     run.model.load_state_dict(_without_prefix("model", tensors))
+    of_loss = _without_prefix("loss", tensors)
+    if of_loss:
+        run.loss.load_state_dict(of_loss)
     _restore_optimizer(run.model, run.optimizer, _without_prefix("optimizer", tensors))
     if run.averaged:
         run.averaged.load_state_dict(_without_prefix("averaged", tensors))

@@ -266,6 +266,7 @@ class TrainingRun(_PlacedRun):
     checkpoint: Checkpoint = None  # Where the run is kept
 
     step = 0
+    loss_at_start = None  # as it describes itself
     report = None  # on the validation images
     seconds_before = 0.0  # that this epoch took before a resume
     _chances = None  # of the training images, see `rare_batch`
@@ -334,7 +335,7 @@ def identity(self: TrainingRun) -> dict:
         validation_images=_images_identity(self.valid_dl),
         weight_decay=self.weight_decay,
         image_sides=[prep.size, prep.crop],
-        loss=_loss_identity(self.loss),
+        loss=self.loss_at_start or _loss_identity(self.loss),
     )
 
 # %% ../../nbs/training/04_run.ipynb #2762d63c
@@ -575,6 +576,7 @@ def _restore_others(run: TrainingRun, data: bytes):
 # %% ../../nbs/training/04_run.ipynb #2a356bd6
 def _begin(run: TrainingRun):
     "Continue from the checkpoint, in all processes, or clear it"
+    run.loss_at_start = _loss_identity(run.loss)
     restored = run.checkpoint.resume and run.checkpoint.restore(run)
     if not restored:
         run.checkpoint.clear()
