@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import NAMES, counts
-from forked import Forks
+from forked import forks
 
 import simpsons_cnn as sc
 from simpsons_cnn.core.files import lock_folder
@@ -18,8 +18,6 @@ from simpsons_cnn.data.folders import pictures_under
 from simpsons_cnn.inference import shards
 from simpsons_cnn.inference.classifier import Prediction, Predictions
 from simpsons_cnn.inference.shards import Shard, ShardJob
-
-forks = Forks("killed_shard")
 
 
 @pytest.fixture(scope="module")

@@ -3,12 +3,11 @@
 import json
 import shutil
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
 import pytest
+from forked import forks
 
 from simpsons_cnn.cli.train import simpsons_train
 from simpsons_cnn.core.config import Config
@@ -173,8 +172,8 @@ train_folds(Config.load(sys.argv[1]), 2, [Dies()])
 def test_a_killed_series_goes_on_to_the_same_bytes(root, goes_on, tmp_path):
     settings_in(root, root / "runs").save(tmp_path / "job.yaml")
     second = root / "runs/001/fold_2/model/config.yaml"
-    job = [sys.executable, "-c", KILLED, str(tmp_path / "job.yaml"), str(second)]
-    assert subprocess.run(job, check=False).returncode == -signal.SIGKILL
+    killed = forks("forked:execute", KILLED, str(tmp_path / "job.yaml"), str(second))
+    assert killed.code == -signal.SIGKILL, killed.err
     assert second.exists() and not (root / "runs/001/refit").exists()
     goes_on()
 
