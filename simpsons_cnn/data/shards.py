@@ -148,6 +148,11 @@ def _incomplete_shards(index: _Index, kept: list) -> list:
     return [n for n in shards if any(kept[part] is None for part in index.parts_of(n))]
 
 # %% ../../nbs/data/10_shards.ipynb #193d6f10
+def _unreadable(manifests: list) -> dict:
+    "name -> reason, of all parts"
+    return {name: reason for m in manifests for name, reason in m.unreadable.items()}
+
+
 def build_shard(
     files: ImageFiles,  # All images, from `ImageFiles.scan`; the same for each job
     number: int,  # Which share to decode, from 1
@@ -169,8 +174,8 @@ def build_shard(
     manifests = [_build_part(job, index, part) for part in index.parts_of(number)]
     _agree(job, index)  # another job may have begun with another list meanwhile
     pictures = sum(len(manifest.pictures) for manifest in manifests)
-    unreadable = {name: why for manifest in manifests for name, why in manifest.unreadable.items()}
-    return BuiltShard(pictures, unreadable, _incomplete_shards(index, _read_parts(job, index)))
+    missing = _incomplete_shards(index, _read_parts(job, index))
+    return BuiltShard(pictures, _unreadable(manifests), missing)
 
 # %% ../../nbs/data/10_shards.ipynb #27e64731
 class PixelParts:
@@ -281,17 +286,21 @@ def _check_unchanged(job: StoreJob, index: _Index, found: dict):
         )
 
 # %% ../../nbs/data/10_shards.ipynb #7a7dbea6
+def _joined_manifest(job: StoreJob, unreadable: dict) -> Manifest:
+    "That of one store; `unreadable`: name -> reason, also of pictures that are not in `job`"
+    found = {name: unreadable[name] for name, _ in job.pictures if name in unreadable}
+    return Manifest(settings=job.settings, pictures=job.pictures, unreadable=found)
+
+
 def _join(job: StoreJob, index: _Index) -> KeptStore:
     "The parts as one store of the pictures of `job`; raises as the checks do"
     kept = _read_parts(job, index)
     _check_complete(job, index, kept)
     found = _rows_by_name(kept)
     _check_unchanged(job, index, found)
-    reasons = {name: why for part in kept for name, why in part.manifest.unreadable.items()}
-    names = [name for name, _ in job.pictures]
-    unreadable = {name: reasons[name] for name in names if name in reasons}
-    rows = torch.tensor([found[name][1] for name in names if name not in reasons])
-    manifest = Manifest(settings=job.settings, pictures=job.pictures, unreadable=unreadable)
+    manifest = _joined_manifest(job, _unreadable([part.manifest for part in kept]))
+    readable = [name for name, _ in job.pictures if name not in manifest.unreadable]
+    rows = torch.tensor([found[name][1] for name in readable])
     pairs = zip(_part_paths(job, index), kept, strict=True)
     paths = [paths.array(part.manifest.digest) for paths, part in pairs]
     return KeptStore(manifest, PixelParts([part.pixels for part in kept], rows, paths))

@@ -54,37 +54,51 @@ def split_per_character(
 def _group_sizes(labels: np.ndarray, groups: np.ndarray) -> dict:
     "Character → {group: how many of its images are in it}"
     sizes = pd.Series(labels).groupby([labels, groups]).size()
-    return {c: of_c.droplevel(0).to_dict() for c, of_c in sizes.groupby(level=0)}
+    return {
+        character: sizes_of_one.droplevel(0).to_dict()
+        for character, sizes_of_one in sizes.groupby(level=0)
+    }
 
 # %% ../../nbs/quality/02_split.ipynb #8ce8f7b4
+def _draw_groups_of_one(sizes: dict, valid: float, held_out: dict, rng: np.random.Generator):
+    "Decide in `held_out` about the groups of one character: group → number of its images"
+    already = sum(size for group, size in sizes.items() if held_out.get(group))
+    missing = sum(sizes.values()) * valid - already
+    for group in rng.permutation(list(sizes)).tolist():
+        if group in held_out:
+            continue
+        held_out[group] = abs(missing - sizes[group]) < abs(missing)
+        if held_out[group]:
+            missing -= sizes[group]
+
+
 def _draw_groups(sizes: dict, valid: float, rng: np.random.Generator) -> dict:
     "Group → whether it is held out; `sizes` from `_group_sizes`"
-    held_out = {g: False for groups in sizes.values() if len(groups) == 1 for g in groups}
-    for c in sorted(sizes, key=lambda c: (len(sizes[c]), c)):
-        already = sum(n for g, n in sizes[c].items() if held_out.get(g))
-        missing = sum(sizes[c].values()) * valid - already
-        for g in rng.permutation(list(sizes[c])).tolist():
-            if g in held_out:
-                continue
-            held_out[g] = abs(missing - sizes[c][g]) < abs(missing)
-            if held_out[g]:
-                missing -= sizes[c][g]
+    held_out = {group: False for of_one in sizes.values() if len(of_one) == 1 for group in of_one}
+    for character in sorted(sizes, key=lambda name: (len(sizes[name]), name)):
+        _draw_groups_of_one(sizes[character], valid, held_out, rng)
     return held_out
 
 # %% ../../nbs/quality/02_split.ipynb #6d15aa74
 def _sides(groups: dict, held_out: dict) -> list:
-    return [held_out[g] for g in groups]
+    return [held_out[group] for group in groups]
+
+
+def _may_change_sides(group, others: list, held_out: dict) -> bool:
+    "Whether each of the other characters in a group has another group on its side"
+    concerned = [groups for groups in others if group in groups]
+    return all(_sides(groups, held_out).count(held_out[group]) > 1 for groups in concerned)
 
 
 def _rebalance(sizes: dict, held_out: dict):
     "Move groups so that every character with two or more has one on either side"
-    for c, groups in sizes.items():
+    for character, groups in sizes.items():
         if len(groups) < 2 or len(set(_sides(groups, held_out))) == 2:
             continue
-        for g in sorted(groups, key=lambda g: (groups[g], g)):
-            others = [d for d in sizes if d != c and g in sizes[d]]
-            if all(_sides(sizes[d], held_out).count(held_out[g]) > 1 for d in others):
-                held_out[g] = not held_out[g]
+        others = [sizes[other] for other in sizes if other != character]
+        for group in sorted(groups, key=lambda group: (groups[group], group)):
+            if _may_change_sides(group, others, held_out):
+                held_out[group] = not held_out[group]
                 break
 
 # %% ../../nbs/quality/02_split.ipynb #8f0ac90f

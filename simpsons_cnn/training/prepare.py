@@ -13,7 +13,7 @@ import os
 import sys
 import warnings
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -380,6 +380,19 @@ def evaluation_batch_size(
     return max(1, round(at_96_pixels * (96 / size) ** 2))
 
 # %% ../../nbs/training/06_prepare.ipynb #a6671753
+def _with_test_images(
+    data: TrainingData, test_store: PixelStore, batch_size: int, device
+) -> TrainingData:
+    "The same with batches of test images, copies counted, and groups of near-duplicates"
+    pairs = near_duplicates(test_store, data.train_dl.store)
+    return replace(
+        data,
+        test_dl=Batches(test_store, batch_size=batch_size, device=device),
+        leaks=pairs.a[pairs.kind == "copy"].nunique(),
+        test_groups=groups_to_judge(test_store),
+    )
+
+
 def prepare(
     config: Config,  # Settings
     files: ImageFiles,  # Images to train and validate on
@@ -395,10 +408,7 @@ def prepare(
     shuffle = "local" if config.order == "local" else True
     train_dl = Batches(store, train_idx, batch_size, augment, config.seed, device, shuffle)
     valid_dl = Batches(store, valid_idx, at_once, device=device)
+    data = TrainingData(train_dl, valid_dl, None, groups)
     if test_store is None:
-        return TrainingData(train_dl, valid_dl, None, groups)
-    test_dl = Batches(test_store, batch_size=at_once, device=device)
-    pairs = near_duplicates(test_store, store)
-    leaks = pairs.a[pairs.kind == "copy"].nunique()
-    test_groups = groups_to_judge(test_store)
-    return TrainingData(train_dl, valid_dl, test_dl, groups, leaks, test_groups)
+        return data
+    return _with_test_images(data, test_store, at_once, device)
