@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['RUN_OWN_FIGURES', 'RUN_FILES', 'PARTS', 'make_output_folders', 'remove_run', 'new_run_folder', 'link_run',
-           'latest_run', 'in_folder', 'name_folders', 'run_folders', 'create_network', 'check_room',
-           'check_own_network', 'check_own_transform', 'scan_folders', 'certainty', 'TrainingData', 'open_store_of',
-           'evaluation_batch_size', 'prepare']
+           'latest_run', 'in_folder', 'run_folders', 'create_network', 'check_room', 'check_own_network',
+           'check_own_transform', 'scan_folders', 'certainty', 'TrainingData', 'open_store_of', 'evaluation_batch_size',
+           'prepare']
 
 # %% ../../nbs/training/06_prepare.ipynb #a15a2e17
 import os
@@ -183,7 +183,7 @@ def _run_folder(config: Config, resume: bool) -> Path:
     return latest or new_run_folder(config.runs_directory)
 
 # %% ../../nbs/training/06_prepare.ipynb #36226397
-def name_folders(
+def _name_folders(
     config: Config,  # Settings that may leave output folders open
     resume: bool = False,  # Whether the latest run is continued
 ) -> Config:
@@ -206,8 +206,8 @@ def _remove_if_empty(folder: Path):
 # %% ../../nbs/training/06_prepare.ipynb #7f082b29
 @contextmanager
 def run_folders(config: Config, resume: bool = False):
-    "Within, settings as from `name_folders`; a numbered folder in which no run begins is removed"
-    named = name_folders(config, resume)
+    "Within, settings with all output folders; a numbered one in which no run begins is removed"
+    named = _name_folders(config, resume)
     folder = named.out_model_directory.parent
     try:
         yield named
