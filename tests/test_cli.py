@@ -113,6 +113,10 @@ MISTAKES = {
     f"simpsons_predict torn.jpg {FACE}": "'torn.jpg' is not a safetensors file",
     f"simpsons_predict {MODEL} demo/test": "'predictions.csv' exists",
     f"simpsons_predict {MODEL} {FACE} --csv no/x.csv": "No folder 'no'",
+    f"simpsons_predict {MODEL} {FACE} --csv demo --overwrite": "'demo' is a folder or a device",
+    f"simpsons_export {MODEL} --onnx demo --overwrite": "'demo' is a folder or a device",
+    f"simpsons_evaluate none {FACE} --out new": "No model file at 'none'",
+    "simpsons_audit 'demo/\x1b[2K'": r"No folder 'demo/\x1b[2K'",
     f"simpsons_predict {MODEL} {FACE} --k 0": "k must be 1 or more, got 0",
     "simpsons_predict none demo/test --shard 5/4 --out p.csv": "such as 3/16; got '5/4'",
     "simpsons_predict none demo/test --shard 1/4": "--shard needs --out",
@@ -154,6 +158,10 @@ WRONG_OPTIONS = {
     "simpsons_train --num_epoch 2": "did you mean --num_epochs?",
     "simpsons_train --num_epoch=2": "unknown option --num_epoch; did you mean --num_epochs?",
     "simpsons_train --num-epochs 2": "unknown option --num-epochs; did you mean --num_epochs?",
+    "simpsons_train --traindir ''": "an argument is empty; is a variable not set?",
+    "simpsons_train --out=": "an argument is empty, --out=; is a variable not set?",
+    "simpsons_evaluate m.safetensors demo --out ''": "an argument is empty",
+    "simpsons_data '' --demo": "an argument is empty",
     "simpsons_train --num 2": "unknown option --num",  # not taken for the option that begins so
     "simpsons_train a.yaml b.yaml": "unexpected argument 'b.yaml'; see simpsons_train --help",
     "simpsons_train --verify stopped --resume": "give it no CONFIG, --resume",
@@ -388,7 +396,12 @@ def test_answers_are_printed_where_they_cannot_be_saved(folder, monkeypatch, cap
 
 
 @pytest.mark.parametrize(
-    "line", [f"simpsons_predict {MODEL} {FACE} --csv p.csv", f"simpsons_export {MODEL} --card c.md"]
+    "line",
+    [
+        f"simpsons_predict {MODEL} {FACE} --csv p.csv",
+        f"simpsons_export {MODEL} --card c.md",
+        "simpsons_audit demo/train --out f",
+    ],
 )
 def test_a_folder_that_cannot_be_written_to(folder, monkeypatch, line):
     "Said before the model is opened"
@@ -579,6 +592,15 @@ def test_explain_names_figures_safely(folder):
     code, out, err = run(folder, f"simpsons_explain {MODEL} odd --out odd_figures")
     assert (code, err.count("error")) == (0, 0) and "\x1b" not in out + err
     assert len(list((folder / "odd_figures").glob("*.png"))) == 2
+
+
+def test_names_of_characters_are_no_commands_for_a_terminal(folder):
+    for name in ("\x1b[2J", "plain"):
+        shutil.copytree(folder / "demo/test/mossy_mo", folder / "named" / name)
+    model = folder / "run/named.safetensors"
+    save_model(model, SimpsonsCNN(2), ["\x1b[2J", "plain"], Preprocess(64))
+    code, out, err = run(folder, f"simpsons_evaluate {model} named")
+    assert code == 0 and r"\x1b[2J" in out and "\x1b" not in out + err
 
 
 def test_explain_says_that_it_cannot_write_before_it_looks_at_pictures(folder):

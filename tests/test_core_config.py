@@ -44,6 +44,8 @@ def load_text(tmp_path):
             "crop_size must be from 116 to 192 for a size of 192, got 80",
         ),
         (dict(first_crop=96), "first_crop must be at most 80, the side of later crops, got 96"),
+        (dict(traindir=""), "traindir must not be empty, got ''"),
+        (dict(out_directory=""), "out_directory must not be empty"),
         (dict(seed=True), "seed must not be true or false, got True"),
         (
             dict(monitor="f1"),
@@ -116,6 +118,12 @@ def test_text_means_a_value():
         ("[" * 3000, "c.yaml' is not a YAML file"),
         ("training_parameters: {seed: 2001-99-99}", "c.yaml' is not a YAML file"),
         ("training_parameters: {seed: " + "9" * 5000 + "}", "c.yaml' is not a YAML file"),
+        (
+            "training_parameters: {seed: 1}\ntraining_parameters: {num_epochs: 3}",
+            "'training_parameters' stands 2 times; keep one of them",
+        ),
+        ("training_parameters:\n  seed: 1\n  seed: 2\n", "'seed' stands 2 times"),
+        ("training_parameters: {imbalance: {moe: 2, moe: 3}}", "'moe' stands 2 times"),
         (BOMB, "'*name' stands for a value written elsewhere; write the value itself"),
         ("#" * 5 * 10**6, "longer than 4,194,304 bytes"),
     ],
@@ -159,3 +167,13 @@ def test_names_that_yaml_reads_as_something_else(load_text):
     with pytest.raises(ValueError, match="put a number or a word such as no in quotes"):
         load_text("training_parameters: {imbalance: {123: 2.0}}")
     assert load_text("training_parameters: {imbalance: {'123': 2.0}}").imbalance == {"123": 2.0}
+
+
+def test_the_home_folder_is_written_out(load_text, monkeypatch):
+    "A shell does it, YAML and `--option=~/folder` do not"
+    monkeypatch.setenv("HOME", "/home/moe")
+    config = load_text("dataset_parameters: {traindir: ~/train, split: ~/split.csv, testdir: ~}")
+    assert config.traindir.as_posix() == "/home/moe/train"
+    assert config.split == "/home/moe/split.csv" and config.testdir is None
+    assert Config.load(runs_directory="~/runs").runs_directory.as_posix() == "/home/moe/runs"
+    assert Config.load(split="group", fixes="a/~b").fixes.as_posix() == "a/~b"

@@ -19,6 +19,7 @@ from simpsons_cnn.core.files import (
     lock_folder,
     read_limited,
     remove_temp_files,
+    replace_file,
     replace_folder,
     require_empty_folder,
     require_free_space,
@@ -49,10 +50,21 @@ def holder(function: str, folder):
 def test_errors_of_writing(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no/note.txt' \(No such file or directory\): 0.0"):
         atomic_write(tmp_path / "no/note.txt", "")
-    with pytest.raises(IsADirectoryError, match="Cannot write"):
+    with pytest.raises(FileExistsError, match="is a folder or a device"):
         atomic_write(tmp_path, "not over a folder")
     assert not list(tmp_path.iterdir())
     assert not list(tmp_path.parent.glob(f".*{_TEMP_SUFFIX}"))
+
+
+def test_a_device_stays_a_device(tmp_path):
+    "A rename would replace /dev/null, where its folder may be written to, as in containers"
+    device = tmp_path / "device"
+    os.mkfifo(device)  # of all that is no file, what everybody may make
+    with pytest.raises(FileExistsError, match="is a folder or a device"):
+        atomic_write(device, "text")
+    with pytest.raises(FileExistsError, match="is a folder or a device"), replace_file(device):
+        pass
+    assert device.is_fifo() and [p.name for p in tmp_path.iterdir()] == ["device"]
 
 
 def test_many_writers_of_one_file(tmp_path):
@@ -225,6 +237,28 @@ def test_replace_folder(tmp_path):
         ):
             pass
     assert os.listdir(target) == ["x"]
+
+
+def test_replace_folder_where_a_disk_is_mounted(tmp_path, monkeypatch):
+    "It cannot be renamed to: said before the work"
+    (tmp_path / "disk").mkdir()
+    monkeypatch.setattr("pathlib.Path.is_mount", lambda path: path.name == "disk")
+    with (
+        pytest.raises(OSError, match="disk' is where a disk is mounted; choose a folder in it"),
+        replace_folder(tmp_path / "disk"),
+    ):
+        pytest.fail("it began")
+    with replace_folder(tmp_path / "disk/data"):
+        pass
+
+
+def test_replace_folder_names_the_folder_that_refuses(tmp_path):
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(OSError, match="Cannot write to '.*file' "),
+        replace_folder(tmp_path / "file/new"),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])

@@ -8,6 +8,7 @@ from simpsons_cnn.core.text import (
     escape_html,
     first_few,
     safe_cell,
+    safe_line,
     safe_str,
     short_repr,
     unknown_name_message,
@@ -97,3 +98,7 @@ def test_a_few_is_exactly_as_many():
     assert first_few("abc") == "a, b, c" and first_few("abcd") == "a, b, c and 1 more"
     assert first_few(["x" * 300]) == "x" * 300
     assert first_few(["x" * 301]) == "x" * 300 + "…"
+
+
+def test_a_line_stays_one_line():
+    assert safe_line("a.jpg\nb.jpg: moe 99 %\tx\x1b[2K") == r"a.jpg\nb.jpg: moe 99 %\tx\x1b[2K"

@@ -108,6 +108,12 @@ def test_each_image_is_asked_for_before_it_is_wanted(store, monkeypatch):
     assert asked == []
 
 
+def test_nothing_is_left_of_a_local_order_after_its_last_step(store):
+    "As for a run that was stopped there, before the epoch was judged"
+    dl = local(store)
+    assert list(dl.epoch(0, start=len(dl))) == []
+
+
 def test_a_local_order_can_be_resumed_and_shared(store, monkeypatch):
     monkeypatch.setattr(batches.local_order, "__defaults__", (4, 16))
     orders = [local(store).epoch_order(epoch) for epoch in (0, 1, 1)]

@@ -65,6 +65,8 @@ def test_spreadsheets(tmp_path, path):
     sheet = tmp_path / "sheet.csv"
     sheet.write_bytes(b"\xef\xbb\xbf" + whole.replace(b"\n", b"\r\n") + b"\r\n")
     assert read_fixes(sheet) == read_fixes(path)
+    sheet.write_bytes(whole + b",,\n,,\n")  # rows that were cleared
+    assert read_fixes(sheet) == read_fixes(path)
     old_mac = tmp_path / "old_mac.csv"
     old_mac.write_bytes(whole.replace(b"\n", b"\r"))
     before = read_fixes(old_mac)

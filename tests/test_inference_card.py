@@ -67,3 +67,11 @@ def test_scores_before_a_refit_are_not_those_of_the_network(name):
 def test_logits_that_are_adjusted(tau, said):
     text = card(validation=REPORT, logit_adjustment=dict(tau=tau))
     assert ("adjusted for rare characters" in text) == said
+
+
+@pytest.mark.parametrize(
+    "monitor, chosen", [("accuracy", "the best epoch, the temp"), ("last", "the temp")]
+)
+def test_what_the_validation_pictures_chose(monitor, chosen):
+    config = dict(training_parameters=dict(monitor=monitor))
+    assert f"The validation pictures chose {chosen}" in card(validation=REPORT, config=config)

@@ -236,6 +236,7 @@ def test_names_with_commas():
 def test_names_that_are_no_text():
     latin = prediction(os.fsdecode(b"Jos\xe9.jpg"))
     assert repr(latin).startswith(r"Jos\udce9.jpg:")
+    assert prediction("a.jpg\nb.jpg", ["a\nnn", "bob", "cyd"]).line().count("\n") == 0
     assert Predictions([latin]).to_frame().picture[0] == r"Jos\udce9.jpg"
 
 

@@ -2,14 +2,17 @@
 
 import asyncio
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from simpsons_cnn.core.config import Config
 from simpsons_cnn.data.folders import ImageFiles
 from simpsons_cnn.demo.characters import demo_characters
-from simpsons_cnn.lab.controls import TrainingControls, _runs_html
+from simpsons_cnn.lab.controls import TrainingControls, _runs_html, _score_cells
 from simpsons_cnn.lab.dashboard import TrainingDashboard
+from simpsons_cnn.scoring.metrics import Report
 
 EVIL = "<img src=x onerror=alert(1)>'"
 
@@ -172,3 +175,13 @@ def test_a_cell_that_is_run_again_trains_again(controls, tmp_path, monkeypatch):
 def test_each_field_is_explained(controls):
     for key, field in controls.fields.items():
         assert "title='" in field.description and field.description_allow_html, key
+
+
+def test_scores_of_a_run_that_has_ended_are_those_of_the_network_that_was_kept():
+    "Logit adjustment comes after the best epoch"
+    run = TrainingDashboard(Config())
+    best = dict(epoch=1, accuracy=0.5, macro_f1=0.25)
+    run.history = SimpleNamespace(best=best)
+    assert _score_cells(run) == ["0.5000", "0.2500", "–"]
+    run.returned = SimpleNamespace(report=Report(np.eye(2, dtype=int), ["ann", "bob"]))
+    assert _score_cells(run) == ["1.0000", "1.0000", "–"]

@@ -136,6 +136,27 @@ def test_networks_that_cannot_be_trained(factory, message):
         check_own_network(config, 4)
 
 
+def patches(n):
+    "A network that takes sides that are multiples of 16"
+    layers = [nn.PixelUnshuffle(16), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Linear(768, n))
+
+
+def test_a_network_that_does_not_take_a_crop_between_the_first_and_the_last():
+    sc.register_network("mine", patches)
+    config = sc.Config.load(architecture="mine", size=96, first_crop=64)
+    with pytest.raises(ValueError, match=r"images .2, 3, 68, 68. into logits .2, 4.; in training"):
+        check_own_network(config, 4)
+    check_own_network(sc.Config.load(architecture="mine", size=96, first_crop=None), 4)
+
+
+def test_a_network_that_needs_two_images():
+    squeezed = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4))
+    squeezed.register_forward_hook(lambda module, inputs, logits: logits.squeeze())
+    with pytest.raises(ValueError, match=r"images .1, 3, 64, 64. into .*; in evaluation it answer"):
+        check_network(squeezed, 4, [64])
+
+
 def test_trying_a_network_does_not_change_it():
     model = sc.create_model("reference", 3, seed=0)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -177,6 +177,17 @@ def test_one_smallest_group_is_moved_to_the_side_that_lacks_one():
     assert held_out == {0: False, 1: True, 2: False}
 
 
+@pytest.mark.parametrize("seed", [158, 176, 177, 235, 265, 367, 382, 385])
+def test_groups_are_moved_in_exchange_for_others(seed):
+    "Six characters in eight groups, most of which show several of them; a split is possible"
+    shows = np.random.default_rng(seed).random((8, 6)) < 0.35
+    labels, groups = np.nonzero(shows)[::-1]
+    held_out = set(groups[split_by_group(labels, groups, 0.15, seed)[1]])
+    for label in np.unique(labels):
+        own = set(groups[labels == label])
+        assert own - held_out and (len(own) == 1 or own & held_out)
+
+
 def test_no_group_is_moved_that_another_character_needs_where_it_is():
     held_out = {0: False, 1: False, 2: True}
     _rebalance({0: {0: 1, 1: 5}, 1: {0: 3, 2: 3}}, held_out)

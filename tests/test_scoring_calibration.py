@@ -89,6 +89,26 @@ def test_temperature_undoes_a_factor(factor):
 def test_all_right_stays_in_doubt():
     labels = torch.arange(300) % 8
     z = 5 * F.one_hot(labels, 8)
-    loss = F.cross_entropy(z / fit_temperature(z, labels), labels)
-    q = 7 / 8 / 302  # the true one of eight gets an eighth of the doubt back
-    assert loss.exp().item() - 1 == pytest.approx(q / (1 - q), abs=1e-5)
+    temperature = fit_temperature(z, labels)
+    doubt = 1 - (z / temperature).softmax(1).amax().item()
+    assert 0.1 < temperature < 1 and doubt == pytest.approx(
+        2 / 300 * (1 - temperature) / 5, rel=0.01
+    )
+
+
+@pytest.mark.parametrize("n, most", [(30, 0.05), (100, 0.03)])
+@pytest.mark.parametrize("factor", [1, 2])
+def test_few_images_leave_honest_probabilities_alone(n, most, factor):
+    "A network that is right more often than a few images can tell is not made doubtful"
+    rng = torch.Generator().manual_seed(0)
+    honest = 8 * torch.randn(2000, 10, generator=rng)
+    labels = torch.multinomial(honest.softmax(1), 1, generator=rng)[:, 0]
+    errors = []
+    for rows in torch.arange(2000).split(n)[:20]:
+        t = fit_temperature(factor * honest[rows], labels[rows])
+        errors.append(expected_calibration_error((factor * honest / t).softmax(1), labels))
+    assert np.mean(errors) < most
+
+
+def test_a_network_that_says_nothing_keeps_its_temperature():
+    assert fit_temperature(torch.zeros(50, 4), torch.arange(50) % 4) == pytest.approx(1)

@@ -54,6 +54,18 @@ def test_pictures_are_there_and_described():
     assert faults == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_figures_are_described(page):
+    "Quarto gives a figure that a cell draws the text of its directive fig-alt"
+    faults = []
+    for cell in cells_of(page):
+        source = "".join(cell["source"])
+        drawn = any("image/png" in output.get("data", {}) for output in cell.get("outputs", []))
+        if drawn and not re.search(r'^#\| fig-alt: ".+"$', source, re.M):
+            faults.append(source[-80:])
+    assert faults == []
+
+
 def mixes_imports(source: str) -> bool:
     "Whether a cell holds an import beside other statements"
     statements = ast.parse(source).body

@@ -15,6 +15,7 @@ from simpsons_cnn.cli.train import simpsons_train
 from simpsons_cnn.core.config import Config
 from simpsons_cnn.data.preprocess import Preprocess
 from simpsons_cnn.demo.characters import demo_characters
+from simpsons_cnn.inference.card import model_card
 from simpsons_cnn.inference.classifier import Classifier
 from simpsons_cnn.networks.model_file import load_model, save_model
 from simpsons_cnn.networks.presets import create_model
@@ -135,6 +136,16 @@ def test_licences_of_all_members_are_kept(write, tmp_path):
     files = [write(str(i), i, about=dict(licence=text)) for i, text in enumerate(licences)]
     make_ensemble(files, tmp_path / "all")
     assert load_model(tmp_path / "all")[1]["about"]["licence"] == "CC-BY-NC-SA-4.0, MIT"
+
+
+def test_the_card_tells_of_members_whose_logits_are_adjusted(write, tmp_path):
+    abouts = [dict(logit_adjustment=dict(tau=tau)) for tau in (0.35, 0.0)]
+    files = [write(str(i), i, about=about) for i, about in enumerate(abouts)]
+    make_ensemble(files, tmp_path / "all")
+    text = model_card(Classifier.load(tmp_path / "all"))
+    assert "its networks are adjusted for rare characters, with a strength of 0.35." in text
+    make_ensemble([files[1], write("third", 3)], tmp_path / "plain")
+    assert "adjusted" not in model_card(Classifier.load(tmp_path / "plain"))
 
 
 def test_members_keep_their_temperatures(write, tmp_path):

@@ -68,6 +68,25 @@ def test_a_wrong_recipe_is_refused_before_the_first_step(loaders, changes, words
         fit(small_model(), *loaders, recipe=RECIPE, callbacks=[NeverStarts()], **changes)
 
 
+def test_two_remedies_for_rare_characters(loaders):
+    "The same pair is refused as in a `Config`, in one recipe and in a change of one"
+    with pytest.raises(ValueError, match="class_weights must be 'none' or left out with imbal"):
+        TrainingParameters(class_weights="inverse", imbalance={"ann": 3.0})
+    recipe = TrainingParameters(class_weights="inverse")
+    with pytest.raises(ValueError, match="class_weights must be 'none' or left out with imbal"):
+        fit(small_model(), *loaders, recipe=recipe, imbalance="balanced_softmax", callbacks=[])
+
+
+@pytest.mark.parametrize("imbalance", ["weights", "balanced_softmax"])
+def test_a_character_without_training_pictures(store, loaders, imbalance):
+    "As in a fold of `cross_validate`: its weight is that of a character with one picture"
+    rows = [i for i in loaders[0].indices.tolist() if store.labels[i] > 0]
+    few = Batches(store, rows, 30, Augment(), device="cpu")
+    changes = dict(num_epochs=1, imbalance=imbalance)
+    history = fit(small_model(), few, loaders[1], recipe=RECIPE, callbacks=[], **changes)
+    assert history.table.valid_loss.notna().all()
+
+
 def test_settings_that_a_given_loss_would_ignore(loaders):
     with pytest.raises(ValueError, match="class_weights is decided by loss"):
         loss, changes = nn.CrossEntropyLoss(), dict(class_weights="inverse")
@@ -226,24 +245,47 @@ def test_patience_waits_for_a_low_learning_rate(store, loaders, schedule, epochs
     assert len(history) == epochs  # of 8, five count for nothing
 
 
-def test_the_best_epoch_is_best_at_the_characters_with_ten_pictures(store):
-    "One character has eleven validation pictures, another one; only the first chooses the epoch"
-    judged = [*range(11), 12]
-    loaders = (
-        Batches(store, range(24, 54), 30, shuffle=True, device="cpu"),
-        Batches(store, judged, device="cpu"),
+@pytest.mark.parametrize("patience, epochs", [(1, 2), (3, 4), (0, 5)])
+def test_a_run_that_patience_ended_goes_on_with_more(loaders, tmp_path, patience, epochs):
+    changes = dict(num_epochs=5, schedule="constant", monitor="valid_loss", first_crop=None)
+    path, model = tmp_path / "last.ckpt", small_model()
+    how = dict(recipe=RECIPE, callbacks=[], **changes)
+    history = fit(model, *loaders, flat, patience=1, checkpoint=path, **how)
+    assert (len(history), history.stop_reason) == (2, "no better valid_loss for 1 epochs")
+    resumed = Checkpoint(path, resume=True)
+    history = fit(model, *loaders, flat, patience=patience, checkpoint=resumed, **how)
+    assert len(history) == epochs
+    assert history.stop_reason == (
+        f"no better valid_loss for {patience} epochs" if patience else ""
     )
-    scores = []
 
-    class Noted(Callback):
-        def on_epoch(self, run):
-            scores.append(run.report.macro_f1_common)
 
-    settings = dict(num_epochs=3, monitor="macro_f1_common", first_crop=None)
-    history = fit(small_model(), *loaders, recipe=RECIPE, callbacks=Noted(), **settings)
-    assert history.table.macro_f1_common.tolist() == scores
-    assert history.best["macro_f1_common"] == max(scores)
-    assert "best macro_f1_common" in repr(history)
+class Scripted(nn.Module):
+    "Learns nothing; when it is judged for the n-th time, it gives the n-th list of answers"
+
+    def __init__(self, *answers):
+        super().__init__()
+        self.answers, self.bias = iter(answers), nn.Parameter(torch.zeros(10))
+
+    def forward(self, x):
+        if self.training:
+            return self.bias.expand(len(x), 10)
+        return nn.functional.one_hot(torch.tensor(next(self.answers)), 10).float()
+
+
+@pytest.mark.parametrize("monitor, best", [("macro_f1_common", 1), ("macro_f1", 2)])
+def test_the_best_epoch_is_best_at_the_characters_with_ten_pictures(store, monitor, best):
+    "Eleven pictures of one character, one of another, which the second epoch finds at a price"
+    valid_dl = Batches(store, [*range(11), 12], device="cpu")
+    train_dl = Batches(store, range(24, 54), 30, shuffle=True, device="cpu")
+    model = Scripted([0] * 12, [0] * 8 + [1] * 4)
+    settings = dict(num_epochs=2, monitor=monitor, first_crop=None)
+    history = fit(model, train_dl, valid_dl, recipe=RECIPE, callbacks=[], **settings)
+    assert history.best_epoch == best
+    assert f"best {monitor}" in repr(history)
+    if monitor == "macro_f1_common":
+        f1 = [2 * 11 / (12 + 11), 2 * 8 / (8 + 11)]  # of the one with ten pictures or more
+        assert history.table.macro_f1_common.tolist() == pytest.approx(f1)
 
 
 def test_a_score_of_characters_with_ten_pictures_needs_one(loaders):

@@ -22,7 +22,8 @@ from typing import NamedTuple
 
 from .. import __version__
 from ..core.config import import_function
-from ..core.text import first_few
+from ..core.files import require_file_or_nothing
+from ..core.text import first_few, safe_str
 
 # %% ../../nbs/cli/01_common.ipynb #251d92cc
 def _is_out_of_memory(error: Exception) -> bool:
@@ -62,7 +63,7 @@ def _escaped_output():
 # %% ../../nbs/cli/01_common.ipynb #3ea74a4d
 def _print_warning(message, category, filename, lineno, file=None, line=None):
     "A warning as one line without its place in the program"
-    print(f"warning: {message}", file=sys.stderr)
+    print(f"warning: {safe_str(message)}", file=sys.stderr)
 
 
 @contextmanager
@@ -122,7 +123,7 @@ def tidy_errors(
             message = _message_for(e)
             if message is None:
                 raise
-            sys.exit(message)
+            sys.exit(safe_str(message))
 
     return wrapper
 
@@ -153,13 +154,17 @@ class CommandParser(argparse.ArgumentParser):
         self.add_argument("--version", action="version", version=f"simpsons_cnn {__version__}")
 
     def parse_args(self, args=None, namespace=None):
+        args = sys.argv[1:] if args is None else args
+        for arg in args:
+            if arg == "" or arg.startswith("--") and arg.endswith("="):
+                self.error(f"an argument is empty{arg and f', {arg}'}; is a variable not set?")
         namespace, unknown = self.parse_known_args(args, namespace)
         if unknown:
             self.error(_unknown_message(unknown[0], list(self._option_string_actions), self.prog))
         return namespace
 
     def error(self, message: str):
-        self.exit(2, f"error: {message}\n")
+        self.exit(2, safe_str(f"error: {message}\n"))
 
 # %% ../../nbs/cli/01_common.ipynb #6356543f
 def add_device(parser: CommandParser):
@@ -218,6 +223,7 @@ def check_target(
     instead: str,  # What else to do if it exists, such as 'name another --csv'
 ):
     "Raise an `OSError` before any work if `path` cannot be written"
+    require_file_or_nothing(path)
     if path.exists() and not overwrite:
         raise FileExistsError(f"'{path}' exists; {instead} or pass --overwrite")
     if not path.parent.is_dir():
@@ -229,11 +235,13 @@ def check_target(
 def make_out_folder(
     path: Path,  # Folder to make, with its parents
 ):
-    "Make a folder for results; raises `OSError`"
+    "Make a folder for results; raises `OSError` if that is impossible, or nothing can be written"
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise type(e)(f"Cannot make '{path}' ({e.strerror}); name another --out") from None
+    if not os.access(path, os.W_OK):
+        raise PermissionError(f"Cannot write to the folder '{path}'; name another --out")
 
 # %% ../../nbs/cli/01_common.ipynb #9e06bb84
 def score_line(

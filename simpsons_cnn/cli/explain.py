@@ -85,14 +85,14 @@ def _pictures_and_figures(args) -> list:  # (picture, figure) each
 def _write_figure(clf, picture: Path, figure: Path, character: str) -> str:  # What to print
     "Write the figure of one picture; raises what `Classifier.predict` raises"
     from simpsons_cnn.core.figures import figure_png
-    from simpsons_cnn.core.text import safe_str
+    from simpsons_cnn.core.text import safe_line
 
     prediction = clf.predict(picture)
     explanation = clf.explain(picture, character)
     title = prediction.line(1).removeprefix(prediction.source + ": ") if not character else None
     drawn = explanation.plot(title)
     atomic_write(figure, figure_png(drawn, dpi=120, colors=128))
-    return f"{prediction.line(3)} → {safe_str(figure)}"
+    return f"{prediction.line(3)} → {safe_line(figure)}"
 
 # %% ../../nbs/cli/08_explain.ipynb #b339f03c
 def _explain_each(clf, pairs: list, character: str) -> list:  # Lines about unreadable pictures

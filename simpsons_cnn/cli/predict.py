@@ -26,7 +26,7 @@ from simpsons_cnn.cli.common import (
     tidy_errors,
 )
 from ..core.files import atomic_write
-from ..core.text import first_few
+from ..core.text import first_few, safe_str
 
 # %% ../../nbs/cli/03_predict.ipynb #3dae9367
 def _add_tta(parser: CommandParser):
@@ -155,8 +155,6 @@ def simpsons_predict(
         _predict_shard(args)
         return
     target = _csv_target(args)
-    from simpsons_cnn.core.text import safe_str
-
     clf = open_classifier(args, args.device)
     found = _predict_each(clf, args.pictures, args.tta)
     _print_predictions(found, args.k, target, args.model)
@@ -255,7 +253,7 @@ def _print_report(report):
     columns = [name for name in report.table if name not in left_out]
     concerned = (report.table.pictures > 0) | (report.table.named > 0)
     table = report.table.loc[concerned, columns]
-    print(table.to_string(index=False, float_format=lambda v: f"{v:.3f}", na_rep="-"))
+    print(safe_str(table.to_string(index=False, float_format=lambda v: f"{v:.3f}", na_rep="-")))
     print(score_line(report))
 
 # %% ../../nbs/cli/03_predict.ipynb #8ab09f7c
@@ -279,10 +277,9 @@ def simpsons_evaluate(
 ):
     "Judge a model on a folder of pictures with known names"
     args = _evaluate_parser().parse_args(argv)
+    clf = open_classifier(args, args.device)
     if args.out:
         _make_out_folder(args.out, args.overwrite)
-
-    clf = open_classifier(args, args.device)
     report = _evaluate_folder(clf, args)
     _print_report(report)
     _print_trained_on(clf, report.store.files.paths, Path(args.model).with_name("split.csv"))

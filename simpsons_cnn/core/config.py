@@ -11,6 +11,7 @@ import importlib
 import operator
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -26,6 +27,13 @@ def _setting(default, text: str, **rules) -> Any:
     finite = {"allow_inf_nan": False} if isinstance(default, float) else {}
     return Field(default, description=text, **finite, **rules)
 
+# %% ../../nbs/core/03_config.ipynb #340adc4c
+def _path_in_home(path) -> Path:
+    "A path with `~` written out; raises `ValueError` for an empty one"
+    if path == "":
+        raise ValueError("must not be empty")
+    return Path(os.path.expanduser(path))
+
 # %% ../../nbs/core/03_config.ipynb #28a09f10
 class _Section(BaseModel):
     "Settings that cannot change once made; unknown keys are refused"
@@ -40,6 +48,8 @@ class _Section(BaseModel):
             raise ValueError("must not be true or false")
         if isinstance(value, str) and value == "null" and type(None) in get_args(kind):
             return None
+        if isinstance(value, (str, Path)) and Path in (kind, *get_args(kind)):
+            return _path_in_home(value)
         return value
 
 # %% ../../nbs/core/03_config.ipynb #da3b3327
@@ -93,6 +103,11 @@ class _Pictures(_Section):
     split_seed: int | None = _setting(
         None, "Decides which pictures are held out; `null`: `seed` does", ge=0, lt=2**31
     )
+
+    @field_validator("split")
+    @classmethod
+    def _split_in_home(cls, split):
+        return os.path.expanduser(split)
 
     @model_validator(mode="before")
     @classmethod
@@ -237,6 +252,15 @@ def _checked_imbalance(value):
             raise ValueError("must hold weights above 0")
     return value
 
+# %% ../../nbs/core/03_config.ipynb #3892cf6a
+def _check_remedies(class_weights: str, imbalance):
+    "Raise `ValueError` for class weights beside another remedy for rare characters"
+    if class_weights != "none" and imbalance not in ("none", "weights"):
+        raise ValueError(
+            f"class_weights must be 'none' or left out with imbalance {short_repr(imbalance)}, "
+            f"got {class_weights!r}; two remedies would correct the same thing twice"
+        )
+
 # %% ../../nbs/core/03_config.ipynb #84c361ba
 class _Goal(_Steps):
     gamma: float = _setting(
@@ -281,6 +305,11 @@ class _Goal(_Steps):
                 "patience waits for a better epoch, and with monitor 'last' none is better; set it "
                 f"to 0 or choose another monitor, got {self.patience}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _one_remedy(self):
+        _check_remedies(self.class_weights, self.imbalance)
         return self
 
     @field_validator("imbalance", mode="before")
@@ -454,20 +483,23 @@ def _check_crops(size: int, crop: int | None, first: int | None):
     if first and first > last:
         raise ValueError(f"first_crop must be at most {last}, the side of later crops, got {first}")
 
-# %% ../../nbs/core/03_config.ipynb #3892cf6a
-def _check_remedies(class_weights: str, imbalance):
-    "Raise `ValueError` for class weights beside another remedy for rare characters"
-    if class_weights != "none" and imbalance not in ("none", "weights"):
-        raise ValueError(
-            f"class_weights must be 'none' or left out with imbalance {short_repr(imbalance)}, "
-            f"got {class_weights!r}; two remedies would correct the same thing twice"
-        )
-
 # %% ../../nbs/core/03_config.ipynb #8a152b1c
+class _Loader(yaml.SafeLoader):
+    "Reads plain values; refuses a key that stands twice"
+
+    def construct_mapping(self, node, deep=False):
+        counts = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        for name, n in counts.items():
+            if n > 1:
+                text = f"{name!r} stands {n} times; keep one of them"
+                raise yaml.constructor.ConstructorError(None, None, text, node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def _parse_yaml(data: bytes):
     if any(isinstance(e, yaml.AliasEvent) for e in yaml.parse(data, yaml.SafeLoader)):
         raise yaml.YAMLError("'*name' stands for a value written elsewhere; write the value itself")
-    return yaml.safe_load(data)
+    return yaml.load(data, _Loader)
 
 # %% ../../nbs/core/03_config.ipynb #acbb0ed5
 _MAX_BYTES = 2**22  # `imbalance` may hold a weight for each of ten thousand names
@@ -576,7 +608,6 @@ class _Sections(_Section):
     def _settings_fit(self):
         training = self.training_parameters
         _check_crops(self.dataset_parameters.size, training.crop_size, training.first_crop)
-        _check_remedies(training.class_weights, training.imbalance)
         return self
 
     def flat(self) -> dict:

@@ -284,6 +284,6 @@ class Batches(_Selection):
     ) -> Iterator[tuple]:
         "The batches of an epoch from a step on; always the same for the same arguments"
         steps = self.steps(epoch, start)
-        if self.shuffle == "local" and self.pixels is self.store.pixels:
+        if steps and self.shuffle == "local" and self.pixels is self.store.pixels:
             steps = self._reading_ahead(steps)
         return (self.batch(rows, epoch, step, crop) for step, rows in steps)

@@ -111,7 +111,7 @@ def _csv_rows(path, data: bytes):
 def _merge_rows(rows) -> dict:
     "Image -> `Fix`, the last one of each; raises `ValueError` for a row that is none"
     fixes = {}  # name in Unicode form NFC -> name as written, and fix
-    for row in filter(None, rows):
+    for row in filter(any, rows):
         if len(row) != 3:
             raise ValueError(f"expected {','.join(_FIXES_HEADER)}, got {len(row)} values")
         file, action, character = row

@@ -189,22 +189,33 @@ def _refit_remark(refit) -> str:
         "all of them in the end.\n"
     )
 
+# %% ../../nbs/inference/04_card.ipynb #55cdc2f0
+def _adjustment_lines(about: dict) -> list:
+    "A line if the logits were adjusted, or those of members of an ensemble"
+    taus = [(about.get("logit_adjustment") or {}).get("tau")]
+    taus += [member.get("logit_adjustment") for member in about.get("members") or []]
+    strengths = ", ".join(dict.fromkeys(escape_html(tau) for tau in taus if tau))
+    whose = "The logits of its networks" if about.get("members") else "Its logits"
+    if not strengths:
+        return []
+    return [f"{whose} are adjusted for rare characters, with a strength of {strengths}.\n"]
+
+# %% ../../nbs/inference/04_card.ipynb #db352981
+def _chosen_by_validation(about: dict) -> str:
+    "What the validation images chose"
+    training = (about.get("config") or {}).get("training_parameters") or {}
+    epoch = "" if training.get("monitor") == "last" else "the best epoch, "
+    return f"{epoch}the temperature and the threshold"
+
 
 def _score_remarks(about: dict) -> list:
     "Lines: what a reader of the scores should know"
-    lines = []
-    tau = (about.get("logit_adjustment") or {}).get("tau")
-    if tau:
-        tau = escape_html(tau)
-        lines.append(f"Its logits are adjusted for rare characters, with a strength of {tau}.\n")
-    refit = about.get("refit")
+    lines, refit = _adjustment_lines(about), about.get("refit")
     if refit and about.get("validation"):
         lines.append(_refit_remark(refit))
     if about.get("validation") and not _folds(refit):
-        lines.append(
-            "The validation pictures chose the best epoch, the temperature and the threshold; "
-            "scores on them flatter slightly.\n"
-        )
+        chosen = _chosen_by_validation(about)
+        lines.append(f"The validation pictures chose {chosen}; scores on them flatter slightly.\n")
     return lines
 
 # %% ../../nbs/inference/04_card.ipynb #dbebf913

@@ -29,6 +29,7 @@ from simpsons_cnn.core.text import (
     first_few,
     require,
     safe_csv,
+    safe_line,
     safe_str,
     unknown_name_message,
 )
@@ -140,13 +141,13 @@ class Prediction:
 # %% ../../nbs/inference/02_classifier.ipynb #3ab9f4f3
 def _prefix(prediction: Prediction) -> str:
     "What a line says before it names candidates: the file, and whether the answer is unsure"
-    source = f"{safe_str(prediction.source)}: " if prediction.source else ""
+    source = f"{safe_line(prediction.source)}: " if prediction.source else ""
     return source + ("not sure; nearest: " if prediction.known is False else "")
 
 
 def _candidates(prediction: Prediction, k: int) -> list:  # of texts
     "The likeliest characters with their probabilities"
-    return [f"{safe_str(name)} {p:.1%}" for name, p in prediction.top(k)]
+    return [f"{safe_line(name)} {p:.1%}" for name, p in prediction.top(k)]
 
 # %% ../../nbs/inference/02_classifier.ipynb #69f4f8fe
 def _thumbnail_html(prediction: Prediction, side: int = 96) -> str:

@@ -37,10 +37,12 @@ def _config_code(config: Config) -> str:
 
 # %% ../../nbs/lab/04_controls.ipynb #5e8484ef
 def _score_cells(run: TrainingDashboard) -> list:
-    "Best accuracy and macro F1 on the validation pictures, and macro F1 on the test pictures"
+    "Accuracy and macro F1 on the validation pictures, and macro F1 on the test pictures"
     best = run.history.best if run.history else {}
-    test = getattr(run.returned, "test_report", None)
+    kept, test = (getattr(run.returned, name, None) for name in ("report", "test_report"))
     scores = [best.get("accuracy"), best.get("macro_f1"), test.macro_f1 if test else None]
+    if kept:
+        scores[:2] = kept.accuracy, kept.macro_f1
     return ["–" if score is None else f"{score:.4f}" for score in scores]
 
 # %% ../../nbs/lab/04_controls.ipynb #e99b8f65

@@ -136,13 +136,16 @@ class OwnNetwork(Seeded):
             return self.network(xb)
 
 # %% ../../nbs/networks/04_presets.ipynb #26e9ec27
-def _complaint_about(answer, num_classes: int) -> str:
-    "What is wrong with a network's answer to two images; empty if nothing is"
+def _complaint_about(answer, shape: tuple) -> str:
+    "What is wrong with a network's answer to some images; empty if nothing is"
     if not isinstance(answer, Tensor):
         return f"answered with {type(answer).__name__}"
-    if answer.shape != (2, num_classes):
+    if answer.shape != shape:
         return f"answered with shape {tuple(answer.shape)}"
     return "" if answer.is_floating_point() else f"answered with {answer.dtype}"
+
+
+_TRIALS = ((2, True), (2, False), (1, False))  # number of images, whether in training
 
 
 @torch.no_grad()
@@ -151,19 +154,20 @@ def check_network(
     num_classes: int,  # Number of characters
     sides: list,  # Heights and widths of the images that it will see, in pixels
 ):
-    "Raise `ValueError` unless two images of each size get logits, shape `(2, num_classes)`"
-    for side, training in itertools.product(sides, (True, False)):
+    "Raise `ValueError` unless `n` images of each size get logits, shape `(n, num_classes)`"
+    for side, (n, training) in itertools.product(sides, _TRIALS):
         tried = copy.deepcopy(model).train(training)
         try:
             with seeded_generators(0):
-                complaint = _complaint_about(tried(torch.zeros(2, 3, side, side)), num_classes)
+                answer = tried(torch.zeros(n, 3, side, side))
+            complaint = _complaint_about(answer, (n, num_classes))
         except Exception as e:
             complaint = f"failed ({type(e).__name__}: {e})"
         if complaint:
             mode = "training" if training else "evaluation"
             raise ValueError(
-                f"A network must turn images (2, 3, {side}, {side}) into logits (2, {num_classes});"
-                f" in {mode} it {complaint}"
+                f"A network must turn images ({n}, 3, {side}, {side}) into logits"
+                f" ({n}, {num_classes}); in {mode} it {complaint}"
             )
 
 # %% ../../nbs/networks/04_presets.ipynb #90355c23

@@ -6,6 +6,7 @@
 __all__ = ['AuditReport', 'audit']
 
 # %% ../../nbs/quality/03_audit.ipynb #0d35c114
+import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -202,14 +203,15 @@ def _gallery(found: list, columns: int) -> Figure:
     rows = max(1, -(-len(found) // columns))
     wide = max((len(images) for images, _ in found), default=1)
     figure = NotebookFigure(
-        figsize=(1.6 * columns * wide, 2 * rows), layout="constrained", colors=128
+        figsize=(1.6 * columns * wide, 2.2 * rows), layout="constrained", colors=128
     )
     axs = figure.subplots(rows, columns, squeeze=False)
     for ax in axs.flat:
         ax.axis("off")
     for ax, (images, caption) in zip(axs.flat, found, strict=False):
         ax.imshow(torch.cat(images, 2).permute(1, 2, 0).numpy())
-        ax.set_title(caption.replace(" | ", "\n").replace("$", r"\$"), fontsize=7)
+        lines = [textwrap.fill(line, 22 * wide) for line in caption.split(" | ")]
+        ax.set_title("\n".join(lines).replace("$", r"\$"), fontsize=8)
     return figure
 
 # %% ../../nbs/quality/03_audit.ipynb #5da26596

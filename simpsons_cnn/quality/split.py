@@ -84,22 +84,32 @@ def _sides(groups: dict, held_out: dict) -> list:
     return [held_out[group] for group in groups]
 
 
-def _may_change_sides(group, others: list, held_out: dict) -> bool:
-    "Whether each of the other characters in a group has another group on its side"
-    concerned = [groups for groups in others if group in groups]
-    return all(_sides(groups, held_out).count(held_out[group]) > 1 for groups in concerned)
+def _smallest_first(groups: dict) -> list:
+    return sorted(groups, key=lambda group: (groups[group], group))
+
+
+def _moved(group, sizes: dict, held_out: dict, most: int, moved=frozenset()) -> dict | None:
+    "Sides after a group, and others in exchange, have moved; `None` if that takes more than `most`"
+    if len(moved) == most:
+        return None
+    sides, moved = held_out | {group: not held_out[group]}, moved | {group}
+    for groups in sizes.values():
+        if group in groups and len(set(_sides(groups, sides))) == 1:  # it has lost a side
+            others = [other for other in _smallest_first(groups) if other not in moved]
+            tries = (_moved(other, sizes, sides, most, moved) for other in others)
+            sides = next(filter(None, tries), None)
+            if sides is None:
+                return None
+    return sides
 
 
 def _rebalance(sizes: dict, held_out: dict):
     "Move groups so that every character with two or more has one on either side"
-    for character, groups in sizes.items():
-        if len(groups) < 2 or len(set(_sides(groups, held_out))) == 2:
-            continue
-        others = [sizes[other] for other in sizes if other != character]
-        for group in sorted(groups, key=lambda group: (groups[group], group)):
-            if _may_change_sides(group, others, held_out):
-                held_out[group] = not held_out[group]
-                break
+    for most in (1, 4):
+        for groups in sizes.values():
+            if len(groups) > 1 and len(set(_sides(groups, held_out))) == 1:
+                tries = (_moved(group, sizes, held_out, most) for group in _smallest_first(groups))
+                held_out.update(next(filter(None, tries), {}))
 
 # %% ../../nbs/quality/02_split.ipynb #8f0ac90f
 def split_by_group(

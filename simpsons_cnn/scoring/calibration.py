@@ -47,18 +47,21 @@ def expected_calibration_error(
     return float(np.average(distance, weights=table.pictures))
 
 # %% ../../nbs/scoring/02_calibration.ipynb #4cccd49f
+_PRIOR = 2  # images that the assumption about 1/T is worth
+
+
 def fit_temperature(
     logits: Tensor,  # Shape `(n, classes)`
     labels: Tensor,  # True classes, shape `(n,)`
 ) -> float:  # From .05 to 20
-    "The temperature under which the labels are most likely"
+    "The temperature under which the labels are most likely; of few images, nearer to 1"
     z = logits.double().cpu()
-    doubt = 1 / (len(z) + 2)
-    truth = ((1 - doubt) * z.gather(1, labels.cpu()[:, None])[:, 0] + doubt * z.mean(1)).mean()
+    truth = z.gather(1, labels.cpu()[:, None]).mean()
     low, high = 1 / 20, 20.0  # of 1/T
     for _ in range(60):
         middle = math.sqrt(low * high)
-        uphill = ((z * middle).softmax(1) * z).sum(1).mean() > truth
+        slope = ((z * middle).softmax(1) * z).sum(1).mean() - truth
+        uphill = slope + _PRIOR / len(z) * (1 - 1 / middle) > 0
         low, high = (low, middle) if uphill else (middle, high)
     return 1 / middle
 

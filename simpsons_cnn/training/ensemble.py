@@ -194,7 +194,9 @@ def _describe(member: _Member) -> dict:
     "What the file of an ensemble says of a member"
     config = member.about.get("config") or {}
     seed = (config.get("training_parameters") or {}).get("seed")
-    return dict(name=member.name, sha256=weights_hash(member.model), seed=seed)
+    found = dict(name=member.name, sha256=weights_hash(member.model), seed=seed)
+    tau = (member.about.get("logit_adjustment") or {}).get("tau")
+    return found | (dict(logit_adjustment=tau) if tau else {})
 
 
 def _metadata(members: list, data: dict) -> dict:

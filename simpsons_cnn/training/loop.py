@@ -116,7 +116,7 @@ def _weights_of(recipe: TrainingParameters, counts, classes: list):
 # %% ../../nbs/training/05_loop.ipynb #614b835e
 def _loss_of(recipe: TrainingParameters, train_dl: Batches) -> nn.Module:
     "The loss of a recipe, with its remedy for rare characters, counted on the training images"
-    counts, classes = train_dl.counts, train_dl.store.classes
+    counts, classes = train_dl.counts.clamp(min=1), train_dl.store.classes
     if recipe.imbalance == "balanced_softmax":
         return BalancedSoftmax(FocalLoss(recipe.gamma), counts, recipe.label_smoothing)
     weights = _weights_of(recipe, counts, classes)

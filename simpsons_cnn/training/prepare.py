@@ -34,6 +34,7 @@ from ..networks.presets import PRESETS, check_network, create_model
 from ..quality.duplicates import groups_to_judge, near_duplicates
 from ..quality.split import make_split
 from ..scoring.plotting import REPORT_FIGURES
+from .schedule import crop_size_at
 
 # %% ../../nbs/training/06_prepare.ipynb #d9cf5814
 RUN_OWN_FIGURES = ("curves.png", "training batch.png", "validation answers.png")
@@ -240,6 +241,13 @@ def check_room(
     require_free_space(folder, needed, "A run with its checkpoints and its model")
 
 # %% ../../nbs/training/06_prepare.ipynb #3e47414d
+def _crop_sides(config: Config) -> list:
+    "The sides of all crops of a run, in pixels"
+    full, n = Preprocess(config.size, crop=config.crop_size).crop, config.num_epochs
+    first = config.first_crop or full
+    return sorted({crop_size_at(epoch / n, first, full) for epoch in range(n)} | {full})
+
+
 def check_own_network(
     config: Config,
     num_classes: int,  # Number of characters
@@ -247,9 +255,7 @@ def check_own_network(
     "Raise `ValueError` for a network of your own that cannot be trained with these settings"
     if config.architecture in PRESETS:
         return
-    model = create_network(config, num_classes)
-    crop = Preprocess(config.size, crop=config.crop_size).crop
-    check_network(model, num_classes, sorted({config.first_crop or crop, crop}))
+    check_network(create_network(config, num_classes), num_classes, _crop_sides(config))
 
 # %% ../../nbs/training/06_prepare.ipynb #964ca944
 def check_own_transform(config: Config):

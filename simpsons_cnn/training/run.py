@@ -31,7 +31,7 @@ from ..data.mixing import balanced_chances, mix_batch
 from ..networks.presets import OwnNetwork
 from ..networks.reference import set_dropout_generator
 from ..scoring.metrics import COMMON, Report
-from .callbacks import Callback
+from .callbacks import NO_BETTER, Callback
 from .checkpoint import Checkpoint, describe_environment, stop_on_signal
 from simpsons_cnn.training.distributed import (
     bytes_of_first,
@@ -584,6 +584,8 @@ def _begin(run: TrainingRun):
         data = bytes_of_first(run.checkpoint.path.read_bytes() if restored else b"", run.ranks)
         if run.ranks.rank:
             _restore_others(run, data)
+    if run.history.stop_reason.startswith(NO_BETTER):
+        run.history.stop_reason = ""  # another patience may go on; see `EarlyStopping`
 
 # %% ../../nbs/training/04_run.ipynb #3f6e0e10
 @contextmanager
@@ -593,6 +595,7 @@ def running(run: TrainingRun):
     run.checkpoint.saved_at = time.monotonic()  # what came before was no training
     try:
         run.notify("on_start")
+        run.agree_to_stop()
         with ExitStack() as stack:
             stack.enter_context(stop_on_signal(run.stop))
             for model in (run.model, run.averaged):

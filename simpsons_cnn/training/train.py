@@ -312,6 +312,24 @@ def _own_folders(config: Config):
         yield
 
 # %% ../../nbs/training/07_train.ipynb #2c69afb0
+def _doubts(config: Config) -> list:
+    "Lines: what a user of these settings should know before training"
+    weighted = config.class_weights != "none" or isinstance(config.imbalance, dict)
+    mixes = config.augmentation_parameters.cutmix + config.augmentation_parameters.mixup
+    if mixes and (weighted or config.imbalance == "weights"):
+        return [
+            "weights beside mixed pictures: a little of a rare character outweighs the rest of a"
+            " picture; imbalance balanced_softmax goes with cutmix and mixup"
+        ]
+    return []
+
+
+def _epochs_made(checkpoint: Checkpoint) -> int:
+    "Of the run that is resumed"
+    found = checkpoint.read()
+    return len(found[1]["history"]["rows"]) if found else 0
+
+
 def _start_message(config: Config, data: TrainingData, checkpoint: Checkpoint) -> str:
     "What is trained, where, and from which epoch on"
     device = data.train_dl.device
@@ -319,9 +337,9 @@ def _start_message(config: Config, data: TrainingData, checkpoint: Checkpoint) -
     lines = [repr(data), f"{config.architecture} network on {device}, in {precision}"]
     if current_ranks().size > 1:
         lines[1] += f", {current_ranks().size} processes"
-    found = checkpoint.read()
-    if found:
-        lines.append(f"resuming after {len(found[1]['history']['rows'])} epochs")
+    lines += _doubts(config)
+    if checkpoint.read():
+        lines.append(f"resuming after {_epochs_made(checkpoint)} epochs")
     elif checkpoint.resume:
         lines.append(f"no checkpoint in '{checkpoint.path.parent}' to resume; starting")
     return "\n".join(lines)
@@ -392,7 +410,10 @@ def _train_and_save(config, data, table, callbacks, checkpoint) -> Run:
     model = _create_model(config, data)
     _check_imbalance(config, data, model)
     callbacks = [_HistoryFile(config.out_model_directory / "history.csv"), *callbacks]
+    made = _epochs_made(checkpoint)
     history, broken = _fit_or_keep(config, data, model, callbacks, checkpoint)
+    if len(history) > made:  # a refit that there is was for fewer epochs
+        Checkpoint(config.out_model_directory / "refit.ckpt").clear()
     adjustment = _adjust(config, data, model)
     run = _judge(config, model, history, data)
     run.adjustment = adjustment
