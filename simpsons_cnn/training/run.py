@@ -89,19 +89,21 @@ def _check_monitor(recipe: TrainingParameters, valid_dl: Batches):
         )
 
 # %% ../../nbs/training/04_run.ipynb #93ccb17e
+def _dropout_rate(layer: nn.Module) -> float:
+    "The share of numbers that a layer of PyTorch drops with the random numbers of the process"
+    if isinstance(layer, nn.modules.dropout._DropoutNd):
+        return layer.p
+    if isinstance(layer, (nn.RNNBase, nn.MultiheadAttention)):
+        return layer.dropout
+    return 0.0
+
+
 def _unseeded_dropout(model: nn.Module) -> list:
-    "The names of the layers that drop numbers with the random numbers of the process"
-    names, own = [], [m for m in model.modules() if isinstance(m, OwnNetwork)]
-    seeded = {part for network in own for part in network.modules()}
-    for name, module in model.named_modules():
-        rate = 0.0
-        if isinstance(module, nn.modules.dropout._DropoutNd):
-            rate = module.p
-        elif isinstance(module, (nn.RNNBase, nn.MultiheadAttention)):
-            rate = module.dropout
-        if rate and module not in seeded:
-            names.append(name)
-    return names
+    "The names of the layers whose dropout the seed of a run does not decide"
+    own_networks = [module for module in model.modules() if isinstance(module, OwnNetwork)]
+    seeded = {layer for network in own_networks for layer in network.modules()}
+    layers = [(name, layer) for name, layer in model.named_modules() if layer not in seeded]
+    return [name for name, layer in layers if _dropout_rate(layer)]
 
 # %% ../../nbs/training/04_run.ipynb #04faacb0
 def _warn_of_unseeded_dropout(model: nn.Module):
