@@ -260,6 +260,32 @@ def test_a_run_that_patience_ended_goes_on_with_more(loaders, tmp_path, patience
     )
 
 
+class Counting(nn.Module):
+    "A loss that counts the pictures it is trained with, and depends on their number"
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, logits, targets):
+        if self.training:
+            self.seen += len(targets)
+        return nn.functional.cross_entropy(logits, targets) / (1 + self.seen / 100)
+
+
+def test_a_loss_with_a_memory_is_resumed_and_does_not_count_validation(loaders, tmp_path):
+    path, losses = tmp_path / "last.ckpt", [Counting(), Counting(), Counting()]
+    how = dict(recipe=RECIPE)
+    straight, stopped = small_model(), small_model()
+    fit(straight, *loaders, losses[0], callbacks=[], **how)
+    fit(stopped, *loaders, losses[1], callbacks=StopAfter(2), checkpoint=path, **how)
+    resumed = Checkpoint(path, resume=True)
+    fit(stopped, *loaders, losses[2], callbacks=[], checkpoint=resumed, **how)
+    assert losses[0].seen == losses[2].seen == 2 * 30 * len(loaders[0]) > losses[1].seen == 60
+    for name, weight in straight.state_dict().items():
+        assert torch.equal(weight, stopped.state_dict()[name]), name
+
+
 class Scripted(nn.Module):
     "Learns nothing; when it is judged for the n-th time, it gives the n-th list of answers"
 
