@@ -6,6 +6,7 @@ arguments, environment, folder and streams to a server. The server, which has co
 forks a process that runs the command, and the program ends with that process's exit code.
 """
 
+import atexit
 import configparser
 import importlib
 import json
@@ -65,7 +66,17 @@ def exit_code(command) -> int:
     if isinstance(code, str):
         print(code, file=sys.stderr)
         return 1
-    return code or 0
+    return int(code or 0)
+
+
+def run_and_end(command):
+    "Call a command and end this process; to take all modules down as usual costs a second"
+    code = exit_code(command)
+    atexit._run_exitfuncs()  # temporary folders go
+    with suppress(OSError):  # nobody reads it
+        sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def run_command(argv: list, folder: str, env: dict, streams: list):
@@ -80,11 +91,7 @@ def run_command(argv: list, folder: str, env: dict, streams: list):
     sys.argv = argv
     signal.signal(signal.SIGINT, signal.default_int_handler)
     module, function = entry_points()[Path(argv[0]).name].split(":")
-    code = exit_code(getattr(importlib.import_module(module), function))
-    with suppress(OSError):  # nobody reads it
-        sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)  # to take all modules down as usual costs a second
+    run_and_end(getattr(importlib.import_module(module), function))
 
 
 def answer(client: socket.socket):

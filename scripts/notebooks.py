@@ -1,7 +1,6 @@
 "Run notebooks, each in a process of its own: `python scripts/notebooks.py LOGS NOTEBOOK…`"
 
 import argparse
-import atexit
 import gc
 import importlib
 import os
@@ -9,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from commands import forked_commands
+from commands import forked_commands, run_and_end
 from nbdev.config import get_config
 from nbdev.doclinks import NbdevLookup
 from nbdev.test import test_nb
@@ -57,11 +56,7 @@ def start(notebook: Path, log: Path, flags: list) -> int:
     sys.stdout.flush()
     pid = os.fork()
     if pid == 0:
-        passed = run_notebook(notebook.absolute(), log, flags)
-        atexit._run_exitfuncs()  # temporary folders go
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(not passed)  # to take all modules down as usual costs a second
+        run_and_end(lambda: not run_notebook(notebook.absolute(), log, flags))
     return pid
 
 

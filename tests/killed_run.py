@@ -4,7 +4,10 @@ import os
 import signal
 import threading
 
+import torch
+
 from simpsons_cnn.core.config import Config
+from simpsons_cnn.networks.reference import SimpsonsCNN
 from simpsons_cnn.training.callbacks import Callback
 from simpsons_cnn.training.train import train
 
@@ -54,8 +57,13 @@ def kill_while_writing(kind: str, when: int):
         kill_at_call("replace", when, None)
 
 
-def job(config, moment=None):
+def small_network(num_classes: int) -> SimpsonsCNN:
+    return SimpsonsCNN(num_classes, channels=(8,) * 6, hidden=(16, 16))
+
+
+def job(config, moment=None, threads=1):
     "Train, and resume what there is; `moment` is a kind of moment and when"
+    torch.set_num_threads(threads)
     kind, when = moment or ("never", 0)
     if kind == "seconds":
         timer = threading.Timer(when, die)

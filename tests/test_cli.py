@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from forked import Forks
+from forked import forks
 from PIL import Image
 
 from simpsons_cnn.cli.common import tidy_errors
@@ -51,13 +51,12 @@ COMMANDS = entry_points()
 
 
 ENVIRONMENT = dict(COLUMNS="150", MPLBACKEND="Agg")
-forks = Forks("torch", "pandas", "matplotlib.figure", **ENVIRONMENT)
 
 
 def run(folder, line) -> tuple:
     "Run a command line; exit code, output and errors"
     name, *args = shlex.split(line)
-    return forks(":".join(COMMANDS[name]), argv=args, folder=folder)
+    return forks(":".join(COMMANDS[name]), argv=args, folder=folder, env=ENVIRONMENT)
 
 
 def run_from_scratch(folder, line, **env) -> tuple:

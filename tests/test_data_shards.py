@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import counts
-from forked import Forks
+from forked import forks
 from PIL import Image
 
 import simpsons_cnn as sc
@@ -22,8 +22,6 @@ from simpsons_cnn.data.shards import PixelParts, build_shard, open_store, read_a
 from simpsons_cnn.data.store import PixelStore
 from simpsons_cnn.training.loop import fit
 from simpsons_cnn.training.prepare import create_network, prepare, scan_folders
-
-forks = Forks("built_shard")
 
 
 def save(path, seed):

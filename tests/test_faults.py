@@ -7,11 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
 from conftest import counts
+from forked import forks
 
 import simpsons_cnn.training.train as training
 from simpsons_cnn.core.config import Config
@@ -240,8 +240,6 @@ def test_the_second_interrupt_stops_at_once(pictures, tmp_path, no_figures):
 TERMINATED_TWICE = """
 import signal, sys
 from pathlib import Path
-
-sys.path.insert(0, sys.argv[3])
 from test_faults import Twice, settings, train
 
 pictures, folder = map(Path, sys.argv[1:3])
@@ -251,11 +249,8 @@ train(settings(pictures, folder), callbacks=[Twice(signal.SIGTERM)])
 
 def test_the_second_termination_ends_the_process(pictures, tmp_path, no_figures):
     "In a process of its own, which it ends"
-    words = [pictures, tmp_path, Path(__file__).parent]
-    done = subprocess.run(
-        [sys.executable, "-c", TERMINATED_TWICE, *map(str, words)], capture_output=True, text=True
-    )
-    assert done.returncode == -signal.SIGTERM, done.stderr
+    done = forks("forked:execute", TERMINATED_TWICE, str(pictures), str(tmp_path))
+    assert done.code == -signal.SIGTERM, done.err
     train(settings(pictures, tmp_path, num_epochs=1, overwrite=True), callbacks=[])
 
 

@@ -2,10 +2,7 @@
 
 import base64
 import json
-import os
 import pickle
-import subprocess
-import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -13,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from forked import forks
 
 from simpsons_cnn.data.preprocess import Preprocess
 from simpsons_cnn.inference.classifier import Classifier
@@ -83,20 +81,15 @@ def hub(tmp_path):
     Hub.files, Hub.asked = {}, []
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    env = os.environ | dict(
+    env = dict(
         HF_ENDPOINT=f"http://127.0.0.1:{server.server_port}",
         HF_HOME=str(tmp_path / "cache"),
         HF_TOKEN="hf_nothing",
         HF_HUB_DISABLE_XET="1",
         HF_HUB_DISABLE_TELEMETRY="1",
+        HF_HUB_OFFLINE="0",
     )
-    env.pop("HF_HUB_OFFLINE", None)
-
-    def run(code):
-        command = [sys.executable, "-c", code]
-        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
-
-    yield run
+    yield lambda code: forks("forked:execute", code, env=env)
     server.shutdown()
     server.server_close()
 
@@ -120,8 +113,8 @@ def test_a_model_goes_to_the_hub_and_comes_back(hub, model):
     pushed = hub(f"""
 import simpsons_cnn as sc
 print(sc.push_to_hub(sc.Classifier.load({str(model)!r}, "cpu"), "me/faces"))""")
-    assert pushed.returncode == 0, pushed.stderr
-    assert "/me/faces/" in pushed.stdout  # a commit, or with an older client a tree
+    assert pushed.code == 0, pushed.err
+    assert "/me/faces/" in pushed.out  # a commit, or with an older client a tree
     names = {name for _, name in Hub.files}
     assert names >= {"model.safetensors", "README.md", "config.json"}
     assert not [name for name in names if name.endswith((".bin", ".pt", ".pkl", ".py"))]
@@ -135,7 +128,7 @@ print(sc.push_to_hub(sc.Classifier.load({str(model)!r}, "cpu"), "me/faces"))""")
 
     Hub.asked.clear()
     opened = hub(OPEN)
-    assert opened.stdout.strip() == str(NAMES), opened.stderr
+    assert opened.out.strip() == str(NAMES), opened.err
     fetched = {line.split("/")[-1] for line in Hub.asked}
     assert fetched == {"config.json", "model.safetensors"}  # the first is what the hub counts
 
@@ -160,8 +153,8 @@ def test_a_pickle_is_never_opened(hub, model):
     bomb = pickle.dumps(Bomb())
     Hub.files = {("me/faces", name): bomb for name in ("pytorch_model.bin", "model.safetensors")}
     refused = hub(OPEN)
-    assert refused.returncode == 1 and "is not a safetensors file" in refused.stderr
-    assert "exploded" not in refused.stdout
+    assert refused.code == 1 and "is not a safetensors file" in refused.err
+    assert "exploded" not in refused.out
     Hub.files["me/faces", "model.safetensors"] = model.read_bytes()
     Hub.asked.clear()
     hub(OPEN)
@@ -170,4 +163,4 @@ def test_a_pickle_is_never_opened(hub, model):
 
 def test_no_such_model(hub):
     missing = hub(OPEN)
-    assert missing.returncode == 1 and "EntryNotFound" in missing.stderr
+    assert missing.code == 1 and "EntryNotFound" in missing.err

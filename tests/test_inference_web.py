@@ -215,6 +215,8 @@ def leave_screenshots(page):
 
 def test_keyboard_heat_map_camera_and_clear(browser, site):
     page = site.open(browser)
+    clear = page.get_by_role("button", name="Clear")
+    assert not clear.is_visible()  # there is nothing to clear
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "files"
     choose(page, ("a.png", as_bytes(pictures_to_check(n=1)[0], "png")))
@@ -235,12 +237,14 @@ def test_keyboard_heat_map_camera_and_clear(browser, site):
     page.get_by_role("button", name="Take the picture").click()
     page.locator(".card").nth(1).wait_for()
     assert "camera" in page.locator(".card").first.inner_text()
-    page.get_by_role("button", name="Clear").click()
+    clear.click()
+    assert not clear.is_visible()
     assert page.locator(".card").count() == 0 and page.errors == []
 
 
 def test_examples(browser, site):
-    page = site.open(browser, viewport=PHONE)
+    page = site.open(browser, viewport=PHONE, is_mobile=True, has_touch=True)
+    assert not page.get_by_text("Drop pictures").is_visible()  # a finger drops and pastes nothing
     buttons = page.locator("#examples button")
     assert buttons.count() == 2 and page.get_by_text("No picture at hand?").is_visible()
     buttons.nth(1).focus()

@@ -9,22 +9,21 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from conftest import counts
-from forked import Forks
+from forked import forks
 
 from simpsons_cnn.core.config import Config
 from simpsons_cnn.core.tensors import read_tensors
 from simpsons_cnn.demo.characters import demo_characters
 from simpsons_cnn.training.checkpoint import read_checkpoint
 
-KILLS, THREADS = (25, "2") if os.environ.get("FULL") else (5, "1")
-
-
-forks = Forks("killed_run", "torch._dynamo", OMP_NUM_THREADS=THREADS)
+FULL = bool(os.environ.get("FULL"))
+KILLS, THREADS = (25, 2) if FULL else (5, 1)
+NETWORK = "reference" if FULL else "killed_run:small_network"  # its checkpoints are soon written
 
 
 def run(config, moment=None) -> int:
     "The exit code of a process that trains, and is killed at a moment"
-    ended = forks("killed_run:job", str(config), moment)
+    ended = forks("killed_run:job", str(config), moment, THREADS)
     print(ended.err, end="")  # pytest shows it if the test fails
     return ended.code
 
@@ -34,6 +33,7 @@ def settings(tmp, name, **kwargs) -> Path:
     config = Config.demo(
         tmp,
         **dict(
+            architecture=NETWORK,
             num_epochs=6,
             size=64,
             crop_size=64,
@@ -103,9 +103,7 @@ def test_killed_and_resumed(tmp_path):
 
 @pytest.mark.parametrize(
     "kind",
-    ["half written", "before a rename", "after a rename"]
-    if os.environ.get("FULL")
-    else ["half written"],
+    ["half written", "before a rename", "after a rename"] if FULL else ["half written"],
 )
 def test_killed_while_the_model_is_written(tmp_path, kind):
     "The end of a run is a row of files; each of them may be the last that was touched"
@@ -113,7 +111,7 @@ def test_killed_while_the_model_is_written(tmp_path, kind):
     config = settings(tmp_path, "run", num_epochs=1)
     assert run(config) == 0
     whole = left_by(tmp_path / "run")
-    for call in range(1, 10 if os.environ.get("FULL") else 4):
+    for call in range(1, 10 if FULL else 4):
         if run(config, (kind, call)) == 0:
             break
         counts["kills"]["in the last files"] += 1

@@ -2,12 +2,11 @@
 
 import re
 import shutil
-import subprocess
-import sys
 import unicodedata
 
 import pandas as pd
 import pytest
+from forked import forks
 
 from simpsons_cnn.data.fixes import Fix, read_fixes, record_fix
 from simpsons_cnn.data.folders import ImageFiles
@@ -88,7 +87,7 @@ cleaner.grid.children[0].drop.click()
 cleaner.grid.children[1].keep.click()
 os.kill(os.getpid(), 9)
 """
-    assert subprocess.run([sys.executable, "-c", program]).returncode == -9
+    assert forks("forked:execute", program).code == -9
     cleaner = LabelCleaner(files.root, pd.read_csv(table), fixes, page=4)
     assert [card.name for card in cleaner.grid.children] == files.names[2:6]
     cleaner.view.value = "Decided"

@@ -10,7 +10,7 @@ import pytest
 from simpsons_cnn.core.config import Config
 from simpsons_cnn.data.folders import ImageFiles
 from simpsons_cnn.demo.characters import demo_characters
-from simpsons_cnn.lab.controls import TrainingControls, _score_cells, runs_html
+from simpsons_cnn.lab.controls import TrainingControls, _runs_html, _score_cells
 from simpsons_cnn.lab.dashboard import TrainingDashboard
 from simpsons_cnn.scoring.metrics import Report
 
@@ -133,7 +133,7 @@ def elements_of(text: str) -> list:
 def test_names_are_text(controls):
     failed = TrainingDashboard(Config.load(None, traindir=EVIL, testdir=EVIL))
     failed.state = "failed"
-    found = elements_of(runs_html([failed, TrainingDashboard(Config.demo())], (1, 2)))
+    found = elements_of(_runs_html([failed, TrainingDashboard(Config.demo())], (1, 2)))
     assert "img" not in found and "script" not in found
     assert found.count("svg") == 2
     controls.fields["traindir"].value = EVIL

@@ -22,13 +22,13 @@ from simpsons_cnn.scoring.metrics import (
     confusion_matrix,
 )
 from simpsons_cnn.scoring.plotting import (
+    _split_history,
     plot_confusion,
     plot_losses,
     plot_metrics,
     plot_pictures,
     plot_reliability,
     save_figures,
-    split_history,
 )
 
 HISTORY = pd.DataFrame(dict(epoch=[1, 2, 3], train_loss=[3.0, 2, 1], valid_loss=[3.0, 2.5, 2]))
@@ -166,7 +166,7 @@ def test_one_epoch_has_markers():
 @pytest.mark.parametrize("rows, parts, lengths", [(30, 4, [8, 8, 7, 7]), (2, 5, [1, 1])])
 def test_split_history(rows, parts, lengths):
     table = pd.DataFrame(dict(epoch=range(rows)))
-    assert [len(part) for part in split_history(table, parts)] == lengths
+    assert [len(part) for part in _split_history(table, parts)] == lengths
 
 
 def test_pictures_without_texts_or_without_any():

@@ -23,6 +23,7 @@ class Trainee:
         torch.manual_seed(0)
         self.model = nn.Linear(100, 10)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), 0.1)
+        self.loss = nn.functional.mse_loss
         self.averaged, self.history, self.losses = None, History("valid_loss"), []
         self.device = torch.device("cpu")
 

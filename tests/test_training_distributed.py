@@ -117,6 +117,19 @@ def test_each_validation_picture_counts_once(store):
         assert report.loss == pytest.approx(expected.loss, rel=1e-6)
 
 
+def test_a_callback_that_stops_at_the_start_stops_all_processes(store):
+    class Stops(Callback):
+        def on_start(self, run):
+            run.stop("not today")
+
+    def work(ranks):
+        callbacks = [] if ranks.rank else [Stops()]
+        with using(ranks):
+            return fit(Exact(), *loaders(store), recipe=RECIPE, callbacks=callbacks)
+
+    assert [len(history) for history in in_threads(2, work, seconds=5)] == [0, 0]
+
+
 @pytest.mark.filterwarnings("ignore:Resuming in a different")
 def test_a_run_is_resumed_with_another_number_of_processes(store, tmp_path):
     losses, history = train(store)

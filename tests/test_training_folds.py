@@ -3,12 +3,11 @@
 import json
 import shutil
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
 import pytest
+from forked import forks
 
 from simpsons_cnn.cli.train import simpsons_train
 from simpsons_cnn.core.config import Config
@@ -16,7 +15,7 @@ from simpsons_cnn.demo.characters import demo_characters
 from simpsons_cnn.inference.card import model_card
 from simpsons_cnn.inference.classifier import Classifier
 from simpsons_cnn.training.callbacks import Callback
-from simpsons_cnn.training.folds import _check_taught, assign_folds, train_folds
+from simpsons_cnn.training.folds import _assign_folds, _check_taught, train_folds
 from simpsons_cnn.training.loop import fit
 from simpsons_cnn.training.train import verify
 
@@ -173,8 +172,8 @@ train_folds(Config.load(sys.argv[1]), 2, [Dies()])
 def test_a_killed_series_goes_on_to_the_same_bytes(root, goes_on, tmp_path):
     settings_in(root, root / "runs").save(tmp_path / "job.yaml")
     second = root / "runs/001/fold_2/model/config.yaml"
-    job = [sys.executable, "-c", KILLED, str(tmp_path / "job.yaml"), str(second)]
-    assert subprocess.run(job, check=False).returncode == -signal.SIGKILL
+    killed = forks("forked:execute", KILLED, str(tmp_path / "job.yaml"), str(second))
+    assert killed.code == -signal.SIGKILL, killed.err
     assert second.exists() and not (root / "runs/001/refit").exists()
     goes_on()
 
@@ -246,7 +245,7 @@ def test_folds_of_many_characters_and_groups(seed):
     labels = rng.choice(8, 200, p=np.arange(1, 9) / 36)
     labels = np.r_[labels, [8, 8, 9, 9, 9]]
     groups = np.r_[rng.integers(0, 80, 200), [100, 101, 102, 102, 102]]
-    fold = assign_folds(labels, groups, 5, seed)
+    fold = _assign_folds(labels, groups, 5, seed)
     assert pd.Series(fold).groupby(groups).nunique().max() == 1
     assert (fold[labels == 9] == 0).all() and (fold[labels != 9] > 0).all()
     _check_taught(fold, labels, list("abcdefghij"))
@@ -256,7 +255,7 @@ def test_folds_of_many_characters_and_groups(seed):
 
 def test_nobody_can_be_judged_where_each_character_is_one_group():
     with pytest.raises(ValueError, match="No character has two groups of near-duplicates"):
-        assign_folds(np.array([0, 0, 1, 1]), np.array([0, 0, 1, 1]), 2, 0)
+        _assign_folds(np.array([0, 0, 1, 1]), np.array([0, 0, 1, 1]), 2, 0)
 
 
 OPTIONS = "--num_epochs 1 --size 64 --crop_size 64 --batch_size 8 --folds 2"

@@ -245,24 +245,73 @@ def test_patience_waits_for_a_low_learning_rate(store, loaders, schedule, epochs
     assert len(history) == epochs  # of 8, five count for nothing
 
 
-def test_the_best_epoch_is_best_at_the_characters_with_ten_pictures(store):
-    "One character has eleven validation pictures, another one; only the first chooses the epoch"
-    judged = [*range(11), 12]
-    loaders = (
-        Batches(store, range(24, 54), 30, shuffle=True, device="cpu"),
-        Batches(store, judged, device="cpu"),
+@pytest.mark.parametrize("patience, epochs", [(1, 2), (3, 4), (0, 5)])
+def test_a_run_that_patience_ended_goes_on_with_more(loaders, tmp_path, patience, epochs):
+    changes = dict(num_epochs=5, schedule="constant", monitor="valid_loss", first_crop=None)
+    path, model = tmp_path / "last.ckpt", small_model()
+    how = dict(recipe=RECIPE, callbacks=[], **changes)
+    history = fit(model, *loaders, flat, patience=1, checkpoint=path, **how)
+    assert (len(history), history.stop_reason) == (2, "no better valid_loss for 1 epochs")
+    resumed = Checkpoint(path, resume=True)
+    history = fit(model, *loaders, flat, patience=patience, checkpoint=resumed, **how)
+    assert len(history) == epochs
+    assert history.stop_reason == (
+        f"no better valid_loss for {patience} epochs" if patience else ""
     )
-    scores = []
 
-    class Noted(Callback):
-        def on_epoch(self, run):
-            scores.append(run.report.macro_f1_common)
 
-    settings = dict(num_epochs=3, monitor="macro_f1_common", first_crop=None)
-    history = fit(small_model(), *loaders, recipe=RECIPE, callbacks=Noted(), **settings)
-    assert history.table.macro_f1_common.tolist() == scores
-    assert history.best["macro_f1_common"] == max(scores)
-    assert "best macro_f1_common" in repr(history)
+class Counting(nn.Module):
+    "A loss that counts the pictures it is trained with, and depends on their number"
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, logits, targets):
+        if self.training:
+            self.seen += len(targets)
+        return nn.functional.cross_entropy(logits, targets) / (1 + self.seen / 100)
+
+
+def test_a_loss_with_a_memory_is_resumed_and_does_not_count_validation(loaders, tmp_path):
+    path, losses = tmp_path / "last.ckpt", [Counting(), Counting(), Counting()]
+    how = dict(recipe=RECIPE)
+    straight, stopped = small_model(), small_model()
+    fit(straight, *loaders, losses[0], callbacks=[], **how)
+    fit(stopped, *loaders, losses[1], callbacks=StopAfter(2), checkpoint=path, **how)
+    resumed = Checkpoint(path, resume=True)
+    fit(stopped, *loaders, losses[2], callbacks=[], checkpoint=resumed, **how)
+    assert losses[0].seen == losses[2].seen == 2 * 30 * len(loaders[0]) > losses[1].seen == 60
+    for name, weight in straight.state_dict().items():
+        assert torch.equal(weight, stopped.state_dict()[name]), name
+
+
+class Scripted(nn.Module):
+    "Learns nothing; when it is judged for the n-th time, it gives the n-th list of answers"
+
+    def __init__(self, *answers):
+        super().__init__()
+        self.answers, self.bias = iter(answers), nn.Parameter(torch.zeros(10))
+
+    def forward(self, x):
+        if self.training:
+            return self.bias.expand(len(x), 10)
+        return nn.functional.one_hot(torch.tensor(next(self.answers)), 10).float()
+
+
+@pytest.mark.parametrize("monitor, best", [("macro_f1_common", 1), ("macro_f1", 2)])
+def test_the_best_epoch_is_best_at_the_characters_with_ten_pictures(store, monitor, best):
+    "Eleven pictures of one character, one of another, which the second epoch finds at a price"
+    valid_dl = Batches(store, [*range(11), 12], device="cpu")
+    train_dl = Batches(store, range(24, 54), 30, shuffle=True, device="cpu")
+    model = Scripted([0] * 12, [0] * 8 + [1] * 4)
+    settings = dict(num_epochs=2, monitor=monitor, first_crop=None)
+    history = fit(model, train_dl, valid_dl, recipe=RECIPE, callbacks=[], **settings)
+    assert history.best_epoch == best
+    assert f"best {monitor}" in repr(history)
+    if monitor == "macro_f1_common":
+        f1 = [2 * 11 / (12 + 11), 2 * 8 / (8 + 11)]  # of the one with ten pictures or more
+        assert history.table.macro_f1_common.tolist() == pytest.approx(f1)
 
 
 def test_a_score_of_characters_with_ten_pictures_needs_one(loaders):

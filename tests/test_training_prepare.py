@@ -10,12 +10,12 @@ from simpsons_cnn.core.config import Config
 from simpsons_cnn.demo.characters import demo_characters
 from simpsons_cnn.training.prepare import (
     RUN_FILES,
+    _name_folders,
     certainty,
     check_room,
     latest_run,
     link_run,
     make_output_folders,
-    name_folders,
     new_run_folder,
     prepare,
     run_folders,
@@ -130,7 +130,7 @@ def test_latest_without_links(tmp_path, monkeypatch):
 )
 def test_folders_that_are_given_count(given, found, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    config = name_folders(Config.load(**given))
+    config = _name_folders(Config.load(**given))
     assert [getattr(config, key).as_posix() for key in RUN_FILES] == found
 
 

@@ -166,6 +166,16 @@ class Broken(FocalLoss):
         return super().forward(logits, targets) * (float("nan") if self.calls == 2 * 3 + 2 else 1)
 
 
+def test_a_run_that_goes_on_after_its_refit_is_refitted_again(settings, no_figures):
+    class Ends(Callback):
+        def on_epoch(self, run):
+            run.stop("no better score", resumable=False)  # as `EarlyStopping` does
+
+    config = settings(num_epochs=2, monitor="last", refit=True, testdir=None)
+    assert train(config, [Ends()]).refit["epochs"] == 1
+    assert train(config, [], resume=True).refit["epochs"] == 2
+
+
 def test_what_was_learnt_before_the_loss_broke_down_is_saved(settings, tmp_path, monkeypatch):
     monkeypatch.setattr("simpsons_cnn.training.loop.FocalLoss", Broken)
     with pytest.raises(NonFiniteLoss, match="in epoch 3, step 2"):

@@ -248,23 +248,33 @@ def _overlaps(one: str, sets: dict) -> bool:
     return around or any(f"{one}/".startswith(f"{c}/") for c in characters)
 
 # %% ../../nbs/data/04_archives.ipynb #e4954bf7
+def _content_of_set(name: str, characters: list, folders: dict) -> set:
+    "`(character, file name, size)` of each image of a set"
+    return {
+        (character, file, size)
+        for character in characters
+        for file, size in folders[_join(name, character)].items()
+    }
+
+
 def _distinct_sets(
     folders: dict,  # folder -> {name: size} of the images in it
     source=None,  # To compare bytes; `None`: names and sizes alone
 ) -> tuple:  # (set -> its characters, folder of a copy -> folder it is a copy of)
     "Sets of images, told from second copies of them"
     found = _character_folders(folders)
-    content = {
-        s: {(c, name, size) for c in found[s] for name, size in folders[_join(s, c)].items()}
-        for s in found
-    }
+    content = {name: _content_of_set(name, found[name], folders) for name in found}
+
+    def largest_then_shallowest(name):
+        return -len(found[name]), name != ".", name.count("/"), name
+
     sets, copies = {}, {}
-    for s in sorted(found, key=lambda s: (-len(found[s]), s != ".", s.count("/"), s)):
-        original = _find_original(s, sets, content, source)
+    for name in sorted(found, key=largest_then_shallowest):
+        original = _find_original(name, sets, content, source)
         if original is not None:
-            copies |= {_join(s, c): _join(original, c) for c in found[s]}
-        elif not _overlaps(s, sets):
-            sets[s] = found[s]
+            copies |= {_join(name, who): _join(original, who) for who in found[name]}
+        elif not _overlaps(name, sets):
+            sets[name] = found[name]
     return sets, copies
 
 # %% ../../nbs/data/04_archives.ipynb #8f8663c6
@@ -325,19 +335,18 @@ def _layout(folders: dict, source, names) -> _Layout:
     home = {_join(s, c): ("train" if s == train else "test", c) for s in sets for c in sets[s]}
     return _Layout(folders, copies, home, sets[train])
 
-# %% ../../nbs/data/04_archives.ipynb #b0cbe414
-def _reason_left_out(layout: _Layout, folder: str, name: str, taken: dict) -> str:
-    "Why an image is not taken; empty if it is"
-    split, character = layout.split_and_character(folder, name)
-    is_home, is_copy = folder in layout.home, folder in layout.copies
-    twin = taken.get(f"{split}/{character}/{name}")
-    if is_copy:
-        twin = _join(layout.copies[folder], name)
-    if twin:
-        same = f"a second copy of '{os.path.dirname(layout.copies.get(folder, twin)) or '.'}'"
-        if layout.size(twin) == layout.folders[folder][name]:
-            return same
-        return f"only in {same}" if is_copy else "another test picture has this name"
+# %% ../../nbs/data/04_archives.ipynb #f8e7d382
+def _reason_as_copy(layout: _Layout, folder: str, name: str) -> str:
+    "What to say of an image in a second copy of a folder"
+    original = layout.copies[folder]
+    copy = f"a second copy of '{os.path.dirname(original) or '.'}'"
+    same_size = layout.size(_join(original, name)) == layout.folders[folder][name]
+    return copy if same_size else f"only in {copy}"
+
+
+def _reason_without_character(layout: _Layout, folder: str, character: str) -> str:
+    "Why an image shows nobody to train on or to test; empty if it does"
+    is_home = folder in layout.home
     if not is_home and any(_within(folder, home) for home in layout.home):
         return "in a folder inside a character's folder"
     if character in layout.characters:
@@ -345,6 +354,19 @@ def _reason_left_out(layout: _Layout, folder: str, name: str, taken: dict) -> st
     if is_home:
         return "of a character without training pictures"
     return "not named after a character of the training pictures"
+
+# %% ../../nbs/data/04_archives.ipynb #b0cbe414
+def _reason_left_out(layout: _Layout, folder: str, name: str, taken: dict) -> str:
+    "Why an image is not taken; empty if it is"
+    if folder in layout.copies:
+        return _reason_as_copy(layout, folder, name)
+    split, character = layout.split_and_character(folder, name)
+    twin = taken.get(f"{split}/{character}/{name}")
+    if twin is None:
+        return _reason_without_character(layout, folder, character)
+    if layout.size(twin) == layout.folders[folder][name]:
+        return f"a second copy of '{os.path.dirname(twin) or '.'}'"
+    return "another test picture has this name"
 
 # %% ../../nbs/data/04_archives.ipynb #0db3c638
 def _is_image(name: str, source) -> bool:
@@ -370,6 +392,12 @@ def _images_by_folder(
     return folders, others
 
 # %% ../../nbs/data/04_archives.ipynb #6044ba39
+def _in_order(layout: _Layout) -> list:
+    "`(folder, name)` of all images: those of characters' folders first, then from the top down"
+    images = [(folder, name) for folder in layout.folders for name in layout.folders[folder]]
+    return sorted(images, key=lambda im: (im[0] not in layout.home, im[0].count("/"), im))
+
+
 def _plan(
     sizes: dict,  # name -> bytes
     source=None,  # Where the files are, to compare bytes; `None`: names and sizes alone
@@ -379,8 +407,7 @@ def _plan(
     left = defaultdict(list, {"hidden, or no picture": others} if others else {})
     layout = _layout(folders, source, sizes)
     taken = {}  # target -> name
-    images = [(folder, name) for folder in folders for name in folders[folder]]
-    for folder, name in sorted(images, key=lambda p: (p[0] not in layout.home, p[0].count("/"), p)):
+    for folder, name in _in_order(layout):
         reason = _reason_left_out(layout, folder, name, taken)
         if reason:
             left[reason].append(_join(folder, name))

@@ -174,13 +174,12 @@ def augment_batch(
     part: slice = slice(None),  # noqa: B008  cannot change
 ) -> Tensor:  # float32, shape `(n, 3, crop, crop)`
     "Crop, turn, mirror, recolour, erase and normalise a batch, or a part of one"
-    changes = _draw_changes(augment, prep, batch_size or len(xb), rng)
-    changes = {name: t[part].to(xb.device, non_blocking=True) for name, t in changes.items()}
+    drawn = _draw_changes(augment, prep, batch_size or len(xb), rng)
+    changes = {name: t[part].to(xb.device, non_blocking=True) for name, t in drawn.items()}
     side = crop or prep.crop
-    at_once = 16 if xb.device.type == "cpu" else len(xb)
     out = torch.empty(len(xb), 3, side, side, device=xb.device)
+    at_once = 16 if xb.device.type == "cpu" else len(xb)
     for start in range(0, len(xb), at_once):
-        part = slice(start, start + at_once)
-        of_part = {name: t[part] for name, t in changes.items()}
-        _change_images(xb[part], of_part, out[part])
+        few = slice(start, start + at_once)
+        _change_images(xb[few], {name: t[few] for name, t in changes.items()}, out[few])
     return out

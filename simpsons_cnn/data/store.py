@@ -271,25 +271,37 @@ def _changes(job: StoreJob, kept: KeptStore | None) -> str:
         return "some can be read again"
     return ""
 
+# %% ../../nbs/data/06_store.ipynb #a13ded62
+def _check_any_readable(job: StoreJob, bad: dict):
+    "Raise `ValueError` if no image can be read; `bad`: row -> reason"
+    if len(bad) == len(job.pictures):
+        raise ValueError(
+            f"None of the {len(bad):,} pictures under '{job.files.root}' can be read; "
+            f"the first: {next(iter(bad.values()))}"
+        )
+
+
+def _without_stale_digests(job: StoreJob, rows: list) -> list:
+    "The pictures of a job; those of `rows` whose files have changed meanwhile have no digest"
+    pictures = list(job.pictures)
+    for row in rows:
+        name, digest = pictures[row]
+        if _file_digest(job.files.paths[row]) != digest:
+            pictures[row] = (name, None)
+    return pictures
+
 # %% ../../nbs/data/06_store.ipynb #96def270
 def _fill(job: StoreJob, kept: KeptStore | None, out: np.ndarray, desc: str) -> Manifest:
     "Copy what is known, decode the rest, and move what can be read to the front"
-    pictures = list(job.pictures)
-    rows = list(range(len(pictures)))
+    rows = list(range(len(job.pictures)))
     if kept is not None:
-        rows = _copy_known([digest for _, digest in pictures], kept, out)
-    todo = [job.files.paths[row] for row in rows]
-    bad = _decode_all(todo, rows, out, job.decode, job.workers, desc)
-    if len(bad) == len(pictures):
-        raise ValueError(
-            f"None of the {len(pictures):,} pictures under '{job.files.root}' can be read; "
-            f"the first: {next(iter(bad.values()))}"
-        )
+        rows = _copy_known([digest for _, digest in job.pictures], kept, out)
+    paths = [job.files.paths[row] for row in rows]
+    bad = _decode_all(paths, rows, out, job.decode, job.workers, desc)
+    _check_any_readable(job, bad)
     if bad:
         _close_gaps(out, bad)
-    for row, path in zip(rows, todo, strict=True):
-        name, digest = pictures[row]
-        pictures[row] = (name, digest if _file_digest(path) == digest else None)
+    pictures = _without_stale_digests(job, rows)
     unreadable = {pictures[row][0]: reason for row, reason in bad.items()}
     return Manifest(settings=job.settings, pictures=pictures, unreadable=unreadable)
 

@@ -74,6 +74,13 @@ def _common_log_odds(
     return F.logsigmoid(x).logsumexp(0) - F.logsigmoid(-x).logsumexp(0)
 
 # %% ../../nbs/inference/01_explain.ipynb #73d0bbf6
+def _with_channels_second(feature_maps: list, images: Tensor) -> list:
+    "The feature maps of square images that are square as well; of other images, all"
+    if images.shape[2] != images.shape[3]:
+        return feature_maps
+    return [m for m in feature_maps if m.shape[2] == m.shape[3]]
+
+
 def _logits_and_maps(
     model: nn.Module, xb: Tensor, min_side: int
 ) -> tuple:  # (logits, the last large enough feature map); of each member, or of the one network
@@ -81,17 +88,16 @@ def _logits_and_maps(
     is_ensemble = isinstance(model, Ensemble)
     networks = model.members if is_ensemble else [model]
     with ExitStack() as stack:
-        found = [stack.enter_context(_record_feature_maps(n, min_side)) for n in networks]
+        recorded = [stack.enter_context(_record_feature_maps(n, min_side)) for n in networks]
         images = xb.detach().clone().requires_grad_()
         logits = model.member_logits(images) if is_ensemble else model(images)[None]
-    if xb.shape[2] == xb.shape[3]:  # then rows and columns are equal, also in a feature map
-        found = [[m for m in maps if m.shape[2] == m.shape[3]] for maps in found]
-    if not all(found):
+    usable = [_with_channels_second(feature_maps, xb) for feature_maps in recorded]
+    if not all(usable):
         raise ValueError(
             f"images must leave a feature map of {min_side}×{min_side} or more, "
             f"got images of {tuple(xb.shape[2:])}; use larger images or a smaller min_side"
         )
-    return logits, [feature_maps[-1] for feature_maps in found]
+    return logits, [feature_maps[-1] for feature_maps in usable]
 
 # %% ../../nbs/inference/01_explain.ipynb #6d64021f
 def _enlarged_map(

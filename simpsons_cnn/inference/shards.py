@@ -218,16 +218,17 @@ def _write_group(
 
 def _write_groups(job: _ShardFiles, clf: Classifier, partial: Path) -> tuple:  # (files, unreadable)
     "Write the groups that are not there yet"
-    listed, files, unreadable = partial / "names", [], 0
-    with open(listed, "rb") as file:
-        total = sum(1 for _ in file)
+    with open(partial / "names", "rb") as listed:
+        total = sum(1 for _ in listed)
+    files, unreadable = [], 0
     with worker_pool() as pool, progress_bar(total=total, desc=f"shard {job.shard}") as bar:
-        for number, names in enumerate(_groups(listed)):
-            files.append(partial / f"{number:06}{job.target.suffix}")
-            if files[-1].exists():
+        for number, names in enumerate(_groups(partial / "names")):
+            file = partial / f"{number:06}{job.target.suffix}"
+            files.append(file)
+            if file.exists():
                 bar.update(len(names))
             else:
-                unreadable += _write_group(job, clf, names, files[-1], pool, bar)
+                unreadable += _write_group(job, clf, names, file, pool, bar)
     return files, unreadable
 
 # %% ../../nbs/inference/07_shards.ipynb #b0056677

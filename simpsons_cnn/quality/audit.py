@@ -174,21 +174,28 @@ def _pixels_of(store: PixelStore, names) -> list:
 _FINDINGS = ("duplicates", "conflicts", "leaks", "same_scene", "anomalies", "cut_pairs")
 
 
+def _pair_caption(pair) -> str:
+    mirrored = ", mirrored" if pair.mirrored else ""
+    return f"{pair.file} | {pair.other}: {pair.kind}{mirrored}"
+
+
 def _findings(report, what: str, n: int) -> list:
     "Up to `n` findings of a kind: (images, caption) of each"
     if what not in _FINDINGS:
         raise ValueError(unknown_name_message("finding", what, _FINDINGS))
-    table, stores = _spread(getattr(report, what), n), report.stores
-    rows = list(table.itertuples())
+    stores = report.stores
+    rows = list(_spread(getattr(report, what), n).itertuples())
     if what == "anomalies":
         return [(_pixels_of(stores[r.folder], [r.file]), f"{r.file}: {r.what}") for r in rows]
     folder = "test" if what in ("leaks", "same_scene") else "train"
     first = stores.get(folder, stores["train"])  # without test images there are no leaks
-    images = zip(
-        _pixels_of(first, table.file), _pixels_of(stores["train"], table.other), strict=True
-    )
-    captions = [f"{r.file} | {r.other}: {r.kind}{', mirrored' * r.mirrored}" for r in rows]
-    return [(list(pair), caption) for pair, caption in zip(images, captions, strict=True)]
+    files = _pixels_of(first, [r.file for r in rows])
+    others = _pixels_of(stores["train"], [r.other for r in rows])
+    captions = map(_pair_caption, rows)
+    return [
+        ([file, other], caption)
+        for file, other, caption in zip(files, others, captions, strict=True)
+    ]
 
 # %% ../../nbs/quality/03_audit.ipynb #581409da
 def _gallery(found: list, columns: int) -> Figure:

@@ -54,41 +54,49 @@ def split_per_character(
 def _group_sizes(labels: np.ndarray, groups: np.ndarray) -> dict:
     "Character → {group: how many of its images are in it}"
     sizes = pd.Series(labels).groupby([labels, groups]).size()
-    return {c: of_c.droplevel(0).to_dict() for c, of_c in sizes.groupby(level=0)}
+    return {
+        character: sizes_of_one.droplevel(0).to_dict()
+        for character, sizes_of_one in sizes.groupby(level=0)
+    }
 
 # %% ../../nbs/quality/02_split.ipynb #8ce8f7b4
+def _draw_groups_of_one(sizes: dict, valid: float, held_out: dict, rng: np.random.Generator):
+    "Decide in `held_out` about the groups of one character: group → number of its images"
+    already = sum(size for group, size in sizes.items() if held_out.get(group))
+    missing = sum(sizes.values()) * valid - already
+    for group in rng.permutation(list(sizes)).tolist():
+        if group in held_out:
+            continue
+        held_out[group] = abs(missing - sizes[group]) < abs(missing)
+        if held_out[group]:
+            missing -= sizes[group]
+
+
 def _draw_groups(sizes: dict, valid: float, rng: np.random.Generator) -> dict:
     "Group → whether it is held out; `sizes` from `_group_sizes`"
-    held_out = {g: False for groups in sizes.values() if len(groups) == 1 for g in groups}
-    for c in sorted(sizes, key=lambda c: (len(sizes[c]), c)):
-        already = sum(n for g, n in sizes[c].items() if held_out.get(g))
-        missing = sum(sizes[c].values()) * valid - already
-        for g in rng.permutation(list(sizes[c])).tolist():
-            if g in held_out:
-                continue
-            held_out[g] = abs(missing - sizes[c][g]) < abs(missing)
-            if held_out[g]:
-                missing -= sizes[c][g]
+    held_out = {group: False for of_one in sizes.values() if len(of_one) == 1 for group in of_one}
+    for character in sorted(sizes, key=lambda name: (len(sizes[name]), name)):
+        _draw_groups_of_one(sizes[character], valid, held_out, rng)
     return held_out
 
 # %% ../../nbs/quality/02_split.ipynb #6d15aa74
 def _sides(groups: dict, held_out: dict) -> list:
-    return [held_out[g] for g in groups]
+    return [held_out[group] for group in groups]
 
 
 def _smallest_first(groups: dict) -> list:
-    return sorted(groups, key=lambda g: (groups[g], g))
+    return sorted(groups, key=lambda group: (groups[group], group))
 
 
-def _moved(g, sizes: dict, held_out: dict, most: int, moved=frozenset()) -> dict | None:
+def _moved(group, sizes: dict, held_out: dict, most: int, moved=frozenset()) -> dict | None:
     "Sides after a group, and others in exchange, have moved; `None` if that takes more than `most`"
     if len(moved) == most:
         return None
-    sides, moved = held_out | {g: not held_out[g]}, moved | {g}
+    sides, moved = held_out | {group: not held_out[group]}, moved | {group}
     for groups in sizes.values():
-        if g in groups and len(set(_sides(groups, sides))) == 1:  # it has lost a side
-            others = [h for h in _smallest_first(groups) if h not in moved]
-            tries = (_moved(h, sizes, sides, most, moved) for h in others)
+        if group in groups and len(set(_sides(groups, sides))) == 1:  # it has lost a side
+            others = [other for other in _smallest_first(groups) if other not in moved]
+            tries = (_moved(other, sizes, sides, most, moved) for other in others)
             sides = next(filter(None, tries), None)
             if sides is None:
                 return None
@@ -100,7 +108,7 @@ def _rebalance(sizes: dict, held_out: dict):
     for most in (1, 4):
         for groups in sizes.values():
             if len(groups) > 1 and len(set(_sides(groups, held_out))) == 1:
-                tries = (_moved(g, sizes, held_out, most) for g in _smallest_first(groups))
+                tries = (_moved(group, sizes, held_out, most) for group in _smallest_first(groups))
                 held_out.update(next(filter(None, tries), {}))
 
 # %% ../../nbs/quality/02_split.ipynb #8f0ac90f

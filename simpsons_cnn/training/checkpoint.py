@@ -72,19 +72,23 @@ def _optimizer_tensors(model: nn.Module, optimizer) -> dict:
     return tensors
 
 # %% ../../nbs/training/03_checkpoint.ipynb #b46d7469
+def _optimizer_state(name: str, parameter: nn.Parameter, tensors: dict) -> dict:
+    "What an optimizer remembered of a parameter, in the layout of the parameter"
+    state = _without_prefix(name, tensors)
+    for key, value in state.items():
+        if value.shape == parameter.shape:
+            state[key] = torch.empty_like(parameter).copy_(value)
+    return state
+
+
 def _restore_optimizer(model: nn.Module, optimizer, tensors: dict):
-    "Put back what `_optimizer_tensors` took, each tensor in the layout of its parameter"
-    states, names = {}, {parameter: name for name, parameter in model.named_parameters()}
-    given = [p for group in optimizer.param_groups for p in group["params"]]
-    for i, parameter in enumerate(given):
-        state = _without_prefix(names[parameter], tensors)
-        for key, v in state.items():
-            if v.shape == parameter.shape:
-                state[key] = torch.empty_like(parameter).copy_(v)
-        if state:
-            states[i] = state
+    "Put back what `_optimizer_tensors` took"
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    states = [_optimizer_state(names[p], p, tensors) for p in parameters]
+    by_index = {i: state for i, state in enumerate(states) if state}
     groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict(dict(state=states, param_groups=groups))
+    optimizer.load_state_dict(dict(state=by_index, param_groups=groups))
 
 # %% ../../nbs/training/03_checkpoint.ipynb #6c85cd5c
 def _columns(rows: list) -> dict:
@@ -157,12 +161,18 @@ def read_checkpoint(
     return found
 
 # %% ../../nbs/training/03_checkpoint.ipynb #70444e73
+def _tensors_of_loss(loss) -> dict:
+    "By name; a plain function has none"
+    return loss.state_dict() if isinstance(loss, nn.Module) else {}
+
+
 def _run_tensors(run) -> dict:
     "All tensors of a run by name"
     history = run.history
     same = history.best_weights is history.last_weights
     parts = dict(
         model=run.model.state_dict(),
+        loss=_tensors_of_loss(run.loss),
         averaged=run.averaged.state_dict() if run.averaged else {},
         optimizer=_optimizer_tensors(run.model, run.optimizer),
         last=history.last_weights or {},
@@ -201,6 +211,9 @@ def _history_of(tensors: dict, header: dict) -> History:
 def _restore_run(run, tensors: dict, header: dict):
     "Put back what `_run_tensors` and `_run_header` took"
     run.model.load_state_dict(_without_prefix("model", tensors))
+    of_loss = _without_prefix("loss", tensors)
+    if of_loss:
+        run.loss.load_state_dict(of_loss)
     _restore_optimizer(run.model, run.optimizer, _without_prefix("optimizer", tensors))
     if run.averaged:
         run.averaged.load_state_dict(_without_prefix("averaged", tensors))

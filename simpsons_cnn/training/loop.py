@@ -7,6 +7,7 @@ __all__ = ['train_epoch', 'judge', 'as_callbacks', 'fit']
 
 # %% ../../nbs/training/05_loop.ipynb #d1f0b49b
 from collections.abc import Iterable
+from contextlib import nullcontext
 
 import torch
 from pydantic import ValidationError
@@ -22,6 +23,7 @@ from simpsons_cnn.networks.losses import (
     loss_of_labels,
     weights_by_name,
 )
+from ..networks.reference import evaluating
 from ..scoring.metrics import Report, collect_logits, score_logits
 from .callbacks import EarlyStopping, Progress
 from .checkpoint import Checkpoint
@@ -62,7 +64,8 @@ def judge(run: TrainingRun) -> Report:
     share = dl if ranks.size == 1 else dl.share(ranks.rank, ranks.size)
     logits, targets = collect_logits(run.judged_model, share, run.dtype)
     whole = [ranks.gather(t, len(dl.indices)) for t in (logits, targets)]
-    return score_logits(*whole, dl, run.loss)
+    with evaluating(run.loss) if isinstance(run.loss, nn.Module) else nullcontext():
+        return score_logits(*whole, dl, run.loss)
 
 # %% ../../nbs/training/05_loop.ipynb #1079104d
 _OF_THE_LOADERS = ("batch_size", "seed", "device", "crop_size", "order")

@@ -4,16 +4,16 @@
 
 # %% auto #0
 __all__ = ['RUN_OWN_FIGURES', 'RUN_FILES', 'PARTS', 'make_output_folders', 'remove_run', 'new_run_folder', 'link_run',
-           'latest_run', 'in_folder', 'name_folders', 'run_folders', 'create_network', 'check_room',
-           'check_own_network', 'check_own_transform', 'scan_folders', 'certainty', 'TrainingData', 'open_store_of',
-           'evaluation_batch_size', 'prepare']
+           'latest_run', 'in_folder', 'run_folders', 'create_network', 'check_room', 'check_own_network',
+           'check_own_transform', 'scan_folders', 'certainty', 'TrainingData', 'open_store_of', 'evaluation_batch_size',
+           'prepare']
 
 # %% ../../nbs/training/06_prepare.ipynb #a15a2e17
 import os
 import sys
 import warnings
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -184,7 +184,7 @@ def _run_folder(config: Config, resume: bool) -> Path:
     return latest or new_run_folder(config.runs_directory)
 
 # %% ../../nbs/training/06_prepare.ipynb #36226397
-def name_folders(
+def _name_folders(
     config: Config,  # Settings that may leave output folders open
     resume: bool = False,  # Whether the latest run is continued
 ) -> Config:
@@ -207,8 +207,8 @@ def _remove_if_empty(folder: Path):
 # %% ../../nbs/training/06_prepare.ipynb #7f082b29
 @contextmanager
 def run_folders(config: Config, resume: bool = False):
-    "Within, settings as from `name_folders`; a numbered folder in which no run begins is removed"
-    named = name_folders(config, resume)
+    "Within, settings with all output folders; a numbered one in which no run begins is removed"
+    named = _name_folders(config, resume)
     folder = named.out_model_directory.parent
     try:
         yield named
@@ -386,6 +386,19 @@ def evaluation_batch_size(
     return max(1, round(at_96_pixels * (96 / size) ** 2))
 
 # %% ../../nbs/training/06_prepare.ipynb #a6671753
+def _with_test_images(
+    data: TrainingData, test_store: PixelStore, batch_size: int, device
+) -> TrainingData:
+    "The same with batches of test images, copies counted, and groups of near-duplicates"
+    pairs = near_duplicates(test_store, data.train_dl.store)
+    return replace(
+        data,
+        test_dl=Batches(test_store, batch_size=batch_size, device=device),
+        leaks=pairs.a[pairs.kind == "copy"].nunique(),
+        test_groups=groups_to_judge(test_store),
+    )
+
+
 def prepare(
     config: Config,  # Settings
     files: ImageFiles,  # Images to train and validate on
@@ -401,10 +414,7 @@ def prepare(
     shuffle = "local" if config.order == "local" else True
     train_dl = Batches(store, train_idx, batch_size, augment, config.seed, device, shuffle)
     valid_dl = Batches(store, valid_idx, at_once, device=device)
+    data = TrainingData(train_dl, valid_dl, None, groups)
     if test_store is None:
-        return TrainingData(train_dl, valid_dl, None, groups)
-    test_dl = Batches(test_store, batch_size=at_once, device=device)
-    pairs = near_duplicates(test_store, store)
-    leaks = pairs.a[pairs.kind == "copy"].nunique()
-    test_groups = groups_to_judge(test_store)
-    return TrainingData(train_dl, valid_dl, test_dl, groups, leaks, test_groups)
+        return data
+    return _with_test_images(data, test_store, at_once, device)

@@ -31,7 +31,7 @@ from ..data.mixing import balanced_chances, mix_batch
 from ..networks.presets import OwnNetwork
 from ..networks.reference import set_dropout_generator
 from ..scoring.metrics import COMMON, Report
-from .callbacks import Callback
+from .callbacks import NO_BETTER, Callback
 from .checkpoint import Checkpoint, describe_environment, stop_on_signal
 from simpsons_cnn.training.distributed import (
     bytes_of_first,
@@ -89,19 +89,21 @@ def _check_monitor(recipe: TrainingParameters, valid_dl: Batches):
         )
 
 # %% ../../nbs/training/04_run.ipynb #93ccb17e
+def _dropout_rate(layer: nn.Module) -> float:
+    "The share of numbers that a layer of PyTorch drops with the random numbers of the process"
+    if isinstance(layer, nn.modules.dropout._DropoutNd):
+        return layer.p
+    if isinstance(layer, (nn.RNNBase, nn.MultiheadAttention)):
+        return layer.dropout
+    return 0.0
+
+
 def _unseeded_dropout(model: nn.Module) -> list:
-    "The names of the layers that drop numbers with the random numbers of the process"
-    names, own = [], [m for m in model.modules() if isinstance(m, OwnNetwork)]
-    seeded = {part for network in own for part in network.modules()}
-    for name, module in model.named_modules():
-        rate = 0.0
-        if isinstance(module, nn.modules.dropout._DropoutNd):
-            rate = module.p
-        elif isinstance(module, (nn.RNNBase, nn.MultiheadAttention)):
-            rate = module.dropout
-        if rate and module not in seeded:
-            names.append(name)
-    return names
+    "The names of the layers whose dropout the seed of a run does not decide"
+    own_networks = [module for module in model.modules() if isinstance(module, OwnNetwork)]
+    seeded = {layer for network in own_networks for layer in network.modules()}
+    layers = [(name, layer) for name, layer in model.named_modules() if layer not in seeded]
+    return [name for name, layer in layers if _dropout_rate(layer)]
 
 # %% ../../nbs/training/04_run.ipynb #04faacb0
 def _warn_of_unseeded_dropout(model: nn.Module):
@@ -266,6 +268,7 @@ class TrainingRun(_PlacedRun):
     checkpoint: Checkpoint = None  # Where the run is kept
 
     step = 0
+    loss_at_start = None  # as it describes itself
     report = None  # on the validation images
     seconds_before = 0.0  # that this epoch took before a resume
     _chances = None  # of the training images, see `rare_batch`
@@ -334,7 +337,7 @@ def identity(self: TrainingRun) -> dict:
         validation_images=_images_identity(self.valid_dl),
         weight_decay=self.weight_decay,
         image_sides=[prep.size, prep.crop],
-        loss=_loss_identity(self.loss),
+        loss=self.loss_at_start or _loss_identity(self.loss),
     )
 
 # %% ../../nbs/training/04_run.ipynb #2762d63c
@@ -575,6 +578,7 @@ def _restore_others(run: TrainingRun, data: bytes):
 # %% ../../nbs/training/04_run.ipynb #2a356bd6
 def _begin(run: TrainingRun):
     "Continue from the checkpoint, in all processes, or clear it"
+    run.loss_at_start = _loss_identity(run.loss)
     restored = run.checkpoint.resume and run.checkpoint.restore(run)
     if not restored:
         run.checkpoint.clear()
@@ -582,6 +586,8 @@ def _begin(run: TrainingRun):
         data = bytes_of_first(run.checkpoint.path.read_bytes() if restored else b"", run.ranks)
         if run.ranks.rank:
             _restore_others(run, data)
+    if run.history.stop_reason.startswith(NO_BETTER):
+        run.history.stop_reason = ""  # another patience may go on; see `EarlyStopping`
 
 # %% ../../nbs/training/04_run.ipynb #3f6e0e10
 @contextmanager
@@ -591,6 +597,7 @@ def running(run: TrainingRun):
     run.checkpoint.saved_at = time.monotonic()  # what came before was no training
     try:
         run.notify("on_start")
+        run.agree_to_stop()
         with ExitStack() as stack:
             stack.enter_context(stop_on_signal(run.stop))
             for model in (run.model, run.averaged):

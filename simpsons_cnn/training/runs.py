@@ -10,6 +10,7 @@ import json
 import warnings
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -152,24 +153,29 @@ def runs_table(
 _DASHES = ("-", "--", ":", "-.")
 
 
+def _draw_runs(ax, runs: list, column: str):
+    "A line for each run that has epochs"
+    for run, style in zip(runs, cycle(_DASHES), strict=False):
+        if len(run.history):
+            values = run.history[column]
+            name = display_name(run.name)
+            ax.plot(run.history.epoch, values, style, marker=".", label=name)
+    ax.set_xlabel("epoch")
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.grid(alpha=0.3)
+
+
 def plot_runs(
     runs: list,  # `RunRecord`s
 ) -> NotebookFigure:
     "Macro F1 and validation loss of all runs against the epoch"
     figure = NotebookFigure(figsize=(8, 3), dpi=90, layout="constrained")
-    axs = figure.subplots(1, 2)
-    panels = dict(macro_f1="Macro F1", valid_loss="Validation loss")
-    for ax, (key, title) in zip(axs, panels.items(), strict=True):
-        for i, run in enumerate(runs):
-            if len(run.history):
-                style = _DASHES[i % len(_DASHES)]
-                name = display_name(run.name)
-                ax.plot(run.history.epoch, run.history[key], style, marker=".", label=name)
-        ax.set_title(title, fontsize=10)
-        ax.set_xlabel("epoch")
-        ax.xaxis.get_major_locator().set_params(integer=True)
-        ax.grid(alpha=0.3)
-    axs[0].set_ylim(0, 1)
-    if axs[0].lines:
-        axs[0].legend(fontsize=8, title="run")
+    f1_ax, loss_ax = figure.subplots(1, 2)
+    f1_ax.set_title("Macro F1", fontsize=10)
+    loss_ax.set_title("Validation loss", fontsize=10)
+    _draw_runs(f1_ax, runs, "macro_f1")
+    _draw_runs(loss_ax, runs, "valid_loss")
+    f1_ax.set_ylim(0, 1)
+    if f1_ax.lines:
+        f1_ax.legend(fontsize=8, title="run")
     return figure

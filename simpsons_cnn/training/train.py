@@ -324,6 +324,12 @@ def _doubts(config: Config) -> list:
     return []
 
 
+def _epochs_made(checkpoint: Checkpoint) -> int:
+    "Of the run that is resumed"
+    found = checkpoint.read()
+    return len(found[1]["history"]["rows"]) if found else 0
+
+
 def _start_message(config: Config, data: TrainingData, checkpoint: Checkpoint) -> str:
     "What is trained, where, and from which epoch on"
     device = data.train_dl.device
@@ -332,9 +338,8 @@ def _start_message(config: Config, data: TrainingData, checkpoint: Checkpoint) -
     if current_ranks().size > 1:
         lines[1] += f", {current_ranks().size} processes"
     lines += _doubts(config)
-    found = checkpoint.read()
-    if found:
-        lines.append(f"resuming after {len(found[1]['history']['rows'])} epochs")
+    if checkpoint.read():
+        lines.append(f"resuming after {_epochs_made(checkpoint)} epochs")
     elif checkpoint.resume:
         lines.append(f"no checkpoint in '{checkpoint.path.parent}' to resume; starting")
     return "\n".join(lines)
@@ -355,10 +360,9 @@ def _fit_all(run: Run, data: TrainingData, dl: Batches, callbacks, checkpoint: C
     shown = [Progress()] if any(isinstance(c, Progress) for c in callbacks) else []
     if shown:
         print(f"refit on all {len(dl.indices):,} pictures; scores below are of pictures trained on")
-    model, recipe = _create_model(config, data), config.training_parameters
+    model, of_all = _create_model(config, data), replace(data, train_dl=dl)
     changes = dict(num_epochs=run.history.best_epoch, patience=0)
-    loaders, how = (dl, data.valid_dl), (None, recipe, config.weight_decay)
-    history = fit(model, *loaders, *how, callbacks=shown, checkpoint=kept, **changes)
+    history = _fit_config(config, of_all, model, callbacks=shown, checkpoint=kept, **changes)
     model.load_state_dict(history.last_weights)
     return model, history
 
@@ -406,7 +410,10 @@ def _train_and_save(config, data, table, callbacks, checkpoint) -> Run:
     model = _create_model(config, data)
     _check_imbalance(config, data, model)
     callbacks = [_HistoryFile(config.out_model_directory / "history.csv"), *callbacks]
+    made = _epochs_made(checkpoint)
     history, broken = _fit_or_keep(config, data, model, callbacks, checkpoint)
+    if len(history) > made:  # a refit that there is was for fewer epochs
+        Checkpoint(config.out_model_directory / "refit.ckpt").clear()
     adjustment = _adjust(config, data, model)
     run = _judge(config, model, history, data)
     run.adjustment = adjustment
@@ -479,6 +486,22 @@ def _follow(ranks: Ranks):
             run = Run(config, model, history, None, model_path=config.traindir)
             _fit_all(run, data, _all_batches(data), [], Checkpoint(None))
 
+# %% ../../nbs/training/07_train.ipynb #cf1457dc
+def _check_before_decoding(config: Config, files: ImageFiles):
+    "Raise `ValueError` for settings that do not fit these images or what is installed"
+    if isinstance(config.imbalance, dict):
+        weights_by_name(config.imbalance, files.classes)  # a wrong name is refused
+    check_own_network(config, len(files.classes))
+    check_own_transform(config)
+
+
+def _open_checkpoint(config: Config, resume: bool) -> Checkpoint:
+    "The checkpoint of a run; raises `ValueError` if it belongs to another run"
+    path = config.out_model_directory / "last.ckpt"
+    checkpoint = Checkpoint(path, resume, config.checkpoint_seconds, _identity(config))
+    checkpoint.read()
+    return checkpoint
+
 # %% ../../nbs/training/07_train.ipynb #fc6af20a
 def _lead(config: Config, callbacks, resume: bool, ranks: Ranks, files=None) -> Run:
     "Scan, decode, split, train, judge, save"
@@ -487,17 +510,12 @@ def _lead(config: Config, callbacks, resume: bool, ranks: Ranks, files=None) -> 
     _send_settings(config, ranks)
     with agreed(ranks):
         files, test_files = scan_folders(config, files)
-    if isinstance(config.imbalance, dict):
-        weights_by_name(config.imbalance, files.classes)  # a wrong name is refused
-    check_own_network(config, len(files.classes))
-    check_own_transform(config)
+    _check_before_decoding(config, files)
     with run_folders(config, resume) as config, _own_folders(config):
         make_output_folders(config, resume)
         check_room(config, len(files.classes))
-        path, seconds = config.out_model_directory / "last.ckpt", config.checkpoint_seconds
-        checkpoint = Checkpoint(path, resume, seconds, _identity(config))
-        checkpoint.read()  # one of another run is refused before the long work
-        callbacks = [*callbacks, *tracker_of(config)]  # a missing package is known before as well
+        checkpoint = _open_checkpoint(config, resume)
+        callbacks = [*callbacks, *tracker_of(config)]  # raises if its package is missing
         data = _prepare_all(config, files, test_files, ranks)
         data.warn_of_leaks()
         table = _split_of(data)
