@@ -94,10 +94,23 @@ def run_command(argv: list, folder: str, env: dict, streams: list):
     run_and_end(getattr(importlib.import_module(module), function))
 
 
+def call_and_end(function, connection: socket.socket):
+    "Call a function in a process forked for it, and end without the clean-up of its parent"
+    try:
+        function(connection)
+    except Exception:
+        traceback.print_exc()
+    finally:
+        os._exit(0)
+
+
 def answer(client: socket.socket):
     "Run the command that a stand-in asks for; tell it the process and, at the end, the exit code"
     _, streams, *_ = socket.recv_fds(client, 1, 3)
-    job = json.loads(client.makefile().readline())
+    asked = client.makefile().readline()
+    if not asked:
+        return  # the stand-in was stopped before it could ask
+    job = json.loads(asked)
     pid = os.fork()
     if pid == 0:
         client.close()
@@ -119,8 +132,7 @@ def serve(server: socket.socket):
             client, _ = server.accept()
             if os.fork() == 0:
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                answer(client)
-                os._exit(0)
+                call_and_end(answer, client)
             client.close()
 
 
@@ -137,8 +149,7 @@ def forked_commands(folder: Path):
         sys.stdout.flush()
         pid = os.fork()
         if pid == 0:
-            serve(server)
-            os._exit(0)
+            call_and_end(serve, server)
     os.environ["PATH"] = os.pathsep.join([str(folder), path])
     try:
         yield

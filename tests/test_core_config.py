@@ -177,3 +177,8 @@ def test_the_home_folder_is_written_out(load_text, monkeypatch):
     assert config.split == "/home/moe/split.csv" and config.testdir is None
     assert Config.load(runs_directory="~/runs").runs_directory.as_posix() == "/home/moe/runs"
     assert Config.load(split="group", fixes="a/~b").fixes.as_posix() == "a/~b"
+
+
+def test_a_config_survives_json():
+    config = Config.load(traindir="pictures", out_directory="~/runs")
+    assert Config.model_validate_json(config.model_dump_json()) == config

@@ -242,6 +242,7 @@ class Page(Notebook):
         self.sources = [c["source"] for c in cells["cells"]]
         assert all(any(new in s for s in self.sources) for new in SMALLER.values())
         (lab.work / "nbs/tutorials").mkdir(parents=True)
+        shutil.copytree(ROOT / "nbs/images", lab.work / "nbs/images")
         (lab.work / "nbs/tutorials/train.ipynb").write_text(json.dumps(cells))
         self.data = lab.work / "data"
         super().__init__(browser, lab, "nbs/tutorials/train.ipynb")
@@ -366,12 +367,11 @@ def clean(page) -> dict:  # what was decided
         names[2]: ("drop", ""),
         names[3]: ("undo", ""),
     }
-    assert [cards.nth(i).locator(".sc-verdict").inner_text().strip() for i in range(4)] == [
-        "✓ kept",
-        "→ mossy_mo",
-        "✗ dropped",
-        "",
-    ]
+
+    def verdicts():
+        return [cards.nth(i).locator(".sc-verdict").inner_text().strip() for i in range(4)]
+
+    wait_for(lambda: verdicts() == ["✓ kept", "→ mossy_mo", "✗ dropped", ""])
     return decided
 
 

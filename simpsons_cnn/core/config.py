@@ -28,11 +28,11 @@ def _setting(default, text: str, **rules) -> Any:
     return Field(default, description=text, **finite, **rules)
 
 # %% ../../nbs/core/03_config.ipynb #340adc4c
-def _path_in_home(path) -> Path:
+def _path_in_home(path) -> str:
     "A path with `~` written out; raises `ValueError` for an empty one"
     if path == "":
         raise ValueError("must not be empty")
-    return Path(os.path.expanduser(path))
+    return os.path.expanduser(path)
 
 # %% ../../nbs/core/03_config.ipynb #28a09f10
 class _Section(BaseModel):
