@@ -169,7 +169,8 @@ class CommandParser(argparse.ArgumentParser):
         args = sys.argv[1:] if args is None else args
         for arg in args:
             if arg == "" or arg.startswith("--") and arg.endswith("="):
-                self.error(f"an argument is empty{arg and f', {arg}'}; is a variable not set?")
+                which = f", {arg}" if arg else ""
+                self.error(f"an argument is empty{which}; is a variable not set?")
         namespace, unknown = self.parse_known_args(args, namespace)
         if unknown:
             self.error(_unknown_message(unknown[0], list(self._option_string_actions), self.prog))

@@ -110,11 +110,13 @@ def _visible_entries(folder) -> Iterator[os.DirEntry]:
         raise type(e)(f"Cannot look into '{folder}' ({e.strerror})") from None
 
 
-def _entries(folder) -> tuple[list[str], list[str]]:
-    "Sorted names of the images and of the subfolders in a folder, without hidden ones"
+def _entries(folder) -> tuple[list[str], list[str], list[str]]:
+    "Sorted names of the images, subfolders and other files in a folder, without hidden ones"
     entries = sorted(_visible_entries(folder), key=lambda e: e.name)
+    images = [e.name for e in entries if _is_image_file(e)]
     folders = [e.name for e in entries if _is_kind(e, "dir")]
-    return [e.name for e in entries if _is_image_file(e)], folders
+    others = {e.name for e in entries if _is_kind(e, "file")}.difference(images)
+    return images, folders, sorted(others)
 
 # %% ../../nbs/data/03_folders.ipynb #634b61bd
 def walk_pictures(
@@ -161,7 +163,7 @@ def _check_root(root: Path):
 def _character_folders(root: Path) -> list:
     "Names of the character folders in `root`, or an error that says what was found instead"
     _check_root(root)
-    pictures, folders = _entries(root)
+    pictures, folders, _ = _entries(root)
     if pictures:
         raise ValueError(
             f"{len(pictures):,} pictures lie directly in '{root}' ({first_few(pictures)}); "
@@ -177,7 +179,7 @@ def _character_folders(root: Path) -> list:
 # %% ../../nbs/data/03_folders.ipynb #67ebcfd6
 def _check_depth(folder: Path, pictures: list, folders: list):
     "A character's subfolders must hold no images"
-    deeper = [f for f in folders if any(_entries(folder / f))]
+    deeper = [f for f in folders if any(_entries(folder / f)[:2])]
     if deeper and not pictures:
         raise ValueError(
             f"'{folder}' holds folders ({first_few(deeper)}) where pictures were expected: "
@@ -237,13 +239,8 @@ def _check_utf8(folder: Path, names: list):
             )
 
 # %% ../../nbs/data/03_folders.ipynb #84a96129
-def _note_others(root: Path, found: dict):
+def _note_others(root: Path, others: list):
     "Print how many visible files in the folders of the characters are left out"
-    others = []
-    for folder, pictures in found.items():
-        images = {*pictures}
-        files = [e.name for e in _visible_entries(root / folder) if _is_kind(e, "file")]
-        others += [f"{folder}/{name}" for name in sorted(files) if name not in images]
     if others:
         print(
             f"note: {len(others):,} files under '{root}' are left out, because they are no pictures"
@@ -257,12 +254,13 @@ def _find_images(root: Path) -> dict:
     folders = _character_folders(root)
     _check_utf8(root, folders)
     _check_distinct(root, folders)
-    found = {}
+    found, left_out = {}, []
     for folder in folders:
-        found[folder], deeper = _entries(root / folder)
+        found[folder], deeper, others = _entries(root / folder)
         _check_utf8(root / folder, found[folder])
         _check_depth(root / folder, found[folder], deeper)
-    _note_others(root, found)
+        left_out += [f"{folder}/{name}" for name in others]
+    _note_others(root, left_out)
     return found
 
 # %% ../../nbs/data/03_folders.ipynb #ec34a4fb
