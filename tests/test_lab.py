@@ -356,6 +356,8 @@ def clean(page) -> dict:  # what was decided
     keyboard.type("mossy_mo")
     keyboard.press("Enter")
     wait_for(lambda: len(fixes_in(fixes)) == 2)
+    # the focus moves once more, after the file was written; only then is the field clicked
+    wait_for(lambda: focused().startswith(f"Keep {names[2]} "))
     page.output().get_by_label("Keys").click()
     keyboard.type("dku", delay=10)
     wait_for(lambda: fixes.read_text().count("undo") == 1)
