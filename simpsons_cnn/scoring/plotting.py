@@ -79,7 +79,7 @@ def _draw_bars(ax, table, score: str):
         ax.hlines(y, table.recall_low, table.recall_high, color="k", lw=0.8)
     ax.set_title(_PANELS[score], fontsize=8)
     ax.set(xlim=(0, 1), ylim=(-0.7, len(table) - 0.3))
-    ax.set_xticks((0, 0.5, 1), ("0", ".5", "1"), fontsize=7)
+    ax.set_xticks((0, 0.5, 1), ("0", ".5", "1"), fontsize=8)
     ax.grid(axis="x", alpha=0.3)
     ax.set_axisbelow(True)
 
@@ -98,7 +98,7 @@ def plot_metrics(
         _draw_bars(ax, table, score)
     pairs = zip(table.character, table.pictures, strict=True)
     labels = [f"{display_name(name)} ({n})" for name, n in pairs]
-    axs[0].set_yticks(np.arange(len(table)), labels, fontsize=7)
+    axs[0].set_yticks(np.arange(len(table)), labels, fontsize=8)
     axs[0].set_ylabel(note)
     return figure
 
@@ -122,8 +122,8 @@ def _label_confusion(ax, names: list, other: bool):
     rows = names if few else [f"{name} · {i}" for i, name in enumerate(names, 1)]
     columns = names if few else [str(i) if i % 2 else "" for i in range(1, n + 1)]
     columns = [*columns, *["other"] * other]
-    ax.set_xticks(range(len(columns)), columns, rotation=90, fontsize=7)
-    ax.set_yticks(range(n), rows, fontsize=7)
+    ax.set_xticks(range(len(columns)), columns, rotation=90, fontsize=8)
+    ax.set_yticks(range(n), rows, fontsize=8)
     ax.set_xticks(np.arange(len(columns)) - 0.5, minor=True)
     ax.set_yticks(np.arange(n) - 0.5, minor=True)
     ax.grid(which="minor", color="0.9", lw=0.4)
@@ -134,7 +134,7 @@ def _write_counts(ax, counts, shares):
     "The number of images in each square that has some"
     for i, j in zip(*np.nonzero(counts), strict=True):
         color = "w" if shares[i, j] > 0.3 else "k"
-        ax.text(j, i, counts[i, j], ha="center", va="center", fontsize=7, color=color)
+        ax.text(j, i, counts[i, j], ha="center", va="center", fontsize=8, color=color)
 
 # %% ../../nbs/scoring/03_plotting.ipynb #854f8967
 def plot_confusion(
@@ -184,7 +184,8 @@ def plot_reliability(
         ax.plot(table.confidence, table.accuracy, style, color=color, ms=3, label=name)
     _draw_counts(ax, table, bins)
     ax.set(xlabel="probability", ylabel="share of right answers", xlim=(0, 1), ylim=(0, 1))
-    ax.legend(loc="upper left", fontsize=8, title="calibration error", title_fontsize=8)
+    place = dict(loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
+    ax.legend(**place, fontsize=8, title="calibration error", title_fontsize=8)
     return figure
 
 # %% ../../nbs/scoring/03_plotting.ipynb #c3c4b421
