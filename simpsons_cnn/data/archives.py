@@ -377,7 +377,7 @@ def _is_image(name: str, source) -> bool:
         return is_picture(name)
     return holds_picture(name, lambda: source.open(name))
 
-
+# %% ../../nbs/data/04_archives.ipynb #9db0dbd3
 def _images_by_folder(
     sizes: dict,  # name -> bytes
     source=None,  # See `_plan`
@@ -501,7 +501,7 @@ _DAMAGED = (
     tarfile.TarError,
 )
 
-
+# %% ../../nbs/data/04_archives.ipynb #989cc1d8
 @contextmanager
 def _errors_of(source: Path) -> Iterator[None]:
     "Turn errors of damaged or refused archives into a `ValueError` that names the archive"
