@@ -256,7 +256,7 @@ def _content_of_set(name: str, characters: list, folders: dict) -> set:
         for file, size in folders[_join(name, character)].items()
     }
 
-
+# %% ../../nbs/data/04_archives.ipynb #a2ff1c0d
 def _distinct_sets(
     folders: dict,  # folder -> {name: size} of the images in it
     source=None,  # To compare bytes; `None`: names and sizes alone
@@ -343,7 +343,7 @@ def _reason_as_copy(layout: _Layout, folder: str, name: str) -> str:
     same_size = layout.size(_join(original, name)) == layout.folders[folder][name]
     return copy if same_size else f"only in {copy}"
 
-
+# %% ../../nbs/data/04_archives.ipynb #fca84b77
 def _reason_without_character(layout: _Layout, folder: str, character: str) -> str:
     "Why an image shows nobody to train on or to test; empty if it does"
     is_home = folder in layout.home
