@@ -71,7 +71,7 @@ def _draw_groups_of_one(sizes: dict, valid: float, held_out: dict, rng: np.rando
         if held_out[group]:
             missing -= sizes[group]
 
-
+# %% ../../nbs/quality/02_split.ipynb #eacfc72b
 def _draw_groups(sizes: dict, valid: float, rng: np.random.Generator) -> dict:
     "Group → whether it is held out; `sizes` from `_group_sizes`"
     held_out = {group: False for of_one in sizes.values() if len(of_one) == 1 for group in of_one}
