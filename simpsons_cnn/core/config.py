@@ -495,7 +495,7 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, text, node.start_mark)
         return super().construct_mapping(node, deep)
 
-
+# %% ../../nbs/core/03_config.ipynb #405e3379
 def _parse_yaml(data: bytes):
     if any(isinstance(e, yaml.AliasEvent) for e in yaml.parse(data, yaml.SafeLoader)):
         raise yaml.YAMLError("'*name' stands for a value written elsewhere; write the value itself")

@@ -41,7 +41,7 @@ def _is_of_missing_letters(warning) -> bool:
     text = str(warning.message)
     return "missing from font" in text or text == _MISSING_LETTERS
 
-
+# %% ../../nbs/core/07_figures.ipynb #55f51438
 @contextmanager
 def one_warning_of_missing_letters():
     "Within, warnings of letters without a glyph become one, at the end"

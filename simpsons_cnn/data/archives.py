@@ -256,7 +256,7 @@ def _content_of_set(name: str, characters: list, folders: dict) -> set:
         for file, size in folders[_join(name, character)].items()
     }
 
-
+# %% ../../nbs/data/04_archives.ipynb #a2ff1c0d
 def _distinct_sets(
     folders: dict,  # folder -> {name: size} of the images in it
     source=None,  # To compare bytes; `None`: names and sizes alone
@@ -343,7 +343,7 @@ def _reason_as_copy(layout: _Layout, folder: str, name: str) -> str:
     same_size = layout.size(_join(original, name)) == layout.folders[folder][name]
     return copy if same_size else f"only in {copy}"
 
-
+# %% ../../nbs/data/04_archives.ipynb #fca84b77
 def _reason_without_character(layout: _Layout, folder: str, character: str) -> str:
     "Why an image shows nobody to train on or to test; empty if it does"
     is_home = folder in layout.home
@@ -377,7 +377,7 @@ def _is_image(name: str, source) -> bool:
         return is_picture(name)
     return holds_picture(name, lambda: source.open(name))
 
-
+# %% ../../nbs/data/04_archives.ipynb #9db0dbd3
 def _images_by_folder(
     sizes: dict,  # name -> bytes
     source=None,  # See `_plan`
@@ -501,7 +501,7 @@ _DAMAGED = (
     tarfile.TarError,
 )
 
-
+# %% ../../nbs/data/04_archives.ipynb #989cc1d8
 @contextmanager
 def _errors_of(source: Path) -> Iterator[None]:
     "Turn errors of damaged or refused archives into a `ValueError` that names the archive"

@@ -71,7 +71,7 @@ def _has_image_signature(start: bytes) -> bool:
         return start[8:] in (b"avif", b"heic", b"heix", b"mif1")
     return start.startswith(_SIGNATURES)
 
-
+# %% ../../nbs/data/03_folders.ipynb #16051c71
 def holds_picture(
     name: str,  # Name of the file
     open_file,  # Called without arguments, opens it for reading bytes; raises `OSError`
@@ -109,7 +109,7 @@ def _visible_entries(folder) -> Iterator[os.DirEntry]:
     except OSError as e:
         raise type(e)(f"Cannot look into '{folder}' ({e.strerror})") from None
 
-
+# %% ../../nbs/data/03_folders.ipynb #b61cddbe
 def _entries(folder) -> tuple[list[str], list[str], list[str]]:
     "Sorted names of the images, subfolders and other files in a folder, without hidden ones"
     entries = sorted(_visible_entries(folder), key=lambda e: e.name)

@@ -116,7 +116,7 @@ def _count_scans(im: Image.Image) -> int:
     im.fp.seek(start)
     return scans
 
-
+# %% ../../nbs/data/01_images.ipynb #4547cc81
 def _check_scans(im: Image.Image):
     "Refuse a progressive JPEG with so many scans that decoding takes very long"
     scans = _count_scans(im)
@@ -197,7 +197,7 @@ _ORIENTATIONS = {
     8: _T.ROTATE_90,
 }
 
-
+# %% ../../nbs/data/01_images.ipynb #2d7a4a15
 def _rotation(im: Image.Image) -> Image.Transpose | None:
     "The rotation that the EXIF data ask for; `None` where they are damaged or absent"
     try:

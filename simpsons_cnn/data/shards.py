@@ -81,7 +81,7 @@ class _Index(BaseModel, strict=True, extra="forbid", frozen=True):
 def _index_path(job: StoreJob) -> Path:
     return job.paths.manifest.with_suffix(".parts.json")
 
-
+# %% ../../nbs/data/10_shards.ipynb #9d59e10e
 def _read_index(job: StoreJob) -> _Index | None:
     "The index of a store, or `None`; raises `ValueError` if it is damaged"
     path = _index_path(job)
@@ -125,7 +125,7 @@ class BuiltShard(NamedTuple):
     unreadable: dict  # name -> reason, of those that cannot be decoded
     remaining: list  # Numbers of the shards that are not complete yet
 
-
+# %% ../../nbs/data/10_shards.ipynb #fd46300e
 def _build_part(job: StoreJob, index: _Index, part: int) -> Manifest:
     "Decode the images of a part that are new or changed"
     files = job.files.select(_rows_of_part(part, index.parts, len(job.files)))
@@ -137,11 +137,11 @@ def _part_paths(job: StoreJob, index: _Index) -> list:
     "The paths of each part"
     return [replace(job, part=index.part_name(part)).paths for part in range(index.parts)]
 
-
+# %% ../../nbs/data/10_shards.ipynb #2bec826d
 def _read_parts(job: StoreJob, index: _Index) -> list:  # of `KeptStore`, `None` where it is missing
     return [read_kept(paths, job.settings, job.prep.size) for paths in _part_paths(job, index)]
 
-
+# %% ../../nbs/data/10_shards.ipynb #5d6e3a41
 def _incomplete_shards(index: _Index, kept: list) -> list:
     "Numbers of the shards of which a part is missing"
     shards = range(1, index.shards + 1)
@@ -291,7 +291,7 @@ def _joined_manifest(job: StoreJob, unreadable: dict) -> Manifest:
     found = {name: unreadable[name] for name, _ in job.pictures if name in unreadable}
     return Manifest(settings=job.settings, pictures=job.pictures, unreadable=found)
 
-
+# %% ../../nbs/data/10_shards.ipynb #06cc010b
 def _join(job: StoreJob, index: _Index) -> KeptStore:
     "The parts as one store of the pictures of `job`; raises as the checks do"
     kept = _read_parts(job, index)

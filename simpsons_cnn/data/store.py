@@ -280,7 +280,7 @@ def _check_any_readable(job: StoreJob, bad: dict):
             f"the first: {next(iter(bad.values()))}"
         )
 
-
+# %% ../../nbs/data/06_store.ipynb #036bebb7
 def _without_stale_digests(job: StoreJob, rows: list) -> list:
     "The pictures of a job; those of `rows` whose files have changed meanwhile have no digest"
     pictures = list(job.pictures)

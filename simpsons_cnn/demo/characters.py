@@ -156,7 +156,7 @@ _COLOURS = dict(
     "d5e8e0-7fb5a6 6c7aa8-3a4470 9c7a9a-5c4a72 dfe3ea-a3adc0",
 )
 
-
+# %% ../../nbs/demo/02_characters.ipynb #c097c9c6
 def _pick(rng: np.random.Generator, role: str, n: int = 1) -> list[str]:
     "`n` different colour codes for a role"
     codes = _COLOURS[role].split()

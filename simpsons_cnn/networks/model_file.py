@@ -39,13 +39,13 @@ def _parts_of(architecture: dict) -> list:
     "The descriptions of the members of an ensemble; of a single network, its own"
     return architecture["members"] if architecture["name"] == "Ensemble" else [architecture]
 
-
+# %% ../../nbs/networks/05_model_file.ipynb #34f4c817
 def _build_part(name: str, **hparams) -> nn.Module:
     if name not in ARCHITECTURES:
         raise ValueError(unknown_name_message("architecture", name, ARCHITECTURES))
     return ARCHITECTURES[name](**hparams)
 
-
+# %% ../../nbs/networks/05_model_file.ipynb #b245f217
 def _build(architecture: dict) -> nn.Module:
     "A network by its description, on the meta device; one of your own on the CPU"
     with torch.device("meta"), seeded_generators(0):
@@ -126,7 +126,7 @@ def _num_blocks(part: dict) -> int:
     "How many blocks of layers a description asks for"
     return max(1, len(part.get("channels", ())), sum(part.get("blocks", ())))
 
-
+# %% ../../nbs/networks/05_model_file.ipynb #6e4c7c26
 def _check_parts(header: dict, parts: list, num_tensors: int):
     "Raise `ValueError` for descriptions of networks that would be too large to build"
     if len(parts) > MAX_MEMBERS:

@@ -44,7 +44,7 @@ def _fill_conv(layer: nn.Conv2d, generator: torch.Generator):
     else:
         _fill_linear(layer, generator)
 
-
+# %% ../../nbs/networks/04_presets.ipynb #6b22b752
 def _fill_linear(layer: nn.Module, generator: torch.Generator):
     "PyTorch's own distribution"
     nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=generator)
@@ -94,7 +94,7 @@ class UnregisteredNetwork(ValueError):
             f"commands take --network module:function"
         )
 
-
+# %% ../../nbs/networks/04_presets.ipynb #89991a0e
 def _call_factory(name: str, num_classes: int) -> nn.Module:
     "The network that a registered function makes; raises `ValueError`"
     if name not in registered_networks:
@@ -144,7 +144,7 @@ def _complaint_about(answer, shape: tuple) -> str:
         return f"answered with shape {tuple(answer.shape)}"
     return "" if answer.is_floating_point() else f"answered with {answer.dtype}"
 
-
+# %% ../../nbs/networks/04_presets.ipynb #faa9c018
 _TRIALS = ((2, True), (2, False), (1, False))  # number of images, whether in training
 
 
@@ -183,7 +183,7 @@ def _create_preset(name: str, num_classes: int, seed: int | None, hparams: dict)
         initialise_weights(model, make_generator(seed, "init"))
     return model
 
-
+# %% ../../nbs/networks/04_presets.ipynb #6913646d
 def _create_own(name: str, num_classes: int, seed: int | None) -> OwnNetwork:
     if name not in registered_networks and is_function_path(name):
         register_network(name, import_function(name))

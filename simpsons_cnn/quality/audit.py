@@ -178,7 +178,7 @@ def _pair_caption(pair) -> str:
     mirrored = ", mirrored" if pair.mirrored else ""
     return f"{pair.file} | {pair.other}: {pair.kind}{mirrored}"
 
-
+# %% ../../nbs/quality/03_audit.ipynb #3c56357a
 def _findings(report, what: str, n: int) -> list:
     "Up to `n` findings of a kind: (images, caption) of each"
     if what not in _FINDINGS:
@@ -238,7 +238,7 @@ _TITLES = dict(
     anomalies="Anomalies",
 )
 
-
+# %% ../../nbs/quality/03_audit.ipynb #c7af9424
 def _report_html(report) -> str:
     "A report's counts as a table, and up to four findings of each kind"
     rows = "".join(

@@ -166,7 +166,7 @@ _CENTRES = (torch.arange(_SIDE) * 2 + 1) / _SIDE - 1  # of the pixels, from -1 t
 _X, _Y = _CENTRES.repeat(_SIDE), _CENTRES.repeat_interleave(_SIDE)
 _INSIDE = ((_X.abs() < 0.92) & (_Y.abs() < 0.92)).float()  # 0 at the rim
 
-
+# %% ../../nbs/quality/01_duplicates.ipynb #e1f9451d
 def _step(target: Tensor, image: Tensor) -> Tensor:
     "How to move grey images `(n, 32, 32)` onto `target`: scale x, shift x, scale y, shift y"
     dy, dx = (g.flatten(1) * _SIDE / 2 for g in torch.gradient(image, dim=(1, 2)))

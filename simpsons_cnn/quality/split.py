@@ -71,7 +71,7 @@ def _draw_groups_of_one(sizes: dict, valid: float, held_out: dict, rng: np.rando
         if held_out[group]:
             missing -= sizes[group]
 
-
+# %% ../../nbs/quality/02_split.ipynb #eacfc72b
 def _draw_groups(sizes: dict, valid: float, rng: np.random.Generator) -> dict:
     "Group → whether it is held out; `sizes` from `_group_sizes`"
     held_out = {group: False for of_one in sizes.values() if len(of_one) == 1 for group in of_one}
@@ -87,7 +87,7 @@ def _sides(groups: dict, held_out: dict) -> list:
 def _smallest_first(groups: dict) -> list:
     return sorted(groups, key=lambda group: (groups[group], group))
 
-
+# %% ../../nbs/quality/02_split.ipynb #5a7d7421
 def _moved(group, sizes: dict, held_out: dict, most: int, moved=frozenset()) -> dict | None:
     "Sides after a group, and others in exchange, have moved; `None` if that takes more than `most`"
     if len(moved) == most:
@@ -102,7 +102,7 @@ def _moved(group, sizes: dict, held_out: dict, most: int, moved=frozenset()) -> 
                 return None
     return sides
 
-
+# %% ../../nbs/quality/02_split.ipynb #09458f62
 def _rebalance(sizes: dict, held_out: dict):
     "Move groups so that every character with two or more has one on either side"
     for most in (1, 4):

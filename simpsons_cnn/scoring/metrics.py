@@ -315,7 +315,7 @@ def _too_few(units: _Units, entries: tuple) -> bool:  # Two masks of the entries
     "Whether right or wrong entries belong to too few units"
     return min(units.copies[np.unique(units.unit[kind])].sum() for kind in entries) < _FEW
 
-
+# %% ../../nbs/scoring/01_metrics.ipynb #9a87387e
 def _few_mistakes(units: _Units, strata) -> bool:
     "Whether hardly anything varies: half of the classes have one unit, or few are right, or wrong"
     size = np.bincount(units.stratum, units.copies, minlength=max(strata) + 1)
