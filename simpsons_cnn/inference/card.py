@@ -200,14 +200,14 @@ def _adjustment_lines(about: dict) -> list:
         return []
     return [f"{whose} are adjusted for rare characters, with a strength of {strengths}.\n"]
 
-# %% ../../nbs/inference/04_card.ipynb #db352981
+# %% ../../nbs/inference/04_card.ipynb #3965fc46
 def _chosen_by_validation(about: dict) -> str:
     "What the validation images chose"
     training = (about.get("config") or {}).get("training_parameters") or {}
     epoch = "" if training.get("monitor") == "last" else "the best epoch, "
     return f"{epoch}the temperature and the threshold"
 
-
+# %% ../../nbs/inference/04_card.ipynb #db352981
 def _score_remarks(about: dict) -> list:
     "Lines: what a reader of the scores should know"
     lines, refit = _adjustment_lines(about), about.get("refit")
@@ -218,7 +218,7 @@ def _score_remarks(about: dict) -> list:
         lines.append(f"The validation pictures chose {chosen}; scores on them flatter slightly.\n")
     return lines
 
-# %% ../../nbs/inference/04_card.ipynb #dbebf913
+# %% ../../nbs/inference/04_card.ipynb #127d91ac
 def _report_or_remark(name: str, report: dict) -> list:
     "Lines: the scores of one report, or that they are no report of this library"
     try:
@@ -226,7 +226,7 @@ def _report_or_remark(name: str, report: dict) -> list:
     except (KeyError, TypeError, ValueError):
         return [f"The file's scores on the {name} pictures are in a form of their own.\n"]
 
-
+# %% ../../nbs/inference/04_card.ipynb #dbebf913
 def _scores(clf: Classifier) -> list:
     "Lines: the scores of all reports in the file"
     reports = {name: clf.about.get(name) for name in ("validation", "test")}

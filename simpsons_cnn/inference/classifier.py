@@ -138,13 +138,13 @@ class Prediction:
     def _repr_html_(self):
         return _prediction_html(self)
 
-# %% ../../nbs/inference/02_classifier.ipynb #3ab9f4f3
+# %% ../../nbs/inference/02_classifier.ipynb #60a3cc3c
 def _prefix(prediction: Prediction) -> str:
     "What a line says before it names candidates: the file, and whether the answer is unsure"
     source = f"{safe_line(prediction.source)}: " if prediction.source else ""
     return source + ("not sure; nearest: " if prediction.known is False else "")
 
-
+# %% ../../nbs/inference/02_classifier.ipynb #3ab9f4f3
 def _candidates(prediction: Prediction, k: int) -> list:  # of texts
     "The likeliest characters with their probabilities"
     return [f"{safe_line(name)} {p:.1%}" for name, p in prediction.top(k)]

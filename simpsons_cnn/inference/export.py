@@ -279,7 +279,7 @@ class _Node(_Shapes):
         ]
         return zero._apply("Range", length, one).double()
 
-# %% ../../nbs/inference/03_export.ipynb #1bb3cecf
+# %% ../../nbs/inference/03_export.ipynb #5b9f7bdf
 def _pair(value) -> list:
     return [*value] if isinstance(value, (tuple, list)) else [value, value]
 
@@ -290,7 +290,7 @@ def _conv2d(x: _Node, weight, bias=None, stride=1, padding=0, dilation=1, groups
     sides = dict(pads=_pair(padding) * 2, strides=_pair(stride), dilations=_pair(dilation))
     return x._apply("Conv", *weights, group=groups, **sides)
 
-
+# %% ../../nbs/inference/03_export.ipynb #1bb3cecf
 def _write_conv(x: _Node, layer: nn.Conv2d) -> _Node:
     sides = (layer.stride, layer.padding, layer.dilation)
     return _conv2d(x, layer.weight, layer.bias, *sides, layer.groups)
