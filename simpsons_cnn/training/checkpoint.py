@@ -71,7 +71,7 @@ def _optimizer_tensors(model: nn.Module, optimizer) -> dict:
         tensors |= _with_prefix(name, optimizer.state.get(parameter, {}))
     return tensors
 
-# %% ../../nbs/training/03_checkpoint.ipynb #b46d7469
+# %% ../../nbs/training/03_checkpoint.ipynb #d4a854d6
 def _optimizer_state(name: str, parameter: nn.Parameter, tensors: dict) -> dict:
     "What an optimizer remembered of a parameter, in the layout of the parameter"
     state = _without_prefix(name, tensors)
@@ -80,7 +80,7 @@ def _optimizer_state(name: str, parameter: nn.Parameter, tensors: dict) -> dict:
             state[key] = torch.empty_like(parameter).copy_(value)
     return state
 
-
+# %% ../../nbs/training/03_checkpoint.ipynb #b46d7469
 def _restore_optimizer(model: nn.Module, optimizer, tensors: dict):
     "Put back what `_optimizer_tensors` took"
     names = {parameter: name for name, parameter in model.named_parameters()}

@@ -123,7 +123,7 @@ def new_run_folder(
         except FileExistsError:
             pass
 
-# %% ../../nbs/training/06_prepare.ipynb #60067efa
+# %% ../../nbs/training/06_prepare.ipynb #8939fab2
 def _replace_link(link: Path, target: str):
     "Make a link to a folder beside it, or a text file with its name; raises `OSError`"
     new = temp_path(link)
@@ -136,7 +136,7 @@ def _replace_link(link: Path, target: str):
         new.unlink(missing_ok=True)
         atomic_write(link, target)
 
-
+# %% ../../nbs/training/06_prepare.ipynb #60067efa
 def link_run(
     folder: Path,  # Of a run
     name: str = "latest",  # Its second name, beside it
@@ -240,14 +240,14 @@ def check_room(
     needed = (checkpoints * 6 + 2) * weights - freed
     require_free_space(folder, needed, "A run with its checkpoints and its model")
 
-# %% ../../nbs/training/06_prepare.ipynb #3e47414d
+# %% ../../nbs/training/06_prepare.ipynb #4153e829
 def _crop_sides(config: Config) -> list:
     "The sides of all crops of a run, in pixels"
     full, n = Preprocess(config.size, crop=config.crop_size).crop, config.num_epochs
     first = config.first_crop or full
     return sorted({crop_size_at(epoch / n, first, full) for epoch in range(n)} | {full})
 
-
+# %% ../../nbs/training/06_prepare.ipynb #3e47414d
 def check_own_network(
     config: Config,
     num_classes: int,  # Number of characters

@@ -88,7 +88,7 @@ def _check_monitor(recipe: TrainingParameters, valid_dl: Batches):
             f" at most {most}; choose 'macro_f1', or raise valid"
         )
 
-# %% ../../nbs/training/04_run.ipynb #93ccb17e
+# %% ../../nbs/training/04_run.ipynb #82f892f7
 def _dropout_rate(layer: nn.Module) -> float:
     "The share of numbers that a layer of PyTorch drops with the random numbers of the process"
     if isinstance(layer, nn.modules.dropout._DropoutNd):
@@ -97,7 +97,7 @@ def _dropout_rate(layer: nn.Module) -> float:
         return layer.dropout
     return 0.0
 
-
+# %% ../../nbs/training/04_run.ipynb #93ccb17e
 def _unseeded_dropout(model: nn.Module) -> list:
     "The names of the layers whose dropout the seed of a run does not decide"
     own_networks = [module for module in model.modules() if isinstance(module, OwnNetwork)]
@@ -294,7 +294,7 @@ class TrainingRun(_PlacedRun):
         at = f"epoch {self.epoch + 1} of {self.num_epochs}, step {self.step + 1}"
         return f"TrainingRun({at} of {self.steps_per_epoch}, on {self.device})"
 
-# %% ../../nbs/training/04_run.ipynb #40ff7bc2
+# %% ../../nbs/training/04_run.ipynb #1a1f8f6f
 def _function_identity(function) -> str:
     "Where a function is defined, or what a module of PyTorch says of itself"
     if isinstance(function, nn.Module):
@@ -302,7 +302,7 @@ def _function_identity(function) -> str:
     name = getattr(function, "__qualname__", type(function).__qualname__)
     return f"{getattr(function, '__module__', '')}.{name}"
 
-
+# %% ../../nbs/training/04_run.ipynb #40ff7bc2
 def _loss_identity(loss) -> list:
     "What the loss is, as plain types that are the same in each process"
     if isinstance(loss, nn.Module):
