@@ -139,7 +139,7 @@ def serve(server: socket.socket):
 @contextmanager
 def forked_commands(folder: Path):
     "Within, the commands on the PATH are forks of this process as it is now; `folder` is new"
-    folder.mkdir()
+    folder.mkdir(parents=True)
     address = folder / "server"
     write_stand_ins(folder, address)
     path = os.environ["PATH"]
