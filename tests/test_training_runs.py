@@ -5,10 +5,10 @@ import shutil
 
 import pytest
 
-from simpsons_cnn.cli.runs import simpsons_runs
+from simpsons_cnn.cli.runs import _print_runs, simpsons_runs
 from simpsons_cnn.core.config import Config
 from simpsons_cnn.training.history import History
-from simpsons_cnn.training.runs import list_runs, plot_runs, runs_table
+from simpsons_cnn.training.runs import list_runs, plot_runs, read_run, runs_table
 
 HISTORY = "epoch,valid_loss,accuracy,macro_f1\n1,1.0,0.5,0.4\n2,0.5,0.6,0.3\n"
 
@@ -81,6 +81,10 @@ def test_a_run_that_was_stopped_in_its_first_epoch(runs):
         ("report.json", "{"),
         ("report.json", "[]"),
         ("report.json", '{"scores": 1}'),
+        ("report.json", '{"stopped": false, "validation": [1]}'),
+        ("report.json", '{"stopped": false, "test": null}'),
+        ("report.json", '{"stopped": false, "validation": {"accuracy": "good"}}'),
+        ("report.json", "[" * 100_000),
         ("history.csv", "epoch;valid_loss;accuracy;macro_f1\n1;0.5;0.5;0.5\n"),
         ("history.csv", "epoch,valid_loss,accuracy\n1,0.5,0.5\n"),
         ("history.csv", "epoch,valid_loss,accuracy,macro_f1\n1,0.5,0.5,good\n"),
@@ -92,6 +96,12 @@ def test_a_run_that_cannot_be_read_does_not_hide_the_others(runs, name, content)
         listed = list_runs(runs)
     assert [run.name for run in listed] == ["mine"]
     assert len(runs_table(listed)) == len(plot_runs(listed).axes[0].lines) == 1
+
+
+def test_the_printed_table_fits_a_terminal(runs, capsys):
+    _print_runs([read_run(runs / "001")] * 2)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 and max(map(len, lines)) <= 80
 
 
 def test_the_thousandth_run_comes_after_the_999th(runs):

@@ -240,6 +240,31 @@ def test_verify_needs_a_run(images, settings, tmp_path, no_figures):
     assert verify(tmp_path / "run", learning_rate=0.1)["loss"] > 0.01
 
 
+def test_verify_refuses_a_report_that_somebody_changed(images, settings, tmp_path, no_figures):
+    path = train(settings(), callbacks=[]).model_path.with_name("report.json")
+    report = json.loads(path.read_text())
+    steps = report["first_steps"]
+    changes = [
+        dict(first_steps="abc"),
+        dict(first_steps=5),
+        dict(first_steps=[]),
+        dict(first_steps=[[]]),
+        dict(first_steps=[steps[0] | dict(loss="x")]),
+        dict(first_steps=[steps[0] | dict(loss=0)]),
+        dict(first_steps=[steps[0] | dict(loss=float("nan"))]),
+        dict(first_steps=[dict(loss=1.0)]),
+        dict(surroundings=[]),
+        dict(surroundings="abc"),
+    ]
+    damaged = [json.dumps(report | change) for change in changes]
+    for text in [*damaged, "[]", "{", "[" * 100_000]:
+        path.write_text(text)
+        with pytest.raises(ValueError, match="does not say how the run's first steps went"):
+            verify(tmp_path / "run")
+    path.write_text(json.dumps(report), encoding="utf-8-sig")  # as some editors save it
+    assert verify(tmp_path / "run")["same"]
+
+
 def _lopsided(images, folder):
     "A copy of the images with 12, 11, … 3 of each character"
     shutil.copytree(images / "train", folder)

@@ -31,7 +31,7 @@ def _print_runs(runs: list):
     from simpsons_cnn.core.text import safe_str
     from simpsons_cnn.training.runs import runs_table
 
-    table = runs_table(runs)
+    table = runs_table(runs).dropna(axis="columns", how="all")
     print(safe_str(table.to_string(index=False, na_rep="-")))
 
 # %% ../../nbs/cli/09_runs.ipynb #ac722699

@@ -62,13 +62,27 @@ def _read_history(path: Path) -> pd.DataFrame:
         raise ValueError(f"'{path}' must hold numbers in the columns {first_few(sorted(needed))}")
     return table
 
+# %% ../../nbs/training/09_runs.ipynb #4b1e6d91
+def _is_report(report) -> bool:
+    "Whether this says how a run ended, with numbers as scores"
+    if not isinstance(report, dict) or "stopped" not in report:
+        return False
+    parts = [report.get(name, {}) for name in ("validation", "test")]
+    if not all(isinstance(part, dict) for part in parts):
+        return False
+    scores = [part.get(name, 0.0) for part in parts for name in ("accuracy", "macro_f1")]
+    return all(isinstance(score, int | float) for score in scores)
 
+# %% ../../nbs/training/09_runs.ipynb #4b1e6d93
 def _read_report(path: Path) -> dict:
     "A report; empty before the end of a run; raises `ValueError` for anything else"
     if not path.is_file():
         return {}
-    report = json.loads(path.read_text(encoding="utf-8-sig"))
-    if not isinstance(report, dict) or "stopped" not in report:
+    try:
+        report = json.loads(path.read_text(encoding="utf-8-sig"))
+    except RecursionError:
+        report = None
+    if not _is_report(report):
         raise ValueError(f"'{path}' is not the report of a run")
     return report
 

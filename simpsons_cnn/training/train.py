@@ -557,13 +557,26 @@ def train_on_all(
         run.test_report = _judge_test(run.model, data, run.calibration)
         _save_network(run, data, table)
 
-# %% ../../nbs/training/07_train.ipynb #08c1efd7
+# %% ../../nbs/training/07_train.ipynb #6c0f2a11
 def _model_folder(folder: Path) -> Path:
     "The folder with the model of a run, given it or the folder of the run"
     inside = folder / "model"
     return inside if (inside / "config.yaml").is_file() else folder
 
+# %% ../../nbs/training/07_train.ipynb #6c0f2a14
+def _noted_in(path: Path) -> tuple:
+    "First steps and environment in a report; raises `ValueError` if they are not there"
+    try:
+        report = json.loads(path.read_text(encoding="utf-8-sig"))
+        steps, environment = report["first_steps"], dict(report["surroundings"])
+        sound = [step["weights"] and 0 < step["loss"] < float("inf") for step in steps]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        sound = []
+    if not sound or not all(sound) or not environment:
+        raise ValueError(f"'{path}' does not say how the run's first steps went")
+    return steps, environment
 
+# %% ../../nbs/training/07_train.ipynb #08c1efd7
 def _recorded(folder: Path) -> tuple:  # (first steps, environment)
     "What a finished run noted; raises `FileNotFoundError` or `ValueError`"
     for name in ("config.yaml", "report.json", "split.csv"):
@@ -571,15 +584,7 @@ def _recorded(folder: Path) -> tuple:  # (first steps, environment)
             raise FileNotFoundError(
                 f"No '{name}' in '{folder}'; verify takes the folder of a finished run"
             )
-    path = folder / "report.json"
-    try:
-        report = json.loads(path.read_text())
-        steps, environment = report["first_steps"], report["surroundings"]
-    except (ValueError, KeyError):
-        steps = None
-    if not steps:
-        raise ValueError(f"'{path}' does not say how the run's first steps went")
-    return steps, environment
+    return _noted_in(folder / "report.json")
 
 # %% ../../nbs/training/07_train.ipynb #1daae3c4
 def _loss_difference(now: list, was: list) -> float:
