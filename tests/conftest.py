@@ -7,9 +7,11 @@ import os
 import signal
 import sys
 from collections import Counter, defaultdict
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.version import Version
 
 ROOT = Path(__file__).parent.parent
 NBS = ROOT / "nbs"
@@ -27,6 +29,11 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.write_line(
             f"{kind}: " + ", ".join(f"{n:,} {what}" for what, n in outcomes.most_common())
         )
+
+
+def older(package: str, version: str) -> bool:
+    "Whether a package is installed in an older version"
+    return Version(metadata.version(package)) < Version(version)
 
 
 def page_id(page: Path) -> str:

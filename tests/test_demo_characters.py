@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+from conftest import older
 
 from simpsons_cnn.demo.characters import character_names, demo_characters, draw_character
 from simpsons_cnn.demo.drawing import strokes
@@ -37,6 +38,7 @@ def test_seeds_and_sizes():
     assert 0.74 < min(aspects) < 0.9 and 1.1 < max(aspects) < 1.35
 
 
+@pytest.mark.skipif(older("pillow", "11.3"), reason="Pillow 11.0 and before draws other bits")
 def test_bits_of_the_drawings():
     "Recorded results of other pages depend on these pictures"
     digest = hashlib.sha256()

@@ -5,10 +5,12 @@ import subprocess
 import sys
 import tarfile
 
+import pytest
 from conftest import ROOT
 
 
 def test_sdist(tmp_path):
+    pytest.importorskip("setuptools")
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
     names = tracked.stdout.splitlines()
     kept = [n for n in names if n.split("/")[0] not in ("nbs", "scripts") and (ROOT / n).is_file()]

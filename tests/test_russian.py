@@ -76,7 +76,6 @@ def test_what_is_not_translated_stays_english(page):
 
 
 def test_nbdev_runs_no_russian_page():
-    from nbdev.test import test_nb
-
+    test_nb = pytest.importorskip("nbdev.test").test_nb
     page = NBS / "ru/03_use_a_model.ipynb"
     assert test_nb(page, do_print=False) == (True, 0)

@@ -7,12 +7,10 @@ import textwrap
 import threading
 import warnings
 
-import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
-from nbclient import NotebookClient
 from PIL import Image
 
 from simpsons_cnn.scoring.metrics import (
@@ -131,13 +129,15 @@ table = pd.DataFrame(dict(epoch=[1, 2], train_loss=[2, 1], valid_loss=[2, 1]))
 
 @pytest.mark.parametrize("first", ["", "%matplotlib inline\nimport matplotlib.pyplot as plt\n"])
 def test_notebook_shows_the_figure_once(first, monkeypatch):
+    nbformat = pytest.importorskip("nbformat")
+    nbclient = pytest.importorskip("nbclient")
     monkeypatch.delenv("MPLBACKEND", raising=False)
     sources = [first + SETUP, "plot_losses(table)", "figure = plot_losses(table)"]
     if first:
         sources.append("_, ax = plt.subplots()\nplot_losses(table, axs=ax)")
     cells = [nbformat.v4.new_code_cell(source) for source in sources]
     notebook = nbformat.v4.new_notebook(cells=cells)
-    NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
     images = [sum("image/png" in o.get("data", {}) for o in c["outputs"]) for c in notebook.cells]
     assert images == ([0, 1, 0, 1] if first else [0, 1, 0])
     assert len(json.dumps(notebook.cells[1]["outputs"])) < 100_000
@@ -190,5 +190,6 @@ def test_names_in_other_scripts_give_one_warning(tmp_path):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         save_figures(None, report, tmp_path)
-    assert len(caught) == 1
-    assert "letters of the names are not in the figure's font" in str(caught[0].message)
+    texts = [str(w.message) for w in caught if not issubclass(w.category, DeprecationWarning)]
+    assert sum("letters of the names are not in the figure's font" in text for text in texts) == 1
+    assert len(texts) == len(set(texts)) <= 2  # older Matplotlib says that it cannot join Hindi

@@ -213,6 +213,25 @@ def test_each_kind_of_batch_norm(norm, shape):
         torch.testing.assert_close(dict(own.state_dict()), dict(alone.state_dict()))
 
 
+def test_batch_norm_without_an_eps_of_zero(monkeypatch):
+    "PyTorch 2.10 refuses one, also where there is nothing to divide by"
+    batch_norm = nn.functional.batch_norm
+
+    def strict(*args, eps=1e-5, **kwargs):
+        assert (args[7] if len(args) > 7 else eps) > 0
+        return batch_norm(*args, eps=eps, **kwargs) if len(args) < 8 else batch_norm(*args)
+
+    monkeypatch.setattr(nn.functional, "batch_norm", strict)
+
+    def together(ranks):
+        norm, x = nn.BatchNorm2d(3), torch.randn(8, 3, 4, 4, requires_grad=True)
+        with synchronised_norms(norm, ranks):
+            norm(x).square().sum().backward()
+        return x.grad
+
+    assert all(grad.abs().sum() > 0 for grad in in_threads(2, together))
+
+
 def test_bfloat16_keeps_its_statistics_in_float32():
     norm, x = nn.BatchNorm2d(3), torch.randn(8, 3, 4, 4).bfloat16()
     expected = norm(x)

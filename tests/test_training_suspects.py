@@ -4,13 +4,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import older
+from sklearn.model_selection import StratifiedGroupKFold
 
 from simpsons_cnn.data.folders import ImageFiles
 from simpsons_cnn.data.store import PixelStore
 from simpsons_cnn.demo.characters import demo_characters
 from simpsons_cnn.scoring.metrics import Report
 from simpsons_cnn.training import suspects
-from simpsons_cnn.training.suspects import cross_validate, rank_suspects
+from simpsons_cnn.training.suspects import cross_validate, deal_folds, rank_suspects
 
 
 @pytest.fixture(scope="module")
@@ -113,3 +115,25 @@ def test_the_closest_conflict_counts(store):
     table = rank_suspects(report, pd.DataFrame(pairs))
     assert table.iloc[0][["picture", "suggestion", "other"]].tolist() == [name, "b", "x"]
     assert len(table) == 50
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_folds_have_like_shares_of_the_characters(seed):
+    "scikit-learn before 1.8 mixes up the characters of groups that it shuffles"
+    rng = np.random.default_rng(seed)
+    of_group = rng.integers(0, 4, 80)  # its character; groups have one to eight pictures
+    groups = np.repeat(np.arange(80), rng.integers(1, 9, 80))
+    labels = of_group[groups]
+    for _, judged in deal_folds(labels, groups, 4, seed):
+        shares = np.bincount(labels[judged], minlength=4) / np.bincount(labels, minlength=4)
+        assert np.abs(shares - 1 / 4).max() < 0.05
+
+
+@pytest.mark.skipif(older("scikit-learn", "1.8"), reason="it mixes up groups there")
+@pytest.mark.parametrize("seed", range(5))
+def test_folds_are_those_that_scikit_learn_shuffles(seed):
+    rng = np.random.default_rng(seed)
+    labels, groups = rng.integers(0, 5, 120), rng.integers(0, 50, 120)
+    wanted = StratifiedGroupKFold(3, shuffle=True, random_state=seed).split(labels, labels, groups)
+    for fold, of_sklearn in zip(deal_folds(labels, groups, 3, seed), wanted, strict=True):
+        assert all(map(np.array_equal, fold, of_sklearn))

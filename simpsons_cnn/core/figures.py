@@ -44,13 +44,13 @@ def _is_of_missing_letters(warning) -> bool:
 # %% ../../nbs/core/07_figures.ipynb #55f51438
 @contextmanager
 def one_warning_of_missing_letters():
-    "Within, warnings of letters without a glyph become one, at the end"
+    "Within, warnings of letters without a glyph become one, at the end; others come once each"
     with caught_warnings() as caught:
         yield
-    others = [w for w in caught if not _is_of_missing_letters(w)]
-    for w in others:
+    others = {str(w.message): w for w in caught if not _is_of_missing_letters(w)}
+    for w in others.values():
         warnings.warn_explicit(w.message, w.category, w.filename, w.lineno)
-    if len(others) < len(caught):
+    if any(map(_is_of_missing_letters, caught)):
         warnings.warn(_MISSING_LETTERS, stacklevel=4)
 
 # %% ../../nbs/core/07_figures.ipynb #10b1cc03

@@ -188,8 +188,8 @@ def _statistics(x: Tensor, ranks: Ranks) -> tuple:  # (mean, variance), each of 
 # %% ../../nbs/training/13_distributed.ipynb #9de0f271
 def _scale_channels(x: Tensor, slope: Tensor, shift: Tensor) -> Tensor:
     "`slope * x + shift` for each channel, in the type of `x`"
-    zeros, ones = torch.zeros_like(slope), torch.ones_like(slope)
-    return F.batch_norm(x, zeros, ones, slope, shift, eps=0.0)
+    zeros, halves = torch.zeros_like(slope), torch.full_like(slope, 0.5)
+    return F.batch_norm(x, zeros, halves, slope, shift, eps=0.5)  # divides by √(½ + ½)
 
 
 class _Normalise(torch.autograd.Function):

@@ -73,10 +73,14 @@ def deal_folds(
     seed: int,  # The same seed gives the same folds
 ) -> list:  # (rows to train on, rows to judge) of each fold
     "Whole groups in folds, with the shares of the characters alike; each row is judged once"
-    parts = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    names, groups = np.unique(groups, return_inverse=True)
+    # With `shuffle`, scikit-learn before 1.8 deals groups whose characters it has mixed up; so
+    # the groups are shuffled here, as it does since.
+    order = np.random.RandomState(seed).permutation(len(names))
+    parts = StratifiedGroupKFold(folds)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
-        return list(parts.split(labels, labels, groups))
+        return list(parts.split(labels, labels, np.argsort(order)[groups]))
 
 # %% ../../nbs/training/08_suspects.ipynb #0676a7d3
 _RECIPE = TrainingParameters(
