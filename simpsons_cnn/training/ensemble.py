@@ -99,6 +99,12 @@ def _check_members(members: list):
             raise ValueError(f"'{member.path}' and '{seen[digest]}' are the same model; give one")
         seen[digest] = member.path
 
+
+def _check_path(members: list, path: Path):
+    "Raise `ValueError` if the ensemble would replace one of its members"
+    if path.resolve() in {member.path.resolve() for member in members}:
+        raise ValueError(f"'{path}' is one of the models to join; write to another file")
+
 # %% ../../nbs/training/18_ensemble.ipynb #0014066e
 def _common_data(members: list) -> dict:
     "What the members' files say of their pictures, if they agree; else how many splits they have"
@@ -239,6 +245,7 @@ def make_ensemble(
     "Put trained models into one model file; raises `ValueError` or `FileNotFoundError`"
     members, path = _read_members(models), Path(path)
     _check_members(members)
+    _check_path(members, path)
     model = Ensemble([m.model for m in members], [m.temperature for m in members]).eval()
     data = _common_data(members)
     note = _why_uncalibrated(members, data) if calibrate else "nobody asked for it"
