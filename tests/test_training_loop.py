@@ -93,6 +93,23 @@ def test_settings_that_a_given_loss_would_ignore(loaders):
         fit(small_model(), *loaders, loss, RECIPE, callbacks=[NeverStarts()], **changes)
 
 
+@pytest.mark.parametrize(
+    "remedy",
+    [dict(imbalance="weights"), dict(imbalance={"ann": 3.0}), dict(class_weights="inverse")],
+)
+def test_a_remedy_of_the_recipe_beside_a_given_loss(loaders, remedy):
+    recipe, (name,) = TrainingParameters(**RECIPE.model_dump(exclude_unset=True) | remedy), remedy
+    with pytest.raises(ValueError, match=f"{name} is decided by loss; give it to the loss"):
+        fit(small_model(), *loaders, nn.CrossEntropyLoss(), recipe, callbacks=[NeverStarts()])
+
+
+def test_other_fields_of_the_recipe_beside_a_given_loss(loaders):
+    others = dict(gamma=2.0, label_smoothing=0.2, imbalance="none", class_weights="none")
+    recipe = TrainingParameters(**others | dict(num_epochs=1))
+    history = fit(small_model(), *loaders, nn.CrossEntropyLoss(), recipe, callbacks=[])
+    assert len(history) == 1
+
+
 def test_a_missing_folder_is_found_before_the_first_step(loaders, tmp_path):
     with pytest.raises(FileNotFoundError, match="no such folder; make it first"):
         path = tmp_path / "no/last.ckpt"
