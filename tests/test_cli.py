@@ -75,6 +75,7 @@ def run_from_scratch(folder, line, **env) -> tuple:
 
 
 MODEL = "run/model.safetensors"
+LONG = "ж" * 112 + ".csv"
 LINK, CSV_MODEL = "linked.safetensors", "model.csv"
 FACE = "demo/test/mossy_mo/mossy_mo_0000.jpg"
 
@@ -154,6 +155,14 @@ MISTAKES = {
     f"simpsons_explain {MODEL} {FACE} --out figures": "figures/mossy_mo_0000.png' exists",
     f"simpsons_explain {MODEL} {FACE} --out no --character moe": "Unknown character 'moe'",
     f"simpsons_explain {MODEL} nobody.jpg --out no": "No picture at 'nobody.jpg'",
+    f"simpsons_export {MODEL} --onnx {LONG}": "is 228 bytes long; at most 227 can be written",
+    f"simpsons_export {MODEL} --web {LONG}": "is 228 bytes long; at most 227 can be written",
+    f"simpsons_predict none {FACE} --csv {LONG}": "is 228 bytes long; at most 227 can be written",
+    f"simpsons_predict {MODEL} demo --out {LONG}": "is 228 bytes long; at most 227 can be written",
+    f"simpsons_ensemble none --out no/{LONG}": "is 228 bytes long; at most 227 can be written",
+    f"simpsons_runs none --out {LONG}{LONG}": "is 456 bytes long; at most 227 can be written",
+    f"simpsons_data {LONG} --demo": "is 228 bytes long; at most 227 can be written",
+    f"simpsons_data {LONG} --from archive.zip": "is 228 bytes long; at most 227 can be written",
     "simpsons_audit demo/train --fixes audit/leaks.csv": "'audit/leaks.csv' is read by this",
     "simpsons_audit elsewhere": "No folder 'elsewhere'",
 }

@@ -15,6 +15,7 @@ from torch import nn
 
 from ..core.config import Config
 from ..core.figures import NotebookFigure
+from ..core.files import require_file_or_nothing
 from ..core.tensors import weights_hash
 from ..core.text import first_few
 from ..networks.ensemble import Ensemble
@@ -242,7 +243,8 @@ def make_ensemble(
     device: str = "auto",  # Where to compute for that
     **overrides,  # Settings that differ from the members', such as `traindir`
 ) -> MadeEnsemble:
-    "Put trained models into one model file; raises `ValueError` or `FileNotFoundError`"
+    "Put trained models into one model file; raises `ValueError` or `OSError`"
+    require_file_or_nothing(path)
     members, path = _read_members(models), Path(path)
     _check_members(members)
     _check_path(members, path)
