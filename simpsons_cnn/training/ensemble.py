@@ -6,7 +6,6 @@
 __all__ = ['MadeEnsemble', 'make_ensemble']
 
 # %% ../../nbs/training/18_ensemble.ipynb #7ed3d1df
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from torch import nn
 
 from ..core.config import Config
 from ..core.figures import NotebookFigure
-from ..core.files import require_file_or_nothing
+from ..core.files import atomic_write, require_file_or_nothing
 from ..core.tensors import weights_hash
 from ..core.text import first_few
 from ..networks.ensemble import Ensemble
@@ -224,7 +223,7 @@ def _save(members: list, model: Ensemble, path: Path, about: dict):
     sources = [member.path.with_name("split.csv") for member in members]
     source = next((source for source in sources if source.is_file()), None)
     if source and not split.exists() and "splits" not in about["data"]:
-        shutil.copyfile(source, split)
+        atomic_write(split, source.read_bytes())
 
 # %% ../../nbs/training/18_ensemble.ipynb #abdfbab9
 def _judge(model: Ensemble, valid: TrainingData) -> tuple:  # (`Report`, `Calibration`)
