@@ -75,6 +75,8 @@ def run_from_scratch(folder, line, **env) -> tuple:
 
 
 MODEL = "run/model.safetensors"
+LONG = "ж" * 112 + ".csv"
+LINK, CSV_MODEL = "linked.safetensors", "model.csv"
 FACE = "demo/test/mossy_mo/mossy_mo_0000.jpg"
 
 
@@ -92,6 +94,11 @@ def folder(tmp_path_factory):
     for name in ("run/model.onnx", "predictions.csv", "figures/mossy_mo_0000.png"):
         (folder / name).write_text("")
     (folder / "torn.jpg").write_bytes(b"no picture")
+    (folder / LINK).symlink_to(MODEL)
+    (folder / CSV_MODEL).write_bytes((folder / MODEL).read_bytes())
+    (folder / "empty").mkdir()
+    (folder / "stopped").mkdir()
+    (folder / "stopped/config.yaml").write_text("")
     with zipfile.ZipFile(folder / "archive.zip", "w") as z:
         for path in files.paths:
             z.write(path, f"simpsons_dataset/{path.relative_to(files.root)}")
@@ -115,6 +122,14 @@ MISTAKES = {
     f"simpsons_predict {MODEL} {FACE} --csv no/x.csv": "No folder 'no'",
     f"simpsons_predict {MODEL} {FACE} --csv demo --overwrite": "'demo' is a folder or a device",
     f"simpsons_export {MODEL} --onnx demo --overwrite": "'demo' is a folder or a device",
+    f"simpsons_export {MODEL} --onnx x --card ./x": "'x' is to be written twice",
+    f"simpsons_export {MODEL} --onnx x --web x": "'x' is to be written twice",
+    f"simpsons_export {MODEL} --web empty --card empty/m.md": "which is for the page alone",
+    f"simpsons_export {MODEL} --onnx {MODEL} --overwrite": f"'{MODEL}' is read by this command",
+    f"simpsons_predict {MODEL} {FACE} --csv {FACE} --overwrite": f"'{FACE}' is read by this",
+    f"simpsons_predict {LINK} demo/test --csv {MODEL} --overwrite": f"'{MODEL}' is read by this",
+    f"simpsons_predict {CSV_MODEL} demo/test --out {CSV_MODEL} --overwrite": "is read by this",
+    f"simpsons_evaluate {MODEL} demo/test --out stopped --overwrite": "'stopped' holds a run",
     f"simpsons_evaluate none {FACE} --out new": "No model file at 'none'",
     "simpsons_audit 'demo/\x1b[2K'": r"No folder 'demo/\x1b[2K'",
     f"simpsons_predict {MODEL} {FACE} --k 0": "k must be 1 or more, got 0",
@@ -140,6 +155,15 @@ MISTAKES = {
     f"simpsons_explain {MODEL} {FACE} --out figures": "figures/mossy_mo_0000.png' exists",
     f"simpsons_explain {MODEL} {FACE} --out no --character moe": "Unknown character 'moe'",
     f"simpsons_explain {MODEL} nobody.jpg --out no": "No picture at 'nobody.jpg'",
+    f"simpsons_export {MODEL} --onnx {LONG}": "is 228 bytes long; at most 227 can be written",
+    f"simpsons_export {MODEL} --web {LONG}": "is 228 bytes long; at most 227 can be written",
+    f"simpsons_predict none {FACE} --csv {LONG}": "is 228 bytes long; at most 227 can be written",
+    f"simpsons_predict {MODEL} demo --out {LONG}": "is 228 bytes long; at most 227 can be written",
+    f"simpsons_ensemble none --out no/{LONG}": "is 228 bytes long; at most 227 can be written",
+    f"simpsons_runs none --out {LONG}{LONG}": "is 456 bytes long; at most 227 can be written",
+    f"simpsons_data {LONG} --demo": "is 228 bytes long; at most 227 can be written",
+    f"simpsons_data {LONG} --from archive.zip": "is 228 bytes long; at most 227 can be written",
+    "simpsons_audit demo/train --fixes audit/leaks.csv": "'audit/leaks.csv' is read by this",
     "simpsons_audit elsewhere": "No folder 'elsewhere'",
 }
 

@@ -252,6 +252,35 @@ def test_replace_folder_where_a_disk_is_mounted(tmp_path, monkeypatch):
         pass
 
 
+@pytest.mark.parametrize("letter", ["a", "ж", "面"])
+def test_the_longest_name_that_is_not_refused_can_be_written(tmp_path, letter):
+    name = letter * (227 // len(letter.encode()))
+    atomic_write(tmp_path / name, "first")
+    atomic_write(tmp_path / name, "second")
+    with replace_file(tmp_path / name) as temp:
+        temp.write_text("third")
+    assert (tmp_path / name).read_text() == "third"
+    with replace_folder(tmp_path / "folders" / name) as temp:
+        (temp / "a.txt").touch()
+    assert (tmp_path / "folders" / name / "a.txt").exists()
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: atomic_write(path, ""),
+        lambda path: replace_file(path).__enter__(),
+        lambda path: replace_folder(path).__enter__(),
+        require_empty_folder,
+    ],
+)
+@pytest.mark.parametrize("n", [228, 255, 256, 5000])
+def test_a_name_that_is_too_long_is_refused_at_once(tmp_path, write, n):
+    with pytest.raises(OSError, match=f"^The name 'aaa.*' is {n} bytes long; at most 227") as e:
+        write(tmp_path / ("a" * n))
+    assert e.value.errno == errno.ENAMETOOLONG and not any(tmp_path.iterdir())
+
+
 def test_replace_folder_names_the_folder_that_refuses(tmp_path):
     (tmp_path / "file").touch()
     with (

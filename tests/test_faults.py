@@ -1,5 +1,7 @@
 "Full disks, vanished folders, numbers that are none: told clearly, and nothing is lost"
 
+import contextlib
+import errno
 import json
 import os
 import shutil
@@ -13,9 +15,15 @@ import torch
 from conftest import counts
 from forked import forks
 
+import simpsons_cnn.cli.bench as bench
 import simpsons_cnn.training.train as training
+from simpsons_cnn.cli.bench import save_jpegs
 from simpsons_cnn.core.config import Config
+from simpsons_cnn.core.files import atomic_write, replace_file, replace_folder
+from simpsons_cnn.data.fixes import record_fix
 from simpsons_cnn.demo.characters import demo_characters
+from simpsons_cnn.inference.shards import Shard, _write_names
+from simpsons_cnn.inference.web import _write_examples
 from simpsons_cnn.networks.losses import FocalLoss
 from simpsons_cnn.networks.model_file import load_model
 from simpsons_cnn.training.callbacks import Callback
@@ -120,6 +128,52 @@ def test_full_disk(pictures, small_disk, straight):
         == straight
     )
     counts["disk faults"]["full"] += 1
+
+
+def shard_names(folder, pictures):
+    _write_names(pictures / "train", Shard(), folder / "names")
+
+
+WRITERS = {  # file or folder that is named -> function of a folder on a small disk, and of pictures
+    "drawn": lambda folder, pictures: demo_characters(folder / "drawn", train=9, test=9),
+    "enlarged": lambda folder, pictures: save_jpegs(pictures / "train", 9, (900, 900)),
+    "fixes.csv": lambda folder, pictures: record_fix(folder / "fixes.csv", "a/1.jpg", "drop"),
+    "names": shard_names,
+    "note.txt": lambda folder, pictures: atomic_write(folder / "note.txt", bytes(2**16)),
+    "piece.txt": lambda folder, pictures: write_pieces(folder / "piece.txt"),
+    "site": lambda folder, pictures: write_examples(folder / "site", pictures),
+}
+
+
+def write_pieces(path):
+    with replace_file(path) as temp, open(temp, "wb") as file:
+        file.write(bytes(2**16))
+
+
+def write_examples(folder, pictures):
+    with replace_folder(folder) as temp:
+        _write_examples(sorted(pictures.glob("train/*/*.jpg")), temp)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_whoever_writes_on_a_full_disk_is_told_where(pictures, small_disk, monkeypatch, name):
+    (small_disk / "filler").write_bytes(b"")
+    with open(small_disk / "filler", "wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(2**12))
+    if name in ("drawn", "site"):  # there is room for the lock, and for some pictures
+        os.truncate(small_disk / "filler", (small_disk / "filler").stat().st_size - 2**15)
+    monkeypatch.setattr(bench.tempfile, "mkdtemp", lambda dir: make(small_disk / "enlarged"))
+    with pytest.raises(OSError, match="No space left on device") as told:
+        WRITERS[name](small_disk, pictures)
+    assert str(told.value).startswith(f"Cannot write '{small_disk / name}' (No space left")
+    assert " 0.0 MiB are free" in str(told.value)
+    assert told.value.errno == errno.ENOSPC
+
+
+def make(folder):
+    folder.mkdir()
+    return folder
 
 
 def test_disk_full_at_the_end(pictures, small_disk, straight):

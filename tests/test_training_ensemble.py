@@ -188,6 +188,18 @@ def test_a_split_that_is_there_is_not_replaced(root, tmp_path):
     assert (tmp_path / "split.csv").read_text() == "mine"
 
 
+@pytest.mark.parametrize("name", ["0.safetensors", "linked"])
+def test_a_member_is_not_replaced(root, tmp_path, name):
+    members = [tmp_path / f"{seed}.safetensors" for seed in (0, 1)]
+    for seed, member in enumerate(members):
+        shutil.copyfile(root / f"runs/001/seed_{seed}/model/model.safetensors", member)
+    (tmp_path / "linked").symlink_to(members[0])
+    before = members[0].read_bytes()
+    with pytest.raises(ValueError, match=f"{name}' is one of the models to join"):
+        make_ensemble(members, tmp_path / name)
+    assert members[0].read_bytes() == before
+
+
 # Commands
 
 

@@ -17,7 +17,8 @@ from simpsons_cnn.demo.characters import demo_characters
 from simpsons_cnn.lab.dashboard import TrainingDashboard
 from simpsons_cnn.networks.reference import SimpsonsCNN
 from simpsons_cnn.quality.split import split_per_character
-from simpsons_cnn.training.callbacks import Callback, Progress
+from simpsons_cnn.training import callbacks as callback_page
+from simpsons_cnn.training.callbacks import Callback, EarlyStopping, Progress
 from simpsons_cnn.training.checkpoint import Checkpoint
 from simpsons_cnn.training.history import NonFiniteLoss
 from simpsons_cnn.training.loop import fit
@@ -91,6 +92,43 @@ def test_settings_that_a_given_loss_would_ignore(loaders):
     with pytest.raises(ValueError, match="class_weights is decided by loss"):
         loss, changes = nn.CrossEntropyLoss(), dict(class_weights="inverse")
         fit(small_model(), *loaders, loss, RECIPE, callbacks=[NeverStarts()], **changes)
+
+
+@pytest.mark.parametrize(
+    "remedy",
+    [dict(imbalance="weights"), dict(imbalance={"ann": 3.0}), dict(class_weights="inverse")],
+)
+def test_a_remedy_of_the_recipe_beside_a_given_loss(loaders, remedy):
+    recipe, (name,) = TrainingParameters(**RECIPE.model_dump(exclude_unset=True) | remedy), remedy
+    with pytest.raises(ValueError, match=f"{name} is decided by loss; give it to the loss"):
+        fit(small_model(), *loaders, nn.CrossEntropyLoss(), recipe, callbacks=[NeverStarts()])
+
+
+def test_other_fields_of_the_recipe_beside_a_given_loss(loaders):
+    others = dict(gamma=2.0, label_smoothing=0.2, imbalance="none", class_weights="none")
+    recipe = TrainingParameters(**others | dict(num_epochs=1))
+    history = fit(small_model(), *loaders, nn.CrossEntropyLoss(), recipe, callbacks=[])
+    assert len(history) == 1
+
+
+@pytest.mark.parametrize(
+    "callback, words",
+    [
+        (EarlyStopping(3), "with monitor 'last' none is better; leave it out or choose another"),
+        (callback_page.StopAfter(4), "steps must be from 1 to 3, as many as an epoch has, got 4"),
+        (callback_page.StopAfter(0), "steps must be from 1 to 3, as many as an epoch has, got 0"),
+    ],
+)
+def test_a_callback_that_could_do_nothing_is_refused_before_the_first_step(
+    loaders, callback, words
+):
+    class NeverSteps(Callback):
+        def on_step(self, run):
+            raise AssertionError("a step was made")
+
+    with pytest.raises(ValueError, match=words):
+        callbacks = [NeverSteps(), callback]
+        fit(small_model(), *loaders, recipe=RECIPE, callbacks=callbacks, monitor="last")
 
 
 def test_a_missing_folder_is_found_before_the_first_step(loaders, tmp_path):

@@ -119,6 +119,38 @@ def test_latest_without_links(tmp_path, monkeypatch):
     assert latest_run(tmp_path) is None
 
 
+def refuse_links(*args, **kwargs):
+    raise OSError(1314, "A required privilege is not held by the client")
+
+
+def test_latest_moves_from_a_drive_with_links_to_one_without(tmp_path, monkeypatch, capsys):
+    "An old link is replaced by a text file, and that by a link again"
+    for name in ("001", "002", "003"):
+        (tmp_path / name).mkdir()
+    link_run(tmp_path / "001")
+    assert (tmp_path / "latest").is_symlink()
+    with monkeypatch.context() as without_links:
+        without_links.setattr("os.symlink", refuse_links)
+        link_run(tmp_path / "002")
+    assert latest_run(tmp_path) == tmp_path / "002" and not (tmp_path / "latest").is_symlink()
+    link_run(tmp_path / "003")
+    assert latest_run(tmp_path) == tmp_path / "003" and (tmp_path / "latest").is_symlink()
+    assert capsys.readouterr().err == ""
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["001", "002", "003", "latest"]
+
+
+def test_an_old_link_stays_where_nothing_can_be_written(tmp_path, monkeypatch, capsys):
+    for name in ("001", "002"):
+        (tmp_path / name).mkdir()
+    link_run(tmp_path / "001")
+    monkeypatch.setattr("os.symlink", refuse_links)
+    monkeypatch.setattr("os.fsync", refuse_links)
+    link_run(tmp_path / "002")
+    assert "latest' does not lead to this run" in capsys.readouterr().err
+    assert latest_run(tmp_path) == tmp_path / "001"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["001", "002", "latest"]
+
+
 @pytest.mark.parametrize(
     "given, found",
     [

@@ -30,6 +30,7 @@ from .interleave import interleave, speeds_and_ratios
 from ..core.config import TrainingParameters
 from ..core.device import pick_device, pick_dtype
 from ..core.display import progress_bar
+from ..core.files import naming_full_disk
 from ..data.augment import Augment
 from ..data.batches import Batches
 from ..data.folders import ImageFiles
@@ -153,7 +154,8 @@ def save_jpegs(folder, n: int, size: tuple) -> list:  # Paths
     for i in range(n):
         image = Image.open(sources[i % len(sources)])
         image = image.resize(size, Image.Resampling.BICUBIC)
-        image.save(target / f"{i:05}.jpg", quality=90)
+        with naming_full_disk(target):
+            image.save(target / f"{i:05}.jpg", quality=90)
     return sorted(target.iterdir())
 
 # %% ../../nbs/cli/07_bench.ipynb #e563d24e

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['tidy_errors', 'CommandParser', 'add_device', 'add_overwrite', 'add_network', 'register_named_network',
-           'open_classifier', 'add_store_directory', 'check_target', 'make_out_folder', 'score_line', 'print_next',
-           'Transcript', 'shell']
+           'open_classifier', 'add_store_directory', 'check_target', 'check_apart', 'make_out_folder', 'score_line',
+           'print_next', 'Transcript', 'shell']
 
 # %% ../../nbs/cli/01_common.ipynb #0e182c80
 import argparse
@@ -243,6 +243,21 @@ def check_target(
         raise FileNotFoundError(f"No folder '{path.parent}' to write '{path.name}' to")
     if not os.access(path.parent, os.W_OK):
         raise PermissionError(f"Cannot write to the folder '{path.parent}'; {instead}")
+
+# %% ../../nbs/cli/01_common.ipynb #0f635a00
+def check_apart(
+    targets: list,  # Files and folders to write
+    inputs: list,  # Files that are read
+):
+    "Raise `ValueError` if two targets are the same file, or one of them is read"
+    read, taken = {Path(path).resolve() for path in inputs}, set()
+    for path in targets:
+        where = Path(path).resolve()
+        if where in read:
+            raise ValueError(f"'{path}' is read by this command; write to another file")
+        if where in taken:
+            raise ValueError(f"'{path}' is to be written twice; give each file a name of its own")
+        taken.add(where)
 
 # %% ../../nbs/cli/01_common.ipynb #bf3ce3ca
 def make_out_folder(

@@ -14,6 +14,7 @@ from pathlib import Path
 from simpsons_cnn.cli.common import (
     CommandParser,
     add_store_directory,
+    check_apart,
     make_out_folder,
     print_next,
     tidy_errors,
@@ -166,10 +167,11 @@ def _audit_folders(args):  # -> `AuditReport`
     "Audit the images; the tables go to `args.out`"
     from simpsons_cnn.data.fixes import apply_fixes
     from simpsons_cnn.data.folders import ImageFiles
-    from simpsons_cnn.quality.audit import audit
+    from simpsons_cnn.quality.audit import AUDIT_FILES, audit
 
     files = ImageFiles.scan(args.folder)
     if args.fixes:
+        check_apart([args.out / name for name in AUDIT_FILES], inputs=[args.fixes])
         files = apply_fixes(files, args.fixes)
     make_out_folder(args.out)
     test = ImageFiles.scan(args.test, classes=files.classes) if args.test else None

@@ -13,6 +13,7 @@ from simpsons_cnn.cli.common import (
     CommandParser,
     add_network,
     add_overwrite,
+    check_apart,
     check_target,
     open_classifier,
     print_next,
@@ -81,6 +82,13 @@ def _asked_for(args) -> dict:  # kind -> path; empty for a file beside the model
     return asked if asked or args.push or args.web or args.hub else dict(onnx=Path(""))
 
 # %% ../../nbs/cli/05_export.ipynb #3e3317b8
+def _check_outside(web: Path, paths: list):
+    "Raise `ValueError` for a path in the folder of the page, if there is one"
+    for path in paths:
+        if web and web.resolve() in path.resolve().parents:
+            raise ValueError(f"'{path}' lies in '{web}', which is for the page alone")
+
+
 def _targets(args) -> dict:  # kind -> path
     "The files to write; raises `FileExistsError` or `FileNotFoundError`"
     targets = {}
@@ -92,6 +100,8 @@ def _targets(args) -> dict:  # kind -> path
         if folder:
             require_empty_folder(folder)
             targets[kind] = folder
+    check_apart(targets.values(), inputs=filter(None, [args.model, args.onnxruntime_web]))
+    _check_outside(args.web, targets.values())
     return targets
 
 # %% ../../nbs/cli/05_export.ipynb #73ac548c

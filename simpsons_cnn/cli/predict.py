@@ -18,6 +18,7 @@ from simpsons_cnn.cli.common import (
     add_network,
     add_overwrite,
     add_store_directory,
+    check_apart,
     check_target,
     make_out_folder,
     open_classifier,
@@ -73,6 +74,7 @@ def _csv_target(args) -> Path:  # `None` if none is wanted
         target = Path("predictions.csv")
     if target:
         check_target(target, args.overwrite, "name another --csv")
+        check_apart([target], inputs=[args.model, *args.pictures])
     return target
 
 # %% ../../nbs/cli/03_predict.ipynb #0b7f3f8c
@@ -127,6 +129,7 @@ def _shard_job(args):  # -> `ShardJob`
         raise ValueError(f"--out needs one folder of pictures, got {first_few(args.pictures)}")
     job = ShardJob(Path(args.model), Path(args.pictures[0]), args.out, shard, args.k, args.tta)
     check_target(args.out, args.overwrite, "name another --out")
+    check_apart([args.out], inputs=[args.model])
     return job
 
 # %% ../../nbs/cli/03_predict.ipynb #21f1fc8f
@@ -220,6 +223,8 @@ def _evaluate_parser() -> CommandParser:
 # %% ../../nbs/cli/03_predict.ipynb #8192592b
 def _make_out_folder(out: Path, overwrite: bool):
     "The folder of the report; raises `FileExistsError` if it holds another one"
+    if (out / "config.yaml").exists():
+        raise FileExistsError(f"'{out}' holds a run with a report of its own; name another --out")
     if (out / "report.json").exists() and not overwrite:
         raise FileExistsError(
             f"'{out}' already holds a report; name another --out or pass --overwrite"

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..core.files import file_lock, read_limited
+from ..core.files import file_lock, naming_full_disk, read_limited
 from ..core.text import first_few, unknown_name_message
 from .folders import ImageFiles, find_rows, nfc
 
@@ -176,7 +176,8 @@ def record_fix(
         raise ValueError(f"file must be 'character/picture.jpg', got {file!r}")
     path.touch()
     target = path.resolve()  # links to one file share its lock
-    with file_lock(target.with_name(f".{target.name}.lock")), open(path, "r+b") as f:
+    lock = file_lock(target.with_name(f".{target.name}.lock"))
+    with naming_full_disk(path), lock, open(path, "r+b") as f:
         _add_record(f, path, row)
 
 # %% ../../nbs/data/05_fixes.ipynb #7e25222b

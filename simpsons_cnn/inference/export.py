@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from .. import __version__
 from ..core.device import num_workers
 from ..core.display import progress_bar
-from ..core.files import atomic_write
+from ..core.files import atomic_write, require_file_or_nothing
 from ..core.text import require
 from ..data.folders import pictures_under
 from ..data.images import read_rgb
@@ -555,6 +555,7 @@ def export_onnx(
 ) -> dict:  # See `check_parity`
     "Write the classifier as ONNX; raises `ValueError`, and writes nothing, if it differs"
     require("onnxruntime", "onnx")
+    require_file_or_nothing(path)
     graph = onnx_graph(clf)
     return _write_if_same(path, graph, _run_onnx(graph), clf, pictures)
 
@@ -602,6 +603,7 @@ def export_torch(
     pictures: list = None,  # To compare on; `None` draws 500, see `pictures_to_check`
 ) -> dict:  # See `check_parity`
     "Write the classifier for `torch.export`; `ValueError`, and nothing written, if it differs"
+    require_file_or_nothing(path)
     program = _torch_program(clf)
     file = io.BytesIO()
     torch.export.save(program, file, extra_files={"about.json": json.dumps(_metadata(clf))})

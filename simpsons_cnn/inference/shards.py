@@ -20,7 +20,13 @@ from typing import NamedTuple
 
 from ..core.device import worker_pool
 from ..core.display import progress_bar
-from ..core.files import atomic_write, lock_folder, remove_temp_files, replace_file
+from simpsons_cnn.core.files import (
+    atomic_write,
+    lock_folder,
+    remove_temp_files,
+    replace_file,
+    require_file_or_nothing,
+)
 from ..core.text import require, safe_csv, safe_str, short_repr
 from ..data.folders import walk_pictures
 from .classifier import Classifier, Predictions, column_names, predict_in
@@ -161,11 +167,12 @@ _FORMATS = {
 
 
 def _check_format(target: Path):
-    "Raise `ValueError` or `ModuleNotFoundError` if no such file can be written"
+    "Raise `ValueError`, `OSError` or `ModuleNotFoundError` if no such file can be written"
     if target.suffix not in _FORMATS:
         raise ValueError(f"The output must end with .csv or .parquet, got '{target}'")
     if target.suffix == ".parquet":
         require("pyarrow", "parquet")
+    require_file_or_nothing(target)
 
 # %% ../../nbs/inference/07_shards.ipynb #4b2dceec
 @dataclass(frozen=True)

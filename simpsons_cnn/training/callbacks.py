@@ -46,6 +46,13 @@ class StopAfter(Callback):
     ):
         self.steps = steps
 
+    def on_start(self, run):
+        if not 1 <= self.steps <= run.steps_per_epoch:
+            raise ValueError(
+                f"steps must be from 1 to {run.steps_per_epoch}, as many as an epoch has,"
+                f" got {self.steps}"
+            )
+
     def on_step(self, run):
         if run.step + 1 >= self.steps:
             run.stop(f"{self.steps} steps were enough")
@@ -66,6 +73,11 @@ class EarlyStopping(Callback):
         self.patience = patience
 
     def on_start(self, run):
+        if run.history.monitor == "last":
+            raise ValueError(
+                "EarlyStopping waits for a better epoch, and with monitor 'last' none is better;"
+                " leave it out or choose another monitor"
+            )
         self.on_epoch(run)
 
     def on_epoch(self, run):

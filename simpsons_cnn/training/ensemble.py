@@ -6,7 +6,6 @@
 __all__ = ['MadeEnsemble', 'make_ensemble']
 
 # %% ../../nbs/training/18_ensemble.ipynb #7ed3d1df
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from torch import nn
 
 from ..core.config import Config
 from ..core.figures import NotebookFigure
+from ..core.files import atomic_write, require_file_or_nothing
 from ..core.tensors import weights_hash
 from ..core.text import first_few
 from ..networks.ensemble import Ensemble
@@ -98,6 +98,12 @@ def _check_members(members: list):
         if digest in seen:
             raise ValueError(f"'{member.path}' and '{seen[digest]}' are the same model; give one")
         seen[digest] = member.path
+
+
+def _check_path(members: list, path: Path):
+    "Raise `ValueError` if the ensemble would replace one of its members"
+    if path.resolve() in {member.path.resolve() for member in members}:
+        raise ValueError(f"'{path}' is one of the models to join; write to another file")
 
 # %% ../../nbs/training/18_ensemble.ipynb #0014066e
 def _common_data(members: list) -> dict:
@@ -217,7 +223,7 @@ def _save(members: list, model: Ensemble, path: Path, about: dict):
     sources = [member.path.with_name("split.csv") for member in members]
     source = next((source for source in sources if source.is_file()), None)
     if source and not split.exists() and "splits" not in about["data"]:
-        shutil.copyfile(source, split)
+        atomic_write(split, source.read_bytes())
 
 # %% ../../nbs/training/18_ensemble.ipynb #abdfbab9
 def _judge(model: Ensemble, valid: TrainingData) -> tuple:  # (`Report`, `Calibration`)
@@ -236,9 +242,11 @@ def make_ensemble(
     device: str = "auto",  # Where to compute for that
     **overrides,  # Settings that differ from the members', such as `traindir`
 ) -> MadeEnsemble:
-    "Put trained models into one model file; raises `ValueError` or `FileNotFoundError`"
+    "Put trained models into one model file; raises `ValueError` or `OSError`"
+    require_file_or_nothing(path)
     members, path = _read_members(models), Path(path)
     _check_members(members)
+    _check_path(members, path)
     model = Ensemble([m.model for m in members], [m.temperature for m in members]).eval()
     data = _common_data(members)
     note = _why_uncalibrated(members, data) if calibrate else "nobody asked for it"

@@ -127,6 +127,13 @@ def _loss_of(recipe: TrainingParameters, train_dl: Batches) -> nn.Module:
 
 # %% ../../nbs/training/05_loop.ipynb #cf4f5a96
 _OF_THE_LOSS = ("gamma", "label_smoothing", "class_weights", "imbalance")
+_REMEDIES = ("class_weights", "imbalance")
+
+
+def _is_remedy(recipe: TrainingParameters, name: str) -> bool:
+    "Whether somebody has set this field of a recipe to a remedy for rare characters"
+    chosen = name in _REMEDIES and name in recipe.model_fields_set
+    return chosen and getattr(recipe, name) != "none"
 
 
 def _choose_loss(loss, recipe: TrainingParameters, changes: dict, train_dl: Batches):
@@ -134,7 +141,7 @@ def _choose_loss(loss, recipe: TrainingParameters, changes: dict, train_dl: Batc
     if loss is None:
         return _loss_of(recipe, train_dl)
     for name in _OF_THE_LOSS:
-        if name in changes:
+        if name in changes or _is_remedy(recipe, name):
             raise ValueError(f"{name} is decided by loss; give it to the loss, or leave loss out")
     return loss
 

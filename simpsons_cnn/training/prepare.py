@@ -22,7 +22,12 @@ from torch import nn
 
 from ..core.config import Config, import_function
 from ..core.device import pick_device, seeded_generators
-from ..core.files import atomic_write, require_free_space, temp_path
+from simpsons_cnn.core.files import (
+    atomic_write,
+    require_file_or_nothing,
+    require_free_space,
+    temp_path,
+)
 from ..core.text import first_few, safe_str
 from ..data.batches import Batches, check_batch_size, check_transform
 from ..data.fixes import apply_fixes
@@ -128,13 +133,17 @@ def _replace_link(link: Path, target: str):
     "Make a link to a folder beside it, or a text file with its name; raises `OSError`"
     new = temp_path(link)
     try:
-        new.symlink_to(target, target_is_directory=True)
+        try:
+            new.symlink_to(target, target_is_directory=True)
+        except OSError:  # no links here
+            atomic_write(new, target)
         if link.is_symlink():
             link.unlink()  # Windows does not replace a link to a folder
+        require_file_or_nothing(link)
         os.replace(new, link)
-    except OSError:  # no links here
-        new.unlink(missing_ok=True)
-        atomic_write(link, target)
+    finally:
+        with suppress(OSError):
+            new.unlink()
 
 # %% ../../nbs/training/06_prepare.ipynb #60067efa
 def link_run(

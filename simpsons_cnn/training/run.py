@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from ..core.config import ModelParameters, TrainingParameters
 from ..core.device import derive_seed, make_generator, pick_dtype
+from ..core.files import atomic_write
 from ..core.tensors import weights_hash
 from ..core.text import first_few
 from ..data.batches import Batches
@@ -570,7 +571,7 @@ def _restore_others(run: TrainingRun, data: bytes):
         return
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "first.ckpt"
-        path.write_bytes(data)
+        atomic_write(path, data)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the first process warns
             Checkpoint(path, resume=True).restore(run)

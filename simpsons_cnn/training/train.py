@@ -27,6 +27,7 @@ from ..data.batches import Batches
 from ..data.folders import ImageFiles
 from ..networks.losses import log_prior, resolve_imbalance, weights_by_name
 from ..networks.model_file import dataset_hash, save_model, split_hash
+from ..networks.presets import PRESETS
 from ..quality.split import split_differences, split_table
 from ..scoring.calibration import Calibration, calibrate_logits
 from simpsons_cnn.scoring.logit_adjustment import (
@@ -312,16 +313,31 @@ def _own_folders(config: Config):
         yield
 
 # %% ../../nbs/training/07_train.ipynb #2c69afb0
+def _is_chosen(config: Config, name: str) -> bool:
+    "Whether a setting differs from its default"
+    return config.flat()[name] != Config().flat()[name]
+
+
 def _doubts(config: Config) -> list:
     "Lines: what a user of these settings should know before training"
     weighted = config.class_weights != "none" or isinstance(config.imbalance, dict)
     mixes = config.augmentation_parameters.cutmix + config.augmentation_parameters.mixup
+    lines = []
     if mixes and (weighted or config.imbalance == "weights"):
-        return [
+        lines.append(
             "weights beside mixed pictures: a little of a rare character outweighs the rest of a"
             " picture; imbalance balanced_softmax goes with cutmix and mixup"
-        ]
-    return []
+        )
+    if config.architecture not in PRESETS and _is_chosen(config, "dropout_rate"):
+        lines.append(
+            f"dropout_rate {config.dropout_rate:g} is not used: the network"
+            f" {config.architecture!r} is your own and decides about dropout itself"
+        )
+    if Path(config.split).is_file() and _is_chosen(config, "valid"):
+        lines.append(
+            f"valid {config.valid:g} is not used: the file '{config.split}' says what is held out"
+        )
+    return lines
 
 
 def _epochs_made(checkpoint: Checkpoint) -> int:
