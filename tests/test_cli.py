@@ -20,7 +20,6 @@ import torch
 from forked import forks
 from PIL import Image
 
-from simpsons_cnn.cli.common import tidy_errors
 from simpsons_cnn.cli.predict import simpsons_predict
 from simpsons_cnn.cli.train import simpsons_train
 from simpsons_cnn.core.config import setting_sections
@@ -307,62 +306,6 @@ def test_python_m(capsys):
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     assert capsys.readouterr().out.startswith("usage: simpsons_train")
-
-
-# errors
-
-
-def outcome_of(error):
-    @tidy_errors
-    def command():
-        raise error
-
-    with contextlib.redirect_stderr(io.StringIO()), pytest.raises(BaseException) as caught:
-        command()
-    return caught.value
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        MemoryError("Unable to allocate 6.11 GiB for an array"),
-        MemoryError(),
-        RuntimeError(
-            "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"
-        ),
-        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 2 bytes"),
-        RuntimeError("unable to mmap 4096 bytes from file <x>: Cannot allocate memory (12)"),
-        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
-        RuntimeError("MPS backend out of memory (MPS allocated: 8 GB)"),
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
-    ],
-)
-def test_out_of_memory(error):
-    found = outcome_of(error)
-    assert isinstance(found, SystemExit) and "ran out of memory; lower batch_size" in found.code
-
-
-@pytest.mark.parametrize("error", [ZeroDivisionError(), RuntimeError("shapes"), KeyError("x")])
-def test_bugs_keep_their_traceback(error):
-    assert outcome_of(error) is error
-
-
-@pytest.mark.parametrize("chosen", [None, "ACTIVE"])
-def test_a_command_leaves_nothing_behind(monkeypatch, chosen):
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    if chosen:
-        monkeypatch.setenv("OMP_WAIT_POLICY", chosen)
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="cp1252"))
-
-    @tidy_errors
-    def command():
-        print("マージ")
-        return os.environ["OMP_WAIT_POLICY"]
-
-    assert command() == (chosen or "PASSIVE")
-    assert os.environ.get("OMP_WAIT_POLICY") == chosen
-    assert sys.stdout.errors == "strict"
-    assert sys.stdout.buffer.getvalue().startswith(b"\\u30de")
 
 
 # predict and evaluate

@@ -109,10 +109,17 @@ def test_what_differs_is_not_written(tmp_path, clf, drawn, monkeypatch):
     assert not (tmp_path / "biased.onnx").exists()
 
 
-def test_unknown_layer(clf):
+@pytest.mark.parametrize(
+    "layer, words",
+    [
+        (nn.Softplus(), "cannot write a Softplus layer; write an operator for it"),
+        (nn.AdaptiveAvgPool2d((7, 7)), r"cannot write a pooling to \(7, 7\), only to 1"),
+    ],
+)
+def test_a_layer_without_an_operator(layer, words):
     other = opinionated()
-    other.model.linear_stack.append(nn.Softplus())
-    with pytest.raises(ValueError, match="cannot write a Softplus layer"):
+    other.model.linear_stack.append(layer)
+    with pytest.raises(ValueError, match=words):
         onnx_graph(other)
 
 

@@ -1,10 +1,10 @@
-"Which epoch is the best, also where a run was stopped and continued"
+"Which epoch is the best, also where a run was stopped and continued; files that are no report"
 
 import pytest
 from torch import nn
 
 from simpsons_cnn.training.checkpoint import _columns, _rows
-from simpsons_cnn.training.history import History
+from simpsons_cnn.training.history import History, read_report
 
 EPOCHS = [(0.5, 0.9), (1 / 3, 0.8), (0.5, 0.7), (0.5, 0.7), (0.5, 0.75), (0.4, 0.1)]
 
@@ -34,3 +34,14 @@ def test_the_last_epoch_is_kept_whatever_its_scores():
     history = add_epochs(History("last"), EPOCHS[:5])
     assert history.best_epoch == 5
     assert history.best_weights is history.last_weights
+
+
+NO_REPORTS = [b"", b"{", b"[]", b'"a"', b"null", b"[" * 100_000, b"\xff\xfe{"]
+
+
+@pytest.mark.parametrize("content", NO_REPORTS, ids=lambda content: repr(content[:5]))
+def test_what_is_no_report(tmp_path, content):
+    path = tmp_path / "report.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="report.json' is not the report of a run"):
+        read_report(path)

@@ -234,7 +234,7 @@ def _one_in_memory(clf: Classifier, picture: np.ndarray):
 
     return part
 
-
+# %% ../../nbs/cli/07_bench.ipynb #07f14b24
 def _network_only(clf: Classifier, picture: np.ndarray):
     "A part: only the network, on a picture that is ready"
     p = clf.preprocess
@@ -400,7 +400,7 @@ def _single_groups(s: _Setup):
     pairs = [("one picture", "one picture, bare")]
     yield {"one picture, bare": alone, "one picture": whole}, pairs
 
-
+# %% ../../nbs/cli/07_bench.ipynb #da3bdffa
 def _groups(s: _Setup, rounds: int):
     "Each group as (parts, pairs to compare, turns of each part)"
     turns = {_training_groups: rounds, _file_groups: rounds, _single_groups: 50 * rounds}

@@ -83,7 +83,7 @@ def _open_closed_outputs():
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  until the process ends
 
-
+# %% ../../nbs/cli/01_common.ipynb #671077c8
 def _end_without_reader():
     "End silently because nobody reads the output"
     with suppress(OSError):  # no stream of the system
@@ -184,7 +184,7 @@ def add_device(parser: CommandParser):
     "Add the option `--device`"
     parser.add_argument("--device", default="auto", help="'auto', 'cpu', 'cuda', …; default auto")
 
-
+# %% ../../nbs/cli/01_common.ipynb #14ecbd03
 def add_overwrite(
     parser: CommandParser,
     what: str,  # What may be replaced, such as 'the CSV file'
@@ -212,7 +212,7 @@ def register_named_network(
         name, _, path = args.network.rpartition("=")
         register_network(name or path, import_function(path))
 
-
+# %% ../../nbs/cli/01_common.ipynb #b5aa0f0d
 def open_classifier(
     args,  # Parsed options, with `model` and `network`
     device="auto",

@@ -165,7 +165,7 @@ _FORMATS = {
     ".parquet": _Format(_parquet_bytes, _join_parquet),
 }
 
-
+# %% ../../nbs/inference/07_shards.ipynb #d3e81616
 def _check_format(target: Path):
     "Raise `ValueError`, `OSError` or `ModuleNotFoundError` if no such file can be written"
     if target.suffix not in _FORMATS:

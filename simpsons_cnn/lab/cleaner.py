@@ -93,7 +93,7 @@ class Decisions(_FixesOnDisk):
 def _line(*parts, **attributes) -> Html:
     return element("div", *parts, **{"class_": "sc-line"} | attributes)
 
-
+# %% ../../nbs/lab/06_cleaner.ipynb #67da0a52
 def _description_html(label: str, suggestion: str, other: str) -> Html:
     "The label of a picture, and why it is suspect"
     if other:

@@ -219,7 +219,7 @@ class _FolderSummary:
     classes: tuple = ()
     error: str = ""
 
-
+# %% ../../nbs/lab/04_controls.ipynb #beee75b6
 def _summary_of(
     folder,  # One subfolder of pictures per character
     classes: tuple = None,  # The characters it may contain

@@ -115,7 +115,7 @@ def using(ranks: Ranks) -> Iterator[None]:
     finally:
         _ranks.reset(token)
 
-
+# %% ../../nbs/training/13_distributed.ipynb #27523389
 def current_ranks() -> Ranks:
     "The processes that this one trains with"
     if _ranks.get() is not None:
@@ -177,7 +177,7 @@ def _own_statistics(x: Tensor) -> tuple:  # (mean, variance), each of shape `(ch
     _, mean, per_deviation = torch.native_batch_norm(x, ones, ones, None, None, True, 0.0, eps)
     return mean, (per_deviation**-2 - eps).clamp(min=0)
 
-
+# %% ../../nbs/training/13_distributed.ipynb #c873956c
 def _statistics(x: Tensor, ranks: Ranks) -> tuple:  # (mean, variance), each of shape `(channels,)`
     "Statistics of a layer's input over all ranks, which have equally many rows"
     own = torch.stack(_own_statistics(x))

@@ -203,7 +203,7 @@ def _accuracy_line(report: Report) -> dict:
     low, high = report.bootstrap_interval("accuracy")
     return dict(pictures=len(report), accuracy=report.accuracy, low=low, high=high)
 
-
+# %% ../../nbs/training/16_folds.ipynb #be80e796
 def _folds_table(runs: list, report: Report) -> pd.DataFrame:
     "A row for each fold, and `all`: `pictures`, `accuracy`, `low`, `high`"
     rows = {f"fold {i}": _accuracy_line(run.report) for i, run in enumerate(runs, 1)}

@@ -6,7 +6,6 @@
 __all__ = ['RunRecord', 'read_run', 'list_runs', 'settings_that_differ', 'runs_table', 'plot_runs']
 
 # %% ../../nbs/training/09_runs.ipynb #8afd8fee
-import json
 import warnings
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,7 +19,7 @@ from ..core.config import Config, setting_sections
 from ..core.figures import NotebookFigure
 from ..core.text import first_few
 from ..scoring.plotting import display_name
-from .history import is_better
+from .history import is_better, read_report
 
 # %% ../../nbs/training/09_runs.ipynb #b8196cd1
 @dataclass(eq=False)
@@ -63,26 +62,21 @@ def _read_history(path: Path) -> pd.DataFrame:
     return table
 
 # %% ../../nbs/training/09_runs.ipynb #4b1e6d91
-def _is_report(report) -> bool:
-    "Whether this says how a run ended, with numbers as scores"
-    if not isinstance(report, dict) or "stopped" not in report:
-        return False
+def _says_how_it_ended(report: dict) -> bool:
+    "Whether a report says how the run ended, with numbers as scores"
     parts = [report.get(name, {}) for name in ("validation", "test")]
-    if not all(isinstance(part, dict) for part in parts):
+    if "stopped" not in report or not all(isinstance(part, dict) for part in parts):
         return False
     scores = [part.get(name, 0.0) for part in parts for name in ("accuracy", "macro_f1")]
     return all(isinstance(score, int | float) for score in scores)
 
 # %% ../../nbs/training/09_runs.ipynb #4b1e6d93
-def _read_report(path: Path) -> dict:
+def _report_if_ended(path: Path) -> dict:
     "A report; empty before the end of a run; raises `ValueError` for anything else"
     if not path.is_file():
         return {}
-    try:
-        report = json.loads(path.read_text(encoding="utf-8-sig"))
-    except RecursionError:
-        report = None
-    if not _is_report(report):
+    report = read_report(path)
+    if not _says_how_it_ended(report):
         raise ValueError(f"'{path}' is not the report of a run")
     return report
 
@@ -102,7 +96,7 @@ def read_run(
         datetime.fromtimestamp(settings.stat().st_mtime),
         Config.load(settings),
         _read_history(history),
-        _read_report(report),
+        _report_if_ended(report),
     )
 
 # %% ../../nbs/training/09_runs.ipynb #969d6d69

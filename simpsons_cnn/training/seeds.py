@@ -79,7 +79,7 @@ def _kept_scores(run: Run) -> dict:
     names = ("accuracy", "macro_f1", "macro_f1_common")
     return dict(valid_loss=run.report.loss) | {name: getattr(run.report, name) for name in names}
 
-
+# %% ../../nbs/training/15_seeds.ipynb #14ced53f
 def _preferred(runs: dict) -> int | None:
     "The seed whose network is best on the validation images; `None` without runs"
     best, score = None, {}

@@ -59,7 +59,7 @@ class _LogsImages:
     def finish(self):
         self.run.finish()
 
-
+# %% ../../nbs/training/12_trackers.ipynb #e209931b
 class _Trackio(_LogsImages):
     def __init__(self, folder: Path):
         self.package = require("trackio", "trackio")

@@ -48,7 +48,7 @@ from simpsons_cnn.training.distributed import (
     gather_texts,
     joined,
 )
-from .history import History, NonFiniteLoss, plot_history
+from .history import History, NonFiniteLoss, plot_history, read_report
 from .loop import as_callbacks, fit
 from simpsons_cnn.training.prepare import (
     PARTS,
@@ -262,7 +262,7 @@ def _check_imbalance(config: Config, data: TrainingData, model: nn.Module):
         xb, _ = next(iter(data.valid_dl))
         check_adjustable(model.to(xb.device), xb[:2], len(data.train_dl.store.classes))
 
-
+# %% ../../nbs/training/07_train.ipynb #2b0db6ab
 def _adjust(config: Config, data: TrainingData, model: nn.Module) -> LogitAdjustment | None:
     "Adjust the logits of a trained network, in place, if the settings ask for it"
     if not _adjusts(config, data):
@@ -510,7 +510,7 @@ def _check_before_decoding(config: Config, files: ImageFiles):
     check_own_network(config, len(files.classes))
     check_own_transform(config)
 
-
+# %% ../../nbs/training/07_train.ipynb #e9f73120
 def _open_checkpoint(config: Config, resume: bool) -> Checkpoint:
     "The checkpoint of a run; raises `ValueError` if it belongs to another run"
     path = config.out_model_directory / "last.ckpt"
@@ -583,10 +583,10 @@ def _model_folder(folder: Path) -> Path:
 def _noted_in(path: Path) -> tuple:
     "First steps and environment in a report; raises `ValueError` if they are not there"
     try:
-        report = json.loads(path.read_text(encoding="utf-8-sig"))
+        report = read_report(path)
         steps, environment = report["first_steps"], dict(report["surroundings"])
         sound = [step["weights"] and 0 < step["loss"] < float("inf") for step in steps]
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError):
         sound = []
     if not sound or not all(sound) or not environment:
         raise ValueError(f"'{path}' does not say how the run's first steps went")
