@@ -49,7 +49,7 @@ def _as_indices(indices, n: int) -> Tensor:  # int64, shape `(m,)`
 
 # %% ../../nbs/data/08_batches.ipynb #c18b95ff
 def check_batch_size(
-    batch_size: int,
+    batch_size: int,  # Images per step
     n: int,  # Number of training images
 ):
     "Raise `ValueError` unless training images fill a batch"
