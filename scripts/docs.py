@@ -5,6 +5,8 @@ python scripts/docs.py --card      draw nbs/images/card.jpg, which links to the 
 python scripts/docs.py --mend      mend the signatures in _proc, where nbdev prepares the pages
 """
 
+import ast
+import functools
 import json
 import re
 import sys
@@ -61,18 +63,46 @@ def llms_txt() -> str:
     return "\n".join(parts)
 
 
+@functools.cache
+def double_star_comments(module: str) -> dict:
+    "Name of a function -> its parameter with two stars, and the comment beside it"
+    text = (root / module).read_text(encoding="utf-8")
+    lines, found = text.splitlines(), {}
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef) and node.args.kwarg:
+            _, mark, comment = lines[node.args.kwarg.lineno - 1].partition(",  # ")
+            if mark:
+                found[node.name] = f"**{node.args.kwarg.arg}", comment
+    return found
+
+
+def mend_double_star(code: str, module: str) -> str:
+    "fastcore gives the comment of `**settings` to what is returned, or loses it"
+    function = re.search(r"def (\w+)\(", code)
+    if not function or function[1] not in double_star_comments(module):
+        return code
+    parameter, comment = double_star_comments(module)[function[1]]
+    code = re.sub(rf"^(\).*:) # {re.escape(comment)}$", r"\1", code, flags=re.M)
+    return code.replace(f"{parameter}\n", f"{parameter}, # {comment}\n")
+
+
 def mend_signature(cell: dict) -> None:
     """What nbdev shows of a function: no Markdown links in code, no `NoneType` where nothing is
-    annotated, and the name that the page asked for instead of that of a private base class"""
+    annotated, no notes to ruff, comments beside what they are about, and the name that the page
+    asked for instead of that of a private base class"""
     asked = re.search(r"show_doc\(([\w.]+)", "".join(cell["source"]))
     for output in cell.get("outputs", []):
         text = "".join(output.get("data", {}).get("text/markdown", ""))
         if not asked or not text:
             continue
+        module = re.search(r"/(simpsons_cnn/\w+/\w+\.py)#L", text)
         blocks = text.split("```")  # code is every second one
         for i in range(1, len(blocks), 2):
             blocks[i] = re.sub(r"\[`([^`\]]+)`\]\(https?://[^)\s]+\)", r"\1", blocks[i])
             blocks[i] = blocks[i].replace(":NoneType=", "=")
+            blocks[i] = re.sub(r"# noqa: \w+  ", "# ", blocks[i])
+            if module:
+                blocks[i] = mend_double_star(blocks[i], module[1])
         text = "```".join(blocks)
         owner, _, method = asked[1].rpartition(".")
         if owner:

@@ -60,7 +60,8 @@ def test_figures_are_described(page):
     faults = []
     for cell in cells_of(page):
         source = "".join(cell["source"])
-        drawn = any("image/png" in output.get("data", {}) for output in cell.get("outputs", []))
+        kinds = {kind for output in cell.get("outputs", []) for kind in output.get("data", {})}
+        drawn = kinds & {"image/png", "image/jpeg"}
         if drawn and not re.search(r'^#\| fig-alt: ".+"$', source, re.M):
             faults.append(source[-80:])
     assert faults == []
@@ -158,11 +159,24 @@ def test_what_is_exported_can_be_shown(room):
 
 
 def test_signatures_are_mended():
-    code = "def load(\n    path, # From [`train`](https://a.b/c#d)\n    x:NoneType=None\n)"
+    path, note = "path, # From [`train`](https://a.b/c#d)", "x:NoneType=None, # noqa: B008  frozen"
+    code = f"def load(\n    {path}\n    {note}\n)"
     text = f"### _Base.load\n\n```python\n{code}\n```\n\nSee [`train`](https://a.b/c#d)"
     cell = dict(source="show_doc(Thing.load)", outputs=[dict(data={"text/markdown": text})])
     docs.mend_signature(cell)
+    mended = "def load(\n    path, # From train\n    x=None, # frozen\n)"
     assert cell["outputs"][0]["data"]["text/markdown"] == (
-        "### Thing.load\n\n```python\ndef load(\n    path, # From train\n    x=None\n)\n```\n\n"
-        "See [`train`](https://a.b/c#d)"
+        f"### Thing.load\n\n```python\n{mended}\n```\n\nSee [`train`](https://a.b/c#d)"
     )
+
+
+def test_comments_of_double_star_stay_with_them():
+    "fastcore gives the comment of `**overrides` to what is returned, or loses it"
+    link = "[source](https://a.b/simpsons_cnn/blob/main/simpsons_cnn/core/config.py#L1)"
+    comment = "Settings by name, in place of the file's; text is converted"
+    signature = f"def load(\n    path, # YAML file\n    **overrides\n)->Config: # {comment}"
+    cell = dict(source="show_doc(Config.load)")
+    cell["outputs"] = [dict(data={"text/markdown": f"{link}\n\n```python\n{signature}\n```"})]
+    docs.mend_signature(cell)
+    mended = cell["outputs"][0]["data"]["text/markdown"]
+    assert mended.endswith(f"    **overrides, # {comment}\n)->Config:\n```")

@@ -647,7 +647,11 @@ class Config(_Sections):
             raise settings_error(e) from None
 
     @classmethod
-    def demo(cls, root=".", **overrides) -> "Config":
+    def demo(
+        cls,
+        root=".",  # Folder of `data/demo`, which holds the pictures, and of `runs`
+        **overrides,  # Settings by name, as in `load`
+    ) -> "Config":
         "Settings for the drawn characters under `root`: a minute or so on two cores"
         return cls.load(**(_DEMO | _demo_folders(Path(root)) | overrides))
 
@@ -656,7 +660,10 @@ class Config(_Sections):
         settings = self.model_dump(mode="json")
         return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
 
-    def save(self, path):
+    def save(
+        self,
+        path,  # YAML file to write
+    ):
         "Write all settings to a YAML file that `Config.load` reads back"
         atomic_write(path, self.to_yaml())
 

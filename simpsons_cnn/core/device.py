@@ -29,8 +29,8 @@ def derive_seed(
 # %% ../../nbs/core/05_device.ipynb #fb47f0c8
 def make_generator(
     seed: int,  # See `derive_seed`
-    purpose: str,
-    *position: int,
+    purpose: str,  # See `derive_seed`
+    *position: int,  # See `derive_seed`
     device="cpu",  # Where the numbers are drawn
 ) -> torch.Generator:
     "A generator that depends on its arguments alone; the same bits on the same kind of device"

@@ -96,7 +96,9 @@ def _write_to_disk(path: Path, data: bytes):
         os.fsync(f.fileno())
 
 # %% ../../nbs/core/02_files.ipynb #a739650b
-def require_file_or_nothing(path):
+def require_file_or_nothing(
+    path,  # Where a file is to be written
+):
     "Raise `OSError` if a file to write has too long a name, or is a folder or a device"
     check_name_length(path)
     if os.path.exists(path) and not os.path.isfile(path):
@@ -151,7 +153,7 @@ def _temp_paths(folder, name: str | None) -> list[Path]:
 
 # %% ../../nbs/core/02_files.ipynb #87014799
 def remove_temp_files(
-    folder,
+    folder,  # Where they lie
     name: str | None = None,  # Only those of the file with this name; `None`: all
 ):
     "Remove temporary files that killed processes left; only while no other process uses the folder"
@@ -161,9 +163,9 @@ def remove_temp_files(
 
 # %% ../../nbs/core/02_files.ipynb #5530b698
 def read_limited(
-    path,
+    path,  # File to read
     kind: str,  # What it should be, for the message: 'configuration file'
-    max_bytes: int = 2**28,
+    max_bytes: int = 2**28,  # A longer file is refused
 ) -> bytes:  # Its content
     "Read a small regular file; raises `FileNotFoundError`, `OSError`, `ValueError` with the path"
     try:
@@ -287,7 +289,9 @@ def _is_empty(folder: Path) -> bool:
     return all(path.name in _OF_FILE_MANAGERS for path in folder.iterdir())
 
 # %% ../../nbs/core/02_files.ipynb #a73fcdda
-def require_empty_folder(folder):
+def require_empty_folder(
+    folder,  # Where a folder is to be made
+):
     "Raise `OSError` if there is a file or a folder that is not empty, or the name is too long"
     folder = Path(folder)
     check_name_length(folder)

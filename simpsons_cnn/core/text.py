@@ -37,7 +37,10 @@ def safe_line(name) -> str:
     return safe_str(name).replace("\n", r"\n").replace("\t", r"\t")
 
 # %% ../../nbs/core/01_text.ipynb #39885411
-def first_few(names, n: int = 3) -> str:
+def first_few(
+    names,  # Any number of names
+    n: int = 3,  # How many of them to show
+) -> str:
     "The first `n` names, safe and cut to 300 characters each, and how many more there are"
     names = list(names)
     texts = [safe_str(name) for name in names[:n]]

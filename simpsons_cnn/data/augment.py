@@ -164,6 +164,9 @@ def _change_images(xb: Tensor, changes: dict, out: Tensor):
         out.masked_fill_(_inside(changes["boxes"], out.shape[-1]), 0)
 
 # %% ../../nbs/data/07_augment.ipynb #46035554
+_ALL = slice(None)
+
+
 def augment_batch(
     xb: Tensor,  # uint8, shape `(n, 3, height, width)`, on any device
     augment: Augment,  # How much
@@ -171,7 +174,7 @@ def augment_batch(
     rng: torch.Generator,  # Source of random numbers, on the CPU
     crop: int | None = None,  # Side of the result; `None`: `prep.crop`, which evaluation shows
     batch_size: int | None = None,  # Images to draw for, of which these are `part`; `None`: these
-    part: slice = slice(None),  # noqa: B008  cannot change
+    part: slice = _ALL,  # Which of these images are given and wanted
 ) -> Tensor:  # float32, shape `(n, 3, crop, crop)`
     "Crop, turn, mirror, recolour, erase and normalise a batch, or a part of one"
     drawn = _draw_changes(augment, prep, batch_size or len(xb), rng)

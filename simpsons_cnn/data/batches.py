@@ -49,7 +49,7 @@ def _as_indices(indices, n: int) -> Tensor:  # int64, shape `(m,)`
 
 # %% ../../nbs/data/08_batches.ipynb #c18b95ff
 def check_batch_size(
-    batch_size: int,
+    batch_size: int,  # Images per step
     n: int,  # Number of training images
 ):
     "Raise `ValueError` unless training images fill a batch"
@@ -165,7 +165,7 @@ def _apply_transform(
 
 # %% ../../nbs/data/08_batches.ipynb #41aa7126
 def check_transform(
-    transform,
+    transform,  # Called with the images of a batch
     xb: Tensor,  # Uint8 images, shape `(n, 3, side, side)`
 ):
     "Raise `ValueError` or `TypeError` for a transform that cannot be applied to images"
@@ -262,7 +262,7 @@ class Batches(_Selection):
         self,
         rows: Tensor,  # Rows of the store
         epoch: int,  # With `step` it decides the augmentation
-        step: int,
+        step: int,  # From 0
         crop: int | None = None,  # Side of augmented crops; `None`: the preprocess's
         purpose: str = "augment",  # Another one draws other numbers in the same step
     ) -> tuple:

@@ -33,7 +33,9 @@ _IMAGE_SUFFIXES = (
 )
 
 
-def is_picture(name: str) -> bool:
+def is_picture(
+    name: str,  # Name of a file
+) -> bool:
     "Whether a file name ends as an image's does"
     return name.lower().endswith(_IMAGE_SUFFIXES)
 
@@ -193,7 +195,9 @@ def _check_depth(folder: Path, pictures: list, folders: list):
         )
 
 # %% ../../nbs/data/03_folders.ipynb #41c1f920
-def nfc(name: str) -> str:
+def nfc(
+    name: str,  # In any Unicode form
+) -> str:
     "A name in Unicode form NFC, in which names are compared"
     return unicodedata.normalize("NFC", name)
 

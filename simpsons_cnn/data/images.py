@@ -259,7 +259,9 @@ def _to_8_bit_rgb(im: Image.Image) -> Image.Image:
     return im if im.mode == "RGB" else im.convert("RGB")
 
 # %% ../../nbs/data/01_images.ipynb #93f87a8a
-def to_rgb(im: Image.Image) -> Image.Image:
+def to_rgb(
+    im: Image.Image,  # As `open_for_decoding` gives it
+) -> Image.Image:
     "An image of any mode as upright 'RGB', with 8 bits per channel, transparent parts on white"
     if im.format == "TIFF":
         _rotation(im)  # reads the EXIF data quietly; `load` would warn about damaged ones

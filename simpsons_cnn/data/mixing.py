@@ -55,7 +55,7 @@ def mix_batch(
     xb: Tensor,  # Floating point, shape `(n, 3, height, width)`
     yb: Tensor,  # Labels, shape `(n,)`
     augment: Augment,  # How often, and how much
-    rng: np.random.Generator,
+    rng: np.random.Generator,  # Source of every random choice
     pasted=None,  # Called with `rng`: pictures and labels for CutMix; `None`: those of the batch
     before=_rolled,  # Called with pictures, then labels: for each the one before it in the batch
 ) -> tuple:  # (pictures, labels); the labels are `MixedLabels`, or `yb` if nothing is mixed

@@ -113,16 +113,27 @@ class _Settings:
 class Preprocess(_Settings):
     "From an image to what the network is given"
 
-    def __call__(self, source, draft: bool = False) -> Tensor:
+    def __call__(
+        self,
+        source,  # See `decode`
+        draft: bool = False,  # See `decode`
+    ) -> Tensor:
         "`decode` as a tensor; uint8, shape `(3, size, size)`"
         return torch.from_numpy(self.decode(source, draft).transpose(2, 0, 1).copy())
 
-    def decode(self, source, draft: bool = False) -> np.ndarray:
+    def decode(
+        self,
+        source,  # Path, open file, PIL image, or RGB bytes of shape `(height, width, 3)`
+        draft: bool = False,  # Decode a large JPEG at a fraction of its size: faster, less exact
+    ) -> np.ndarray:
         "uint8 of shape `(size, size, 3)`; raises what `read_rgb` raises"
         rgb = _read_pixels(source, self.size if draft else None)
         return _to_square(rgb, self.size, self.resize_rule)
 
-    def center_crop(self, xb: Tensor) -> Tensor:
+    def center_crop(
+        self,
+        xb: Tensor,  # Images of any dtype
+    ) -> Tensor:
         "The centre that is shown: `(..., size, size)` to `(..., crop, crop)`"
         edge = (self.size - self.crop) // 2
         return xb[..., edge : edge + self.crop, edge : edge + self.crop]
@@ -131,12 +142,18 @@ class Preprocess(_Settings):
         "Normalising as `byte*scale + shift`: two tuples with a number per channel"
         return _scale_shift(self.mean, self.std)
 
-    def normalise(self, xb: Tensor) -> Tensor:
+    def normalise(
+        self,
+        xb: Tensor,  # Images, 0 to 255
+    ) -> Tensor:
         "uint8 of shape `(n, 3, height, width)` to float32 around 0"
         scale, shift = _on_channels(self.scale_shift(), xb.device)
         return torch.addcmul(shift, xb.float(), scale)
 
-    def denormalise(self, xb: Tensor) -> Tensor:
+    def denormalise(
+        self,
+        xb: Tensor,  # Float images of shape `(n, 3, height, width)`
+    ) -> Tensor:
         "What `normalise` returned as bytes again"
         scale, shift = _on_channels(self.scale_shift(), xb.device)
         return ((xb.float() - shift) / scale).round().clamp(0, 255).to(torch.uint8)

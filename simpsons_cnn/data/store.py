@@ -57,7 +57,7 @@ def with_digests(
 # %% ../../nbs/data/06_store.ipynb #638334e9
 def list_difference(
     old: list,  # From `with_digests`
-    new: list,
+    new: list,  # From a later `with_digests`
 ) -> str:
     "What changed between two lists of images, in words; empty if nothing did"
     if old == new:

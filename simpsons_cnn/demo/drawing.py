@@ -69,8 +69,15 @@ class Pen:
     matrix: np.ndarray  # From own units to pixels, shape `(2, 2)`
     origin: np.ndarray  # The pen's (0, 0) in pixels, shape `(2,)`
 
-    def at(self, x=0.0, y=0.0, sx=1.0, sy=None, turn=0.0) -> "Pen":
-        "A pen moved by `x`, `y`, stretched by `sx`, `sy` and turned by `turn` radians"
+    def at(
+        self,
+        x=0.0,  # To the right, in own units
+        y=0.0,  # Down
+        sx=1.0,  # Factor of the width; below 0 the drawing is mirrored
+        sy=None,  # Factor of the height; `None`: that of the width
+        turn=0.0,  # Radians
+    ) -> "Pen":
+        "A pen that was moved, stretched and turned"
         sy = abs(sx) if sy is None else sy
         return replace(
             self,
@@ -80,8 +87,12 @@ class Pen:
             origin=self.matrix @ [x, y] + self.origin,
         )
 
-    def fill(self, p: np.ndarray, colour: str):
-        "Fill the polygon with these corners, shape `(n, 2)`"
+    def fill(
+        self,
+        p: np.ndarray,  # Corners in own units, shape `(n, 2)`
+        colour: str,  # A key of `colours`
+    ):
+        "Fill a polygon"
         self.draw.polygon((p @ self.matrix.T + self.origin).ravel().tolist(), self.colours[colour])
 
 # %% ../../nbs/demo/01_drawing.ipynb #759143d9
@@ -150,8 +161,10 @@ def _stroke(text: str) -> Stroke:
 
 # %% ../../nbs/demo/01_drawing.ipynb #34832b20
 @cache
-def strokes(text: str) -> list[Stroke]:
-    "Read a drawing"
+def strokes(
+    text: str,  # Strokes, separated by `;`
+) -> list[Stroke]:
+    "Read a drawing; raises `ValueError` for an unknown kind of stroke"
     return [_stroke(part) for part in text.split(";")] if text else []
 
 # %% ../../nbs/demo/01_drawing.ipynb #18dcd59b
@@ -167,8 +180,11 @@ def _draw_stroke(pen: Pen, stroke: Stroke):
             draw(pen, centre, radii, stroke.colour, stroke.width)
 
 # %% ../../nbs/demo/01_drawing.ipynb #203d6cf5
-def sketch(pen: Pen, text: str):
-    "Draw `text` with `pen`"
+def sketch(
+    pen: Pen,  # Draws
+    text: str,  # What, see `strokes`
+):
+    "Draw what a text describes"
     for stroke in strokes(text):
         _draw_stroke(pen, stroke)
         if stroke.pair:

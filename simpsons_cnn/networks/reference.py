@@ -19,7 +19,8 @@ from torch.nn import functional as F
 
 # %% ../../nbs/networks/02_reference.ipynb #24a9e391
 def conv_block(
-    in_channels: int, out_channels: int
+    in_channels: int,  # Of the input
+    out_channels: int,  # Patterns that the convolution looks for
 ) -> list:  # Four layers; the output has half the height and width
     "Convolution with bias, 2×2 max-pooling, ReLU, batch norm"
     return [
@@ -71,7 +72,7 @@ class Dropout(Seeded):
 
 # %% ../../nbs/networks/02_reference.ipynb #0c4e717d
 def set_dropout_generator(
-    model: nn.Module,
+    model: nn.Module,  # A network with `Seeded` parts
     generator: torch.Generator,  # On the device of the model; `None`: the process's own numbers
     rank: int = 0,  # Which rows of the batch the model sees: this one …
     size: int = 1,  # … and every so many from there
@@ -98,7 +99,10 @@ def _linear_stack(features: int, hidden: tuple, rate: float, num_classes: int) -
     )
 
 # %% ../../nbs/networks/02_reference.ipynb #75314254
-def check_sides(xb: Tensor, min_side: int):
+def check_sides(
+    xb: Tensor,  # Pictures, shape `(n, 3, height, width)`
+    min_side: int,  # In pixels
+):
     "Raise `ValueError` for pictures smaller than `min_side` px"
     if isinstance(xb, torch.fx.Proxy):
         return  # a stand-in has no size
@@ -157,7 +161,9 @@ def _hooked(modules, hook: Callable) -> Iterator[None]:
 
 # %% ../../nbs/networks/02_reference.ipynb #acfbb988
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(
+    model: nn.Module,  # A network in any mode
+) -> Iterator[None]:
     "Within, a network is in evaluation mode; each of its modules gets back the mode it had"
     modes = [(module, module.training) for module in model.modules()]
     model.eval()

@@ -289,15 +289,27 @@ class AuditReport:
         "What was found → how many"
         return _counts(self)
 
-    def pictures(self, what: str, n: int = 12) -> list:
-        "Up to `n` rows of the table `what`: (uint8 images `(3, size, size)`, caption) of each"
+    def pictures(
+        self,
+        what: str,  # A table: 'duplicates', 'conflicts', 'leaks', 'same_scene', …
+        n: int = 12,  # So many of its rows at most, spread evenly
+    ) -> list:  # Of each row: (uint8 images of shape `(3, size, size)`, caption)
+        "The images of a finding; raises `ValueError` for a table that there is not"
         return _findings(self, what, n)
 
-    def show(self, what: str, n: int = 12, columns: int = 4) -> Figure:
-        "Draw up to `n` rows of the table `what`"
+    def show(
+        self,
+        what: str,  # See `pictures`
+        n: int = 12,  # See `pictures`
+        columns: int = 4,  # Findings side by side
+    ) -> Figure:
+        "Draw the images of a finding"
         return _gallery(_findings(self, what, n), columns)
 
-    def to_csv(self, folder):
+    def to_csv(
+        self,
+        folder,  # Made if there is none
+    ):
         "Write every table; those of an earlier audit are replaced"
         _write_tables(self, folder)
 

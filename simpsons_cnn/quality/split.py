@@ -148,7 +148,7 @@ def file_hashes(
 
 # %% ../../nbs/quality/02_split.ipynb #2e8f2e98
 def image_table(
-    files: ImageFiles,
+    files: ImageFiles,  # The images
     hashes=(),  # SHA-256 of each file, such as `PixelStore.hashes`; empty: they are computed
 ) -> pd.DataFrame:
     "A row for each image: `file`, `character`, `sha256`"

@@ -201,7 +201,10 @@ class _Counts(_Scores):
         "See `_score_table`"
         return _score_table(self.confusion, self.classes)
 
-    def most_confused(self, n: int = 10) -> pd.DataFrame:
+    def most_confused(
+        self,
+        n: int = 10,  # So many at most
+    ) -> pd.DataFrame:
         "The most frequent mistakes: `truth`, `taken_for`, `times`, `share` of the first's images"
         return _largest_mistakes(self.confusion, self.classes, n)
 
@@ -516,7 +519,10 @@ def _largest_losses(report: _Counts, n: int) -> pd.DataFrame:
 class Report(_Intervals):
     "What a model got right and wrong; `evaluate` makes one"
 
-    def top_losses(self, n: int = 12) -> pd.DataFrame:
+    def top_losses(
+        self,
+        n: int = 12,  # So many at most
+    ) -> pd.DataFrame:
         "The images with the highest loss: `row`, `picture`, `truth`, `prediction`, …"
         return _largest_losses(self, n)
 
@@ -579,7 +585,10 @@ def _answers(dl, logits, targets, groups) -> pd.DataFrame:
     return pd.DataFrame(dict(row=rows) | columns)
 
 # %% ../../nbs/scoring/01_metrics.ipynb #a70ff09f
-def check_judged(dl, groups=None):
+def check_judged(
+    dl,  # `Batches` that a model is to be judged by
+    groups=None,  # Group of each image of their store
+):
     "Raise `ValueError` for a loader that augments or shuffles, or for groups of another store"
     if dl.shuffle or dl.augment:
         raise ValueError("dl must be without augment and shuffle: each picture once, in order")

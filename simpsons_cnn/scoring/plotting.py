@@ -27,7 +27,10 @@ def _axes(given, cols: int, size: tuple, **kwargs) -> tuple:
     return figure, figure.subplots(1, cols, squeeze=False, **kwargs).ravel()
 
 # %% ../../nbs/scoring/03_plotting.ipynb #566bee72
-def display_name(name: str, longest: int = 28) -> str:
+def display_name(
+    name: str,  # As the folder is called
+    longest: int = 28,  # Characters
+) -> str:
     "A character's name as text for a figure"
     name = safe_str(name).replace("_", " ")
     return (name if len(name) <= longest else name[: longest - 1] + "…").replace("$", r"\$")

@@ -36,7 +36,9 @@ def _six_looks(network, x: Tensor, logits: Tensor) -> Tensor:
 _KINDS = (False, True, "flip", "unsure")
 
 
-def check_tta(tta):
+def check_tta(
+    tta,  # See `tta_logits`
+):
     "Raise `ValueError` for a kind of test-time augmentation that does not exist"
     if not isinstance(tta, (bool, str)) or tta not in _KINDS:
         raise ValueError(f"tta must be False, True or 'flip', or 'unsure', got {tta!r}")
