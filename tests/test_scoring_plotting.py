@@ -193,3 +193,14 @@ def test_names_in_other_scripts_give_one_warning(tmp_path):
     texts = [str(w.message) for w in caught if not issubclass(w.category, DeprecationWarning)]
     assert sum("letters of the names are not in the figure's font" in text for text in texts) == 1
     assert len(texts) == len(set(texts)) <= 2  # older Matplotlib says that it cannot join Hindi
+
+
+@pytest.mark.parametrize("n", (2, 3, 4, 5, 15, 16))
+def test_the_title_of_a_confusion_matrix_is_not_cut(n):
+    figure = plot_confusion(Report(np.eye(n, dtype=int), [f"captain_kelp_{i}" for i in range(n)]))
+    figure.draw_without_rendering()
+    ax = figure.axes[0]
+    titles = [ax._left_title, ax.title, ax._right_title]
+    (text,) = [title for title in titles if title.get_text()]
+    extent = text.get_window_extent()
+    assert extent.x0 >= 0 and extent.x1 <= figure.bbox.width

@@ -311,7 +311,7 @@ def _hub_config(clf: Classifier) -> dict:
 
 # %% ../../nbs/inference/04_card.ipynb #c97279c6
 def save_for_hub(
-    clf: Classifier,
+    clf: Classifier,  # To share
     folder,  # Made if there is none; its files of the same names are replaced
 ):
     "Write the model, its card and its `config.json`, as a hub keeps them"
@@ -346,6 +346,6 @@ def from_hub(
     repo_id: str,  # 'user/name'
     device: str = "auto",  # See `pick_device`
     **kwargs,  # Passed on to huggingface_hub, such as `revision`
-) -> Classifier:
+) -> Classifier:  # Opened on that device
     "Download a model file and open it, checked like any other"
     return Classifier.from_pretrained(repo_id, device, **kwargs)

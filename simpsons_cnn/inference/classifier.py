@@ -305,7 +305,7 @@ class _ModelFile(_TrainedNetwork):
         repo_id,  # 'user/name' on the Hugging Face hub, or a folder with a `model.safetensors`
         device: str = "auto",  # See `pick_device`
         **kwargs,  # Passed on to huggingface_hub, such as `revision` or `token`
-    ) -> "Classifier":
+    ) -> "Classifier":  # Opened on that device
         "Open a shared model, checked like any other; raises `ValueError` or what the client raises"
         local = Path(repo_id) / "model.safetensors"
         return cls.load(local if local.is_file() else _fetch(str(repo_id), **kwargs), device)

@@ -53,7 +53,7 @@ def element(
     tag: str,  # Its name
     *children,  # What it contains, see `join_html`
     **attributes,  # `class_` is `class`, `a_b` is `a-b`, and `None` leaves one out
-) -> Html:
+) -> Html:  # With everything from outside escaped
     "An HTML or SVG element"
     named = {k.rstrip("_").replace("_", "-"): v for k, v in attributes.items() if v is not None}
     given = "".join(f" {k}='{escape_html(v)}'" for k, v in named.items())
@@ -179,7 +179,7 @@ _rules.append("""
 def track_html(
     frac: float,  # From 0 to 1; NaN is empty
     **attributes,  # Of the element
-) -> Html:
+) -> Html:  # Without a name and a number
     "The track of a bar, filled from the left"
     percent = 0 if math.isnan(frac) else 100 * frac
     fill = element("div", class_="sc-fill", style=f"width:{percent:.1f}%")

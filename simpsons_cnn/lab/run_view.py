@@ -128,8 +128,8 @@ def _speed(steps_per_second: float, batch_size: int | None) -> str:
 def progress_text(
     done: int,  # Steps done, of the whole run
     num_epochs: int,  # Of the whole run
-    steps_per_epoch: int,
-    seconds_left: float,
+    steps_per_epoch: int,  # Of every epoch
+    seconds_left: float,  # Of the whole run
     steps_per_second: float = 0.0,  # 0 if not known yet
     batch_size: int = None,  # Pictures per step; `None` shows steps per second
 ) -> str:

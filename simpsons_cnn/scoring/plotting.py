@@ -154,7 +154,10 @@ def plot_confusion(
     ax.imshow(shares, cmap="Greys", norm=PowerNorm(0.5, 0, 1), aspect="equal" if few else "auto")
     names = [display_name(report.classes[i]) for i in shown]
     _label_confusion(ax, names, other=counts.shape[1] > n)
-    ax.set_title("share of each character's images", fontsize=8)
+    title, beside = "share of each character's images", "center"
+    if n < 5:  # the title is wider than so few squares
+        title, beside = title.replace(" character", "\ncharacter"), "right"
+    ax.set_title(title, fontsize=8, loc=beside)
     ax.set(xlabel="answer", ylabel=f"truth: {note}" if note else "truth")
     if few:
         _write_counts(ax, counts, shares)

@@ -132,8 +132,8 @@ def find_learning_rate(
     model: nn.Module,  # As it will be trained; not changed
     train_dl: Batches,  # Training batches, with augmentation; not changed
     loss=None,  # See `fit`
-    recipe: TrainingParameters = TrainingParameters(),  # noqa: B008  frozen
-    weight_decay: float = ModelParameters().weight_decay,  # noqa: B008  AdamW's
+    recipe: TrainingParameters = TrainingParameters(),  # See `fit`
+    weight_decay: float = ModelParameters().weight_decay,  # AdamW's
     num_steps: int = 100,  # 10 or more
     lowest: float = 1e-5,  # Rate of the first step, above 0
     highest: float = 1.0,  # Rate of the last step, unless the loss explodes before

@@ -173,7 +173,7 @@ def check_finite(
 def warn_if_diverging(
     losses: Tensor,  # Loss of each step of the epoch
     history: History,  # With its first steps
-    times: float = 3.0,  # How much more than in the first step is too much
+    times: float = 3.0,  # The mean may be this many times the loss of the first step
 ):
     "Warn if the mean loss of an epoch is several times that of the first step"
     if not history.first_steps:

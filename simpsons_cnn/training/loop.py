@@ -151,12 +151,12 @@ def fit(
     train_dl: Batches,  # Training batches, with augmentation
     valid_dl: Batches,  # Validation batches, without
     loss=None,  # Called with logits and targets; `None`: focal loss as the recipe says
-    recipe: TrainingParameters = TrainingParameters(),  # noqa: B008  frozen
-    weight_decay: float = ModelParameters().weight_decay,  # noqa: B008  AdamW's
+    recipe: TrainingParameters = TrainingParameters(),  # How long and how fast, and with which loss
+    weight_decay: float = ModelParameters().weight_decay,  # AdamW's
     callbacks=None,  # `Callback` objects; `None`: a `Progress` display, `[]`: silence
     checkpoint=None,  # A path, whose file is replaced; to continue, `Checkpoint(path, resume=True)`
     **changes,  # Fields of the recipe by name, such as `num_epochs=3`
-) -> History:
+) -> History:  # Epochs, with the best and the last weights
     "Train, judging each epoch; raises `NonFiniteLoss`, `OSError` or `ValueError`"
     recipe = _changed(recipe, changes)
     callbacks = as_callbacks(callbacks)

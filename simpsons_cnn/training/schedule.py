@@ -46,16 +46,16 @@ def crop_size_at(
 # %% ../../nbs/training/00_schedule.ipynb #e3a9ac00
 def mixes_in(
     epoch: int,  # From 0
-    num_epochs: int,
+    num_epochs: int,  # Of the whole run
 ) -> bool:
     "Whether pictures may be mixed in an epoch: not in the last tenth"
     return 10 * (epoch + 1) <= 9 * num_epochs
 
 # %% ../../nbs/training/00_schedule.ipynb #90ddd818
 def epochs_at_high_rate(
-    num_epochs: int,
+    num_epochs: int,  # Of the whole run
     schedule: str = "one_cycle",  # See `learning_rate_at`
-    warmup: float = 0.25,
+    warmup: float = 0.25,  # See `learning_rate_at`
 ) -> int:
     "Epochs until the learning rate has fallen to half of its highest; 0 if it is constant"
     return 0 if schedule == "constant" else math.ceil(num_epochs * (1 + warmup) / 2)

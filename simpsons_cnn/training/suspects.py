@@ -29,8 +29,12 @@ from .loop import fit
 from .prepare import evaluation_batch_size
 
 # %% ../../nbs/training/08_suspects.ipynb #e29b4f5d
-def add_label_noise(files: ImageFiles, share: float = 0.03, seed: int = 0) -> tuple:
-    "Images of which a share has the label of another character; names of those"
+def add_label_noise(
+    files: ImageFiles,
+    share: float = 0.03,  # Of the images, from 0 to 1
+    seed: int = 0,  # The same seed picks the same images
+) -> tuple:  # `ImageFiles`, and the names of the images with a wrong label
+    "Images of which a share has the label of another character"
     rng = np.random.default_rng(seed)
     swapped = rng.choice(len(files), round(share * len(files)), replace=False)
     others = rng.integers(1, len(files.classes), len(swapped))
@@ -49,7 +53,7 @@ def recall_at(
 
 # %% ../../nbs/training/08_suspects.ipynb #0ad54ee4
 def check_folds(
-    folds: int,
+    folds: int,  # From 2
     labels: np.ndarray,  # Number of each image's character, shape `(n,)`
     groups: np.ndarray,  # Number of each image's group, shape `(n,)`
 ):
