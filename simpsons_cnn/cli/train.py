@@ -297,7 +297,7 @@ def _without_nproc(argv: list) -> list:
     parser.add_argument("--nproc")
     return parser.parse_known_args(argv)[1]
 
-
+# %% ../../nbs/cli/02_train.ipynb #72b84942
 def _train_in_processes(argv: list, nproc: int):
     "Run the command in several processes, and exit with what they say"
     from simpsons_cnn.training.launch import run_processes
