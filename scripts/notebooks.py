@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from commands import forked_commands, run_and_end
 from nbdev.config import get_config
@@ -94,7 +95,8 @@ def main():
     parser.add_argument("notebooks", type=Path, nargs="+")
     args = parser.parse_args()
     import_shared()
-    with forked_commands(args.logs.absolute() / "commands"):
+    args.logs.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory() as folder, forked_commands(Path(folder) / "commands"):
         passed = run_all(args.notebooks, args.logs, args.flags.split(), args.workers)
     gc.unfreeze()
     print(f"notebooks: {sum(passed)} passed, {passed.count(False)} failed")
