@@ -75,6 +75,7 @@ def run_from_scratch(folder, line, **env) -> tuple:
 
 
 MODEL = "run/model.safetensors"
+INSIDE = "--traindir demo/train --batch_size 8 --runs_directory demo/train/new"
 LONG = "ж" * 112 + ".csv"
 LINK, CSV_MODEL = "linked.safetensors", "model.csv"
 FACE = "demo/test/mossy_mo/mossy_mo_0000.jpg"
@@ -163,6 +164,13 @@ MISTAKES = {
     f"simpsons_runs none --out {LONG}{LONG}": "is 456 bytes long; at most 227 can be written",
     f"simpsons_data {LONG} --demo": "is 228 bytes long; at most 227 can be written",
     f"simpsons_data {LONG} --from archive.zip": "is 228 bytes long; at most 227 can be written",
+    f"simpsons_evaluate {MODEL} demo/test --out demo/test/new": "whose folders are characters",
+    "simpsons_audit demo/train --out demo/train/audit": "whose folders are characters",
+    "simpsons_audit demo/train --test demo/test --out demo/test": "whose folders are characters",
+    f"simpsons_train {INSIDE}": "'demo/train/new' lies in 'demo/train', whose folders are",
+    f"simpsons_train {INSIDE} --find_lr": "'demo/train/new' lies in 'demo/train', whose folders",
+    f"simpsons_train {INSIDE} --seeds 0,1": "'demo/train/new' lies in 'demo/train', whose folders",
+    f"simpsons_train {INSIDE} --folds 3": "'demo/train/new' lies in 'demo/train', whose folders",
     "simpsons_audit demo/train --fixes audit/leaks.csv": "'audit/leaks.csv' is read by this",
     "simpsons_audit elsewhere": "No folder 'elsewhere'",
 }
