@@ -152,6 +152,9 @@ MISTAKES = {
     f"simpsons_export {MODEL} --torch no/x.pt2": "No folder 'no'",
     f"simpsons_export {MODEL} --web demo": "'demo' already holds something else",
     f"simpsons_export {MODEL} --web new --onnxruntime-web torn.jpg": "got 10 bytes",
+    f"simpsons_export {MODEL} --onnx x --pictures nowhere": "No folder 'nowhere' of pictures",
+    f"simpsons_export {MODEL} --onnx x --pictures {FACE}": f"No folder '{FACE}' of pictures",
+    f"simpsons_export {MODEL} --onnx x --web w --examples nowhere": "No folder 'nowhere' of",
     f"simpsons_export {FACE}": "is not a safetensors file",
     f"simpsons_explain {MODEL} {FACE} --out figures": "figures/mossy_mo_0000.png' exists",
     f"simpsons_explain {MODEL} {FACE} --out no --character moe": "Unknown character 'moe'",
@@ -182,7 +185,7 @@ def test_mistakes_are_a_line_and_exit_1(folder, line):
     assert code == 1
     assert err.splitlines()[-1].startswith("error: ") and MISTAKES[line] in err
     assert "Traceback" not in err
-    assert not any((folder / name).exists() for name in ("new", "escaped.jpg"))
+    assert not any((folder / name).exists() for name in ("new", "escaped.jpg", "x"))
 
 
 WRONG_OPTIONS = {
@@ -206,6 +209,10 @@ WRONG_OPTIONS = {
     "simpsons_predict m.safetensors a.jpg --qqqq": "see simpsons_predict --help",
     "simpsons_predict m.safetensors a.jpg --k two": "invalid int value: 'two'",
     "simpsons_predict": "required: model, pictures",
+    "simpsons_export m --card --pictures demo": "--pictures is for comparing --onnx, --torch or",
+    "simpsons_export m --hub h --pictures demo": "--pictures is for comparing --onnx, --torch or",
+    "simpsons_export m --examples demo": "--examples needs --web FOLDER",
+    "simpsons_export m --onnxruntime-web a.tgz": "--onnxruntime-web needs --web FOLDER",
     "simpsons_data x": "one of the arguments --demo --from --fetch --shard is required",
     "simpsons_data x --demo --fetch": "not allowed with argument --demo",
     "simpsons_data x --from archive.zip --seed 1": "--seed goes with --demo",
