@@ -74,6 +74,7 @@ def run_from_scratch(folder, line, **env) -> tuple:
 
 
 MODEL = "run/model.safetensors"
+INSIDE = "--traindir demo/train --batch_size 8 --runs_directory demo/train/new"
 LONG = "ж" * 112 + ".csv"
 LINK, CSV_MODEL = "linked.safetensors", "model.csv"
 FACE = "demo/test/mossy_mo/mossy_mo_0000.jpg"
@@ -150,6 +151,9 @@ MISTAKES = {
     f"simpsons_export {MODEL} --torch no/x.pt2": "No folder 'no'",
     f"simpsons_export {MODEL} --web demo": "'demo' already holds something else",
     f"simpsons_export {MODEL} --web new --onnxruntime-web torn.jpg": "got 10 bytes",
+    f"simpsons_export {MODEL} --onnx x --pictures nowhere": "No folder 'nowhere' of pictures",
+    f"simpsons_export {MODEL} --onnx x --pictures {FACE}": f"No folder '{FACE}' of pictures",
+    f"simpsons_export {MODEL} --onnx x --web w --examples nowhere": "No folder 'nowhere' of",
     f"simpsons_export {FACE}": "is not a safetensors file",
     f"simpsons_explain {MODEL} {FACE} --out figures": "figures/mossy_mo_0000.png' exists",
     f"simpsons_explain {MODEL} {FACE} --out no --character moe": "Unknown character 'moe'",
@@ -162,6 +166,13 @@ MISTAKES = {
     f"simpsons_runs none --out {LONG}{LONG}": "is 456 bytes long; at most 227 can be written",
     f"simpsons_data {LONG} --demo": "is 228 bytes long; at most 227 can be written",
     f"simpsons_data {LONG} --from archive.zip": "is 228 bytes long; at most 227 can be written",
+    f"simpsons_evaluate {MODEL} demo/test --out demo/test/new": "whose folders are characters",
+    "simpsons_audit demo/train --out demo/train/audit": "whose folders are characters",
+    "simpsons_audit demo/train --test demo/test --out demo/test": "whose folders are characters",
+    f"simpsons_train {INSIDE}": "'demo/train/new' lies in 'demo/train', whose folders are",
+    f"simpsons_train {INSIDE} --find_lr": "'demo/train/new' lies in 'demo/train', whose folders",
+    f"simpsons_train {INSIDE} --seeds 0,1": "'demo/train/new' lies in 'demo/train', whose folders",
+    f"simpsons_train {INSIDE} --folds 3": "'demo/train/new' lies in 'demo/train', whose folders",
     "simpsons_audit demo/train --fixes audit/leaks.csv": "'audit/leaks.csv' is read by this",
     "simpsons_audit elsewhere": "No folder 'elsewhere'",
 }
@@ -173,7 +184,7 @@ def test_mistakes_are_a_line_and_exit_1(folder, line):
     assert code == 1
     assert err.splitlines()[-1].startswith("error: ") and MISTAKES[line] in err
     assert "Traceback" not in err
-    assert not any((folder / name).exists() for name in ("new", "escaped.jpg"))
+    assert not any((folder / name).exists() for name in ("new", "escaped.jpg", "x"))
 
 
 WRONG_OPTIONS = {
@@ -197,6 +208,10 @@ WRONG_OPTIONS = {
     "simpsons_predict m.safetensors a.jpg --qqqq": "see simpsons_predict --help",
     "simpsons_predict m.safetensors a.jpg --k two": "invalid int value: 'two'",
     "simpsons_predict": "required: model, pictures",
+    "simpsons_export m --card --pictures demo": "--pictures is for comparing --onnx, --torch or",
+    "simpsons_export m --hub h --pictures demo": "--pictures is for comparing --onnx, --torch or",
+    "simpsons_export m --examples demo": "--examples needs --web FOLDER",
+    "simpsons_export m --onnxruntime-web a.tgz": "--onnxruntime-web needs --web FOLDER",
     "simpsons_data x": "one of the arguments --demo --from --fetch --shard is required",
     "simpsons_data x --demo --fetch": "not allowed with argument --demo",
     "simpsons_data x --from archive.zip --seed 1": "--seed goes with --demo",

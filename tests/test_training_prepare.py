@@ -119,6 +119,34 @@ def test_latest_without_links(tmp_path, monkeypatch):
     assert latest_run(tmp_path) is None
 
 
+@pytest.mark.parametrize(
+    "folders, words",
+    [
+        (dict(out_directory="train/run"), "'train/run' lies in 'train', whose folders are char"),
+        (dict(out_directory="test"), "'test' lies in 'test', whose folders are characters"),
+        (dict(out_graphics_directory="x/../train/g"), "'x/../train/g' lies in 'train'"),
+        (dict(runs_directory="train/runs"), "'train/runs' lies in 'train'"),
+        (dict(runs_directory="train/r", out_graphics_directory="g"), "'train/r' lies in 'train'"),
+        (dict(store_directory="train/pixels"), "'train/pixels' lies in 'train'"),
+        (dict(out_directory="run", runs_directory="train/runs"), ""),
+        (dict(store_directory="train/.pixels"), ""),
+        (dict(out_directory="."), ""),
+        (dict(out_directory="train2"), ""),
+    ],
+)
+def test_results_are_no_characters(root, tmp_path, monkeypatch, folders, words):
+    monkeypatch.chdir(tmp_path)
+    for name in ("train", "test"):
+        (tmp_path / name).symlink_to(root / "data/demo" / name)
+    config = Config.load(traindir="train", testdir="test", batch_size=8, **folders)
+    if not words:
+        assert len(scan_folders(config)[0]) == 80
+        return
+    with pytest.raises(ValueError, match=words):
+        scan_folders(config)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["test", "train"]
+
+
 def refuse_links(*args, **kwargs):
     raise OSError(1314, "A required privilege is not held by the client")
 

@@ -166,9 +166,11 @@ def _audit_parser() -> CommandParser:
 def _audit_folders(args):  # -> `AuditReport`
     "Audit the images; the tables go to `args.out`"
     from simpsons_cnn.data.fixes import apply_fixes
-    from simpsons_cnn.data.folders import ImageFiles
+    from simpsons_cnn.data.folders import ImageFiles, check_outside
     from simpsons_cnn.quality.audit import AUDIT_FILES, audit
 
+    for pictures in filter(None, (args.folder, args.test)):
+        check_outside(args.out, pictures)
     files = ImageFiles.scan(args.folder)
     if args.fixes:
         check_apart([args.out / name for name in AUDIT_FILES], inputs=[args.fixes])

@@ -104,6 +104,18 @@ def _targets(args) -> dict:  # kind -> path
     _check_outside(args.web, targets.values())
     return targets
 
+# %% ../../nbs/cli/05_export.ipynb #66ff6d73
+def _check_options(parser: CommandParser, args):
+    "End with an error for an option without use; `FileNotFoundError` for a folder that is missing"
+    if args.pictures and not (args.web or {"onnx", "torch"} & _asked_for(args).keys()):
+        parser.error("--pictures is for comparing --onnx, --torch or --web; give one of them")
+    for name in ("examples", "onnxruntime-web"):
+        if getattr(args, name.replace("-", "_")) and not args.web:
+            parser.error(f"--{name} needs --web FOLDER")
+    for folder in filter(None, (args.pictures, args.examples)):
+        if not folder.is_dir():
+            raise FileNotFoundError(f"No folder '{folder}' of pictures")
+
 # %% ../../nbs/cli/05_export.ipynb #73ac548c
 def _parity_line(
     path: Path,
@@ -175,8 +187,7 @@ def simpsons_export(
     "Write a model as ONNX (the default), for torch.export, for the browser, or as a model card"
     parser = _export_parser()
     args = parser.parse_args(argv)
-    if args.examples and not args.web:
-        parser.error("--examples needs --web FOLDER")
+    _check_options(parser, args)
     targets = _targets(args)
     from simpsons_cnn.inference.card import push_to_hub
 

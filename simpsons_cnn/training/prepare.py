@@ -31,7 +31,7 @@ from simpsons_cnn.core.files import (
 from ..core.text import first_few, safe_str
 from ..data.batches import Batches, check_batch_size, check_transform
 from ..data.fixes import apply_fixes
-from ..data.folders import ImageFiles
+from ..data.folders import ImageFiles, check_outside
 from ..data.preprocess import Preprocess
 from ..data.shards import open_store
 from ..data.store import PixelStore
@@ -274,6 +274,17 @@ def check_own_transform(config: Config):
         check_transform(import_function(config.transform), empty)
 
 # %% ../../nbs/training/06_prepare.ipynb #5f3cdfbe
+def _check_results_outside(config: Config):
+    "Raise `ValueError` if a folder to write to lies in one of pictures"
+    folders = [config.out_directory, config.store_directory]
+    named = [getattr(config, key) for key in RUN_FILES]
+    if not (config.out_directory or config.out_model_directory or all(named)):
+        folders.append(config.runs_directory)
+    for folder in filter(None, folders + named):
+        for pictures in filter(None, (config.traindir, config.testdir)):
+            check_outside(folder, pictures)
+
+
 def scan_folders(
     config: Config,
     files: ImageFiles = None,  # Of `traindir`, without fixes, if it has been scanned
@@ -283,6 +294,7 @@ def scan_folders(
         raise FileNotFoundError(
             f"split must be 'group', 'random' or a CSV file, got {config.split!r}, which is no file"
         )
+    _check_results_outside(config)
     files = ImageFiles.scan(config.traindir) if files is None else files
     if config.fixes:
         files = apply_fixes(files, config.fixes)

@@ -313,11 +313,6 @@ def _own_folders(config: Config):
         yield
 
 # %% ../../nbs/training/07_train.ipynb #2c69afb0
-def _is_chosen(config: Config, name: str) -> bool:
-    "Whether a setting differs from its default"
-    return config.flat()[name] != Config().flat()[name]
-
-
 def _doubts(config: Config) -> list:
     "Lines: what a user of these settings should know before training"
     weighted = config.class_weights != "none" or isinstance(config.imbalance, dict)
@@ -328,14 +323,10 @@ def _doubts(config: Config) -> list:
             "weights beside mixed pictures: a little of a rare character outweighs the rest of a"
             " picture; imbalance balanced_softmax goes with cutmix and mixup"
         )
-    if config.architecture not in PRESETS and _is_chosen(config, "dropout_rate"):
+    if config.architecture not in PRESETS and config.dropout_rate != Config().dropout_rate:
         lines.append(
             f"dropout_rate {config.dropout_rate:g} is not used: the network"
             f" {config.architecture!r} is your own and decides about dropout itself"
-        )
-    if Path(config.split).is_file() and _is_chosen(config, "valid"):
-        lines.append(
-            f"valid {config.valid:g} is not used: the file '{config.split}' says what is held out"
         )
     return lines
 
