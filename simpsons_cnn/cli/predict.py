@@ -281,9 +281,9 @@ def simpsons_evaluate(
     argv: list = None,  # Arguments; `None` takes those of the program
 ):
     "Judge a model on a folder of pictures with known names"
+    args = _evaluate_parser().parse_args(argv)
     from simpsons_cnn.data.folders import check_outside
 
-    args = _evaluate_parser().parse_args(argv)
     clf = open_classifier(args, args.device)
     if args.out:
         check_outside(args.out, args.folder)
