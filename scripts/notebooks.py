@@ -5,9 +5,9 @@ import gc
 import importlib
 import os
 import sys
+import tempfile
 import time
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from commands import forked_commands, run_and_end
 from nbdev.config import get_config
@@ -96,7 +96,9 @@ def main():
     args = parser.parse_args()
     import_shared()
     args.logs.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory() as folder, forked_commands(Path(folder) / "commands"):
+    # No `TemporaryDirectory`: each fork would remove it at its end.
+    folder = tempfile.mkdtemp(prefix="commands-", dir=args.logs.absolute())
+    with forked_commands(Path(folder) / "commands"):
         passed = run_all(args.notebooks, args.logs, args.flags.split(), args.workers)
     gc.unfreeze()
     print(f"notebooks: {sum(passed)} passed, {passed.count(False)} failed")
