@@ -11,9 +11,11 @@ import configparser
 import importlib
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 import traceback
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -137,9 +139,10 @@ def serve(server: socket.socket):
 
 
 @contextmanager
-def forked_commands(folder: Path):
-    "Within, the commands on the PATH are forks of this process as it is now; `folder` is new"
-    folder.mkdir(parents=True)
+def forked_commands():
+    "Within, the commands on the PATH are forks of this process as it is now"
+    # No `TemporaryDirectory`: each fork would remove it at its end.
+    folder = Path(tempfile.mkdtemp())
     address = folder / "server"
     write_stand_ins(folder, address)
     path = os.environ["PATH"]
@@ -157,3 +160,4 @@ def forked_commands(folder: Path):
         os.environ["PATH"] = path
         os.kill(pid, signal.SIGTERM)
         os.waitpid(pid, 0)
+        shutil.rmtree(folder)

@@ -5,7 +5,6 @@ import gc
 import importlib
 import os
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -96,9 +95,7 @@ def main():
     args = parser.parse_args()
     import_shared()
     args.logs.mkdir(parents=True, exist_ok=True)
-    # No `TemporaryDirectory`: each fork would remove it at its end.
-    folder = tempfile.mkdtemp(prefix="commands-", dir=args.logs.absolute())
-    with forked_commands(Path(folder) / "commands"):
+    with forked_commands():
         passed = run_all(args.notebooks, args.logs, args.flags.split(), args.workers)
     gc.unfreeze()
     print(f"notebooks: {sum(passed)} passed, {passed.count(False)} failed")

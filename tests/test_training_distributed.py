@@ -1,6 +1,7 @@
 "Several processes: threads with a group of their own stand for them"
 
 import copy
+import inspect
 import socket
 import subprocess
 import sys
@@ -216,10 +217,11 @@ def test_each_kind_of_batch_norm(norm, shape):
 def test_batch_norm_without_an_eps_of_zero(monkeypatch):
     "PyTorch 2.10 refuses one, also where there is nothing to divide by"
     batch_norm = nn.functional.batch_norm
+    signature = inspect.signature(batch_norm)
 
-    def strict(*args, eps=1e-5, **kwargs):
-        assert (args[7] if len(args) > 7 else eps) > 0
-        return batch_norm(*args, eps=eps, **kwargs) if len(args) < 8 else batch_norm(*args)
+    def strict(*args, **kwargs):
+        assert signature.bind(*args, **kwargs).arguments.get("eps", 1e-5) > 0
+        return batch_norm(*args, **kwargs)
 
     monkeypatch.setattr(nn.functional, "batch_norm", strict)
 

@@ -81,14 +81,14 @@ def _asked_for(args) -> dict:  # kind -> path; empty for a file beside the model
     asked = {kind: path for kind, path in kinds.items() if path is not None}
     return asked if asked or args.push or args.web or args.hub else dict(onnx=Path(""))
 
-# %% ../../nbs/cli/05_export.ipynb #3e3317b8
-def _check_outside(web: Path, paths: list):
-    "Raise `ValueError` for a path in the folder of the page, if there is one"
-    for path in paths:
+# %% ../../nbs/cli/05_export.ipynb #c2f08b67
+def _check_page_alone(web: Path, targets: list):
+    "Raise `ValueError` for another target in the folder of the page, if there is one"
+    for path in targets:
         if web and web.resolve() in path.resolve().parents:
             raise ValueError(f"'{path}' lies in '{web}', which is for the page alone")
 
-
+# %% ../../nbs/cli/05_export.ipynb #3e3317b8
 def _targets(args) -> dict:  # kind -> path
     "The files to write; raises `FileExistsError` or `FileNotFoundError`"
     targets = {}
@@ -101,7 +101,7 @@ def _targets(args) -> dict:  # kind -> path
             require_empty_folder(folder)
             targets[kind] = folder
     check_apart(targets.values(), inputs=filter(None, [args.model, args.onnxruntime_web]))
-    _check_outside(args.web, targets.values())
+    _check_page_alone(args.web, targets.values())
     return targets
 
 # %% ../../nbs/cli/05_export.ipynb #66ff6d73

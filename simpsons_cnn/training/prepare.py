@@ -273,18 +273,16 @@ def check_own_transform(config: Config):
         empty = torch.zeros(2, 3, config.size, config.size, dtype=torch.uint8)
         check_transform(import_function(config.transform), empty)
 
-# %% ../../nbs/training/06_prepare.ipynb #5f3cdfbe
+# %% ../../nbs/training/06_prepare.ipynb #a3c17e54
 def _check_results_outside(config: Config):
     "Raise `ValueError` if a folder to write to lies in one of pictures"
-    folders = [config.out_directory, config.store_directory]
-    named = [getattr(config, key) for key in RUN_FILES]
-    if not (config.out_directory or config.out_model_directory or all(named)):
-        folders.append(config.runs_directory)
-    for folder in filter(None, folders + named):
+    of_run = config.out_directory or config.out_model_directory or config.runs_directory
+    parts = [getattr(config, key) for key in RUN_FILES]
+    for folder in filter(None, [of_run, *parts, config.store_directory]):
         for pictures in filter(None, (config.traindir, config.testdir)):
             check_outside(folder, pictures)
 
-
+# %% ../../nbs/training/06_prepare.ipynb #5f3cdfbe
 def scan_folders(
     config: Config,
     files: ImageFiles = None,  # Of `traindir`, without fixes, if it has been scanned
