@@ -85,6 +85,7 @@ def test_both_are_damaged(saved):
 
 
 def test_another_run_an_old_version_and_a_pickle(saved, tmp_path):
+    Checkpoint(saved, identity=dict(seed=0)).save(Trainee())
     with pytest.raises(ValueError, match="was written with other settings: seed is 1 now and was"):
         read_checkpoint(saved, dict(seed=1))
     write_tensors(tmp_path / "old.ckpt", {}, dict(format_version="checkpoint 1"))

@@ -134,17 +134,20 @@ def test_a_callback_that_stops_at_the_start_stops_all_processes(store):
 @pytest.mark.filterwarnings("ignore:Resuming in a different")
 def test_a_run_is_resumed_with_another_number_of_processes(store, tmp_path):
     losses, history = train(store)
-    path = tmp_path / "last.ckpt"
+    path, settings = tmp_path / "last.ckpt", dict(order="random", num_epochs=40, crop_scale=0.5)
 
     def stopped(ranks):
         noted = Losses(stop_at=3 if ranks.rank == 0 else None)  # the other one is told
-        return train(store, ranks, noted, checkpoint=path)
+        return train(store, ranks, noted, checkpoint=Checkpoint(path, identity=settings))
 
     runs = in_threads(2, stopped)
     assert [len(first) for first, _ in runs] == [3, 3]
     assert all(other.resumable for _, other in runs)
     resumed = in_threads(
-        4, lambda ranks: train(store, ranks, checkpoint=Checkpoint(path, resume=True))
+        4,
+        lambda ranks: train(
+            store, ranks, checkpoint=Checkpoint(path, resume=True, identity=settings)
+        ),
     )
     for rest, other in resumed:
         assert runs[0][0] + rest == pytest.approx(losses, rel=1e-6)

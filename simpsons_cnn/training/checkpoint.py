@@ -27,7 +27,7 @@ from .distributed import current_ranks
 from .history import History
 
 # %% ../../nbs/training/03_checkpoint.ipynb #676a200e
-FORMAT_VERSION = "checkpoint 5"
+FORMAT_VERSION = "checkpoint 6"
 
 
 def describe_environment(device: torch.device, dtype: torch.dtype = None) -> dict:  # plain types
@@ -127,9 +127,9 @@ def _read_newest(path: Path) -> tuple:  # (`(tensors, header, file)` or `None`, 
 _START_OVER = "start over with overwrite, without resume"
 
 
-def _check_identity(file: Path, header: dict, identity: dict):
+def _check_identity(file: Path, found: dict, identity: dict):
     "Raise `ValueError` for the checkpoint of another run"
-    differ = differences({k: header["run"].get(k) for k in identity}, identity)
+    differ = differences({k: found.get(k) for k in identity}, identity)
     if differ:
         raise ValueError(
             f"'{file}' was written with other settings: {'; '.join(differ)}. Resume with those,"
@@ -139,7 +139,7 @@ def _check_identity(file: Path, header: dict, identity: dict):
 # %% ../../nbs/training/03_checkpoint.ipynb #3a3a55fe
 def read_checkpoint(
     path,  # As for `Checkpoint`
-    identity: dict = None,  # What must agree
+    identity: dict = None,  # What must agree with the `identity` it was written with
 ) -> tuple:  # (name -> tensor, header, the file they are from), or `None` if there is none
     "The newest checkpoint that is whole; raises `ValueError` for one of another run or version"
     found, damage = _read_newest(Path(path))
@@ -149,7 +149,7 @@ def read_checkpoint(
             raise ValueError(f"{'; '.join(damage)}. {left}")
         return None
     tensors, header, file = found
-    _check_identity(file, header, identity or {})
+    _check_identity(file, header["settings"], identity or {})
     rows = _rows(_without_prefix("history", tensors), header["columns"])
     header["history"]["rows"] = rows
     if damage:
@@ -192,7 +192,8 @@ def _run_header(run, identity: dict) -> dict:
     as_tensors = ("best_weights", "last_weights", "rows")
     return dict(
         format_version=FORMAT_VERSION,
-        run=run.identity() | identity,
+        run=run.identity(),
+        settings=identity,
         environment=run.environment(),
         history={k: v for k, v in vars(history).items() if k not in as_tensors},
         columns=list(history.rows[0]) if history.rows else [],
@@ -231,7 +232,8 @@ def _write(path: Path, run, identity: dict):
 def _restore(path: Path, run, found: tuple, identity: dict):
     "Put what `read_checkpoint` found into a run; warns if the last bits may differ here"
     tensors, header, file = found
-    _check_identity(file, header, run.identity() | identity)
+    _check_identity(file, header["settings"], identity)
+    _check_identity(file, header["run"], run.identity())
     if file != path:
         os.replace(file, path)
     _restore_run(run, tensors, header)
