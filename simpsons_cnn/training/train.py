@@ -328,6 +328,10 @@ def _doubts(config: Config) -> list:
             f"dropout_rate {config.dropout_rate:g} is not used: the network"
             f" {config.architecture!r} is your own and decides about dropout itself"
         )
+    if config.split not in ("group", "random") and config.split_seed is not None:
+        lines.append(f"split_seed {config.split_seed} is not used: the split file decides")
+    if not mixes and config.mix_alpha != Config().mix_alpha:
+        lines.append(f"mix_alpha {config.mix_alpha:g} is not used: cutmix and mixup are 0")
     return lines
 
 
