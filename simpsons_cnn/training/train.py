@@ -570,7 +570,9 @@ def train_on_all(
 
 # %% ../../nbs/training/07_train.ipynb #6c0f2a11
 def _model_folder(folder: Path) -> Path:
-    "The folder with the model of a run, given it or the folder of the run"
+    "The folder with the model of a run, given it, the folder of the run, or the model"
+    if folder.is_file():
+        return folder.parent
     inside = folder / "model"
     return inside if (inside / "config.yaml").is_file() else folder
 
