@@ -95,6 +95,9 @@ def folder(tmp_path_factory):
         (folder / name).write_text("")
     (folder / "torn.jpg").write_bytes(b"no picture")
     (folder / LINK).symlink_to(MODEL)
+    for name in ("fold_1", "refit"):
+        (folder / "series" / name / "model").mkdir(parents=True)
+        shutil.copy(folder / MODEL, folder / "series" / name / "model")
     (folder / CSV_MODEL).write_bytes((folder / MODEL).read_bytes())
     (folder / "empty").mkdir()
     (folder / "stopped").mkdir()
@@ -139,6 +142,13 @@ MISTAKES = {
     f"simpsons_predict none {FACE} --out p.csv": "--out needs one folder of pictures",
     "simpsons_predict none demo/test --out p.csv --csv p.csv": "both name a file of predictions",
     "simpsons_predict none demo/test --out predictions.csv": "'predictions.csv' exists",
+    f"simpsons_predict {MODEL} {FACE} --csv x.parquet": "'x.parquet' would hold CSV; end its name",
+    f"simpsons_export {MODEL} --onnx x.pt2": "'x.pt2' would hold ONNX; end its name with .onnx",
+    f"simpsons_export {MODEL} --card x.PDF": "'x.PDF' would hold Markdown; end its name with .md",
+    "simpsons_runs none --out x.jpg": "'x.jpg' would hold PNG; end its name with .png",
+    "simpsons_ensemble none --out x.onnx": "'x.onnx' would hold safetensors; end its name with",
+    f"simpsons_predict empty {FACE}": "No model in 'empty'",
+    f"simpsons_predict series {FACE}": "No model in 'series'; did you mean 'series/refit'?",
     "simpsons_data demo --demo": "already holds something else",
     "simpsons_data demo --from archive.zip": "already holds something else",
     "simpsons_data demo --fetch": "already holds something else",
@@ -166,13 +176,19 @@ MISTAKES = {
     f"simpsons_runs none --out {LONG}{LONG}": "is 456 bytes long; at most 227 can be written",
     f"simpsons_data {LONG} --demo": "is 228 bytes long; at most 227 can be written",
     f"simpsons_data {LONG} --from archive.zip": "is 228 bytes long; at most 227 can be written",
-    f"simpsons_evaluate {MODEL} demo/test --out demo/test/new": "whose folders are characters",
-    "simpsons_audit demo/train --out demo/train/audit": "whose folders are characters",
-    "simpsons_audit demo/train --test demo/test --out demo/test": "whose folders are characters",
-    f"simpsons_train {INSIDE}": "'demo/train/new' lies in 'demo/train', whose folders are",
-    f"simpsons_train {INSIDE} --find_lr": "'demo/train/new' lies in 'demo/train', whose folders",
-    f"simpsons_train {INSIDE} --seeds 0,1": "'demo/train/new' lies in 'demo/train', whose folders",
-    f"simpsons_train {INSIDE} --folds 3": "'demo/train/new' lies in 'demo/train', whose folders",
+    f"simpsons_evaluate {MODEL} demo/test --out demo/test/new": "which is searched for pictures",
+    "simpsons_audit demo/train --out demo/train/audit": "which is searched for pictures",
+    "simpsons_audit demo/train --test demo/test --out demo/test": "which is searched for pictures",
+    f"simpsons_explain {MODEL} demo/test --out demo/test/x": "which is searched for pictures",
+    f"simpsons_export {MODEL} --web demo/train/x --examples demo/train": "which is searched",
+    f"simpsons_evaluate {MODEL} demo/test --store_directory demo/test/x": "which is searched",
+    "simpsons_audit demo/train --store_directory demo/train/x": "which is searched for pictures",
+    "simpsons_audit demo/train --test demo/test --store_directory demo/test/x": "which is searched",
+    "simpsons_data demo/train --shard 1/2 --store_directory demo/train/x": "which is searched",
+    f"simpsons_train {INSIDE}": "'demo/train/new' lies in 'demo/train', which is searched",
+    f"simpsons_train {INSIDE} --find_lr": "'demo/train/new' lies in 'demo/train', which is",
+    f"simpsons_train {INSIDE} --seeds 0,1": "'demo/train/new' lies in 'demo/train', which is",
+    f"simpsons_train {INSIDE} --folds 3": "'demo/train/new' lies in 'demo/train', which is",
     "simpsons_audit demo/train --fixes audit/leaks.csv": "'audit/leaks.csv' is read by this",
     "simpsons_audit elsewhere": "No folder 'elsewhere'",
 }
@@ -205,6 +221,20 @@ WRONG_OPTIONS = {
     "simpsons_train --folds 5 --seeds 0,1": "--seeds and --folds do not go together",
     "simpsons_train --folds 5 --verify stopped": "--verify and --folds do not go together",
     "simpsons_train --folds 1": "--folds must be 2 or more, got 1",
+    "simpsons_train --verify stopped --lr 1": "of the settings only traindir, store_directory,",
+    "simpsons_train --verify stopped --testdir demo/test": "may differ; leave out --testdir",
+    "simpsons_train --find_lr --lr 1": "--find_lr tries the learning rates itself; leave out",
+    "simpsons_train --folds 5 --valid .3 --refit": "; leave out --valid, --refit",
+    "simpsons_train --folds 5 --monitor last": "; leave out --monitor",
+    "simpsons_train --seeds 0,1 --split_seed 3 --seed 4": "; leave out --seed",
+    "simpsons_train --split a.csv --split_seed 3": "'a.csv' says what is held out; leave out",
+    "simpsons_train --split a.csv --valid .3": "; leave out --valid",
+    "simpsons_train --out x --runs_directory y": "names the folder of the run; leave out",
+    "simpsons_predict m.safetensors a.jpg --csv -": "an argument is '-', which is no file here",
+    "simpsons_evaluate m.safetensors - --out=-": "an argument is '-', which is no file here",
+    "simpsons_predict m.safetensors a.jpg --tta unsure --flip": "--flip: not allowed with",
+    "simpsons_evaluate m.safetensors demo --flip --tta unsure": "--tta: not allowed with",
+    "simpsons_ensemble a b --out e --no_calibrate --traindir demo": "leave out --traindir",
     "simpsons_predict m.safetensors a.jpg --qqqq": "see simpsons_predict --help",
     "simpsons_predict m.safetensors a.jpg --k two": "invalid int value: 'two'",
     "simpsons_predict": "required: model, pictures",
@@ -409,6 +439,17 @@ def test_a_folder_that_cannot_be_written_to(folder, monkeypatch, line):
         getattr(importlib.import_module(module), function)(line.split()[1:])
 
 
+@pytest.mark.parametrize("run_folder", ["run", "series/refit"])
+def test_the_folder_of_a_run_stands_for_its_model(folder, run_folder):
+    code, out, err = run(folder, f"simpsons_predict {run_folder} {FACE}")
+    assert (code, out) == (0, run(folder, f"simpsons_predict {MODEL} {FACE}")[1])
+    assert f"simpsons_evaluate {run_folder}/m" in err
+    assert run(folder, f"simpsons_explain {run_folder} {FACE} --out shown --overwrite")[0] == 0
+    assert run(folder, f"simpsons_export {run_folder} --card {run_folder}.md")[0] == 0
+    code, out, err = run(folder, f"simpsons_evaluate {run_folder} demo/test")
+    assert code == 0 and "accuracy" in out
+
+
 def test_predict_k_and_flip(folder):
     code, out, err = run(folder, f"simpsons_predict {MODEL} demo/test --k 99 --csv a.csv")
     assert (code, out.count("%")) == (0, 10 * 10)  # more than there are: all of them
@@ -574,7 +615,9 @@ def test_explain_writes_no_figure_over_a_picture(folder):
     for picture in pictures:
         shutil.copy(folder / FACE, picture)
     before = [picture.read_bytes() for picture in pictures]
-    code, _, err = run(folder, f"simpsons_explain {MODEL} mine --out mine --overwrite")
+    code, _, err = run(
+        folder, f"simpsons_explain {MODEL} mine/a.jpg mine/a.png --out mine --overwrite"
+    )
     assert (code, "is a picture to explain; name another --out" in err) == (1, True)
     assert [picture.read_bytes() for picture in pictures] == before
 

@@ -1,11 +1,13 @@
 "Configuration: mistakes in values, in names, in YAML files, and text that stands for a value"
 
+import os
 import re
 import sys
+from pathlib import Path
 
 import pytest
 
-from simpsons_cnn.core.config import Config
+from simpsons_cnn.core.config import Config, setting_sections
 
 # As a whole, `<<` would begin a shortcode of the site
 BOMB = "a0: &a0 {k: 1}\n" + "\n".join(  # 9 to the 9th
@@ -182,3 +184,26 @@ def test_the_home_folder_is_written_out(load_text, monkeypatch):
 def test_a_config_survives_json():
     config = Config.load(traindir="pictures", out_directory="~/runs")
     assert Config.model_validate_json(config.model_dump_json()) == config
+
+
+PATHS = [name for name in setting_sections() if name == "split" or "dir" in name or name == "fixes"]
+
+
+class OwnPath:
+    "What os.fspath takes, as paths of other libraries are"
+
+    def __init__(self, path):
+        self.path = path
+
+    def __fspath__(self):
+        return self.path
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_paths_are_paths_or_text(name):
+    assert len(PATHS) == 10
+    given = [Path("~/a.csv"), "~/a.csv", OwnPath("~/a.csv")]
+    found = {str(getattr(Config.load(**{name: path}), name)) for path in given}
+    assert found == {os.path.expanduser("~/a.csv")}
+    with pytest.raises(ValueError, match=f"{name} must not be empty, got ''"):
+        Config.load(**{name: ""})

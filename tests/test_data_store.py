@@ -285,9 +285,10 @@ def test_image_that_is_gone(root):
 # The folder
 
 
-def test_folder_that_cannot_be_used(root):
+def test_folder_that_cannot_be_used(root, tmp_path):
+    (tmp_path / "file").touch()
     with pytest.raises(OSError, match="name another folder that can be written"):
-        build(root, folder=root / "a" / "0.bmp")
+        build(root, folder=tmp_path / "file")
 
 
 def test_free_space(root, tmp_path):
@@ -506,3 +507,16 @@ def test_results_where_no_lock_can_be_had(root, monkeypatch):
     store = build(root)
     monkeypatch.setattr(store_page, "file_lock", no_lock)
     assert store.cached("n", lambda: {"n": torch.tensor(7)})["n"] == 7
+
+
+@pytest.mark.parametrize("name", ["pixels", "ann/pixels"])
+def test_a_store_among_the_pictures_is_refused(tmp_path, name):
+    root = tmp_path / "train"
+    for character in ("ann", "bob"):
+        (root / character).mkdir(parents=True)
+        Image.new("RGB", (70, 70)).save(root / character / "a.png")
+    files = ImageFiles.scan(root)
+    with pytest.raises(ValueError, match="which is searched for pictures"):
+        PixelStore.build(files, 64, folder=root / name)
+    assert ImageFiles.scan(root).classes == ["ann", "bob"]
+    assert len(PixelStore.build(files, 64, folder=root / ".pixels")) == 2

@@ -260,3 +260,17 @@ def test_metadata_that_no_reader_could_use(small, tmp_path, monkeypatch, name):
     monkeypatch.undo()
     with pytest.raises(ValueError, match=f"{name} must be a dictionary, got 'drawn'"):
         load_model(tmp_path / "x")
+
+
+def test_the_folder_of_a_run_stands_for_its_model(tmp_path):
+    for folder in ("one/model", "two", "series/seed_0/model", "series/best/model"):
+        (tmp_path / folder).mkdir(parents=True)
+        path = tmp_path / folder / "model.safetensors"
+        save_model(path, SimpsonsCNN(2), ["ann", "bob"], Preprocess(64))
+        assert load_model(path.parent)[1]["classes"] == ["ann", "bob"]
+    assert load_model(tmp_path / "one")[1]["classes"] == ["ann", "bob"]
+    with pytest.raises(FileNotFoundError, match="did you mean '.*series/best'?"):
+        load_model(tmp_path / "series")
+    (tmp_path / "none").mkdir()
+    with pytest.raises(FileNotFoundError, match="No model in '.*none'; give a model file"):
+        load_model(tmp_path / "none")

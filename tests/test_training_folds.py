@@ -266,12 +266,14 @@ def test_the_command_suggests_stops_and_resumes(
 ):
     monkeypatch.chdir(tmp_path)
     traindir = ["--traindir", str(root / "data/demo/train")]
-    argv = [*OPTIONS.split(), "--runs_directory", "r", *traindir]
+    (tmp_path / "recipe.yaml").write_text("dataset_parameters:\n  valid: 0.3\n")
+    argv = ["recipe.yaml", *OPTIONS.split(), "--runs_directory", "r", *traindir]
     assert stopped_by_sigterm(argv) == 143
     out = capsys.readouterr().out
     assert "0 folds in 'r/001' are finished" in out and "few to judge by" not in out
     simpsons_train([*argv, "--resume"])
     out, err = capsys.readouterr()
+    assert "not used with folds: valid 0.3\nfold 1 of 2" in out
     assert "fold 2 of 2" in out and "r/001/refit/model/model.safetensors" in out
     assert "refit on all 28 pictures; the validation scores are out of fold" in out
     assert "next: simpsons_evaluate" in err

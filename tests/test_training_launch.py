@@ -6,10 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
+from simpsons_cnn.cli.train import simpsons_train
 from simpsons_cnn.core.config import Config
 from simpsons_cnn.demo.characters import demo_characters
 from simpsons_cnn.training import launch as launch_page
@@ -200,3 +202,33 @@ def test_processes_end_with_a_checkpoint_if_the_one_that_started_them_is_killed(
     process.communicate(timeout=60)  # until the last of them has closed its streams
     assert not remain(workers.values())
     assert "interrupted by SIGTERM" in (path.with_suffix("") / "model/report.json").read_text()
+
+
+PROCESSES = {
+    (2, "cpu"): None,
+    (3, "cpu"): "nproc must be at most 2 with 1 processor to use, got 3",
+    (2, "auto"): None,
+    (2, "cuda"): None,
+    (3, "auto"): "nproc must be at most 2 with 2 GPUs to use, got 3",
+    (3, "cuda"): "nproc must be at most 2 with 2 GPUs to use, got 3",
+    (2, "cuda:1"): "nproc must be at most 1 with 1 GPU to use, got 2",
+}
+
+
+@pytest.mark.parametrize("nproc, device", PROCESSES)
+def test_more_processes_than_there_is_to_compute_on(monkeypatch, nproc, device):
+    monkeypatch.setattr(launch_page, "num_workers", lambda: 1)  # two can be tried anywhere
+    monkeypatch.setattr(launch_page.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(launch_page.torch.cuda, "device_count", lambda: 2)
+    message = PROCESSES[nproc, device]
+    with pytest.raises(ValueError, match=message) if message else nullcontext():
+        launch_page.check_nproc(nproc, device)
+
+
+def test_a_command_starts_no_more_processes_than_processors(monkeypatch, capsys):
+    started = []
+    monkeypatch.setattr(launch_page, "run_processes", lambda *how: started.append(how) or 0)
+    monkeypatch.setattr(launch_page, "num_workers", lambda: 2)
+    with pytest.raises(SystemExit, match="nproc must be at most 2 with 2 processors"):
+        simpsons_train(["--nproc", "99", "--device", "cpu"])
+    assert not started

@@ -122,8 +122,8 @@ def test_latest_without_links(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "folders, words",
     [
-        (dict(out_directory="train/run"), "'train/run' lies in 'train', whose folders are char"),
-        (dict(out_directory="test"), "'test' lies in 'test', whose folders are characters"),
+        (dict(out_directory="train/run"), "'train/run' lies in 'train', which is searched"),
+        (dict(out_directory="test"), "'test' lies in 'test', which is searched for pictures"),
         (dict(out_graphics_directory="x/../train/g"), "'x/../train/g' lies in 'train'"),
         (dict(runs_directory="train/runs"), "'train/runs' lies in 'train'"),
         (dict(runs_directory="train/r", out_graphics_directory="g"), "'train/r' lies in 'train'"),

@@ -57,6 +57,8 @@ DOUBTS = [
     (dict(imbalance={"ann": 2.0}, mixup=0.5), "weights beside mixed pictures: a little of a rare"),
     (dict(class_weights="inverse", mixup=0.5), "weights beside mixed pictures: a little of a rare"),
     (OWN | dict(dropout_rate=0.5), "dropout_rate 0.5 is not used: the network 'torch.nn:Identity'"),
+    (dict(split="a.csv", split_seed=3), "split_seed 3 is not used: the split file decides"),
+    (dict(mix_alpha=0.4), "mix_alpha 0.4 is not used: cutmix and mixup are 0"),
     (OWN | dict(dropout_rate=0), "dropout_rate 0 is not used: the network 'torch.nn:Identity'"),
 ]
 NO_DOUBTS = [
@@ -66,7 +68,8 @@ NO_DOUBTS = [
     dict(dropout_rate=0.5),
     OWN,
     OWN | dict(dropout_rate=0.1),
-    dict(split="random", valid=0.3),
+    dict(split="random", valid=0.3, split_seed=3),
+    dict(mix_alpha=0.4, mixup=0.5),
 ]
 
 

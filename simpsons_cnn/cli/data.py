@@ -170,7 +170,8 @@ def _audit_folders(args):  # -> `AuditReport`
     from simpsons_cnn.quality.audit import AUDIT_FILES, audit
 
     for pictures in filter(None, (args.folder, args.test)):
-        check_outside(args.out, pictures)
+        for folder in filter(None, (args.out, args.store_directory)):
+            check_outside(folder, pictures)
     files = ImageFiles.scan(args.folder)
     if args.fixes:
         check_apart([args.out / name for name in AUDIT_FILES], inputs=[args.fixes])

@@ -45,14 +45,18 @@ def simpsons_ensemble(
     argv: list = None,  # Arguments; `None` takes those of the program
 ):
     "Put several trained models of the same characters into one model file"
-    args = _ensemble_parser().parse_args(argv)
+    parser = _ensemble_parser()
+    args = parser.parse_args(argv)
+    moved = dict(traindir=args.traindir, store_directory=args.store_directory)
+    overrides = {name: path for name, path in moved.items() if path is not None}
+    if args.no_calibrate and overrides:
+        unused = ", ".join(f"--{name}" for name in overrides)
+        parser.error(f"--no_calibrate looks at no pictures; leave out {unused}")
     if args.out.parent.is_dir():  # else it is made with the file
         check_target(args.out, args.overwrite, "name another --out")
     from simpsons_cnn.training.ensemble import make_ensemble
 
     register_named_network(args)
-    moved = dict(traindir=args.traindir, store_directory=args.store_directory)
-    overrides = {name: path for name, path in moved.items() if path is not None}
     print(make_ensemble(args.models, args.out, not args.no_calibrate, args.device, **overrides))
     print(f"model: {args.out}")
     model = shlex.quote(str(args.out))

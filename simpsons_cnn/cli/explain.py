@@ -13,6 +13,7 @@ from pathlib import Path
 from simpsons_cnn.cli.common import (
     CommandParser,
     add_device,
+    add_model,
     add_network,
     add_overwrite,
     make_out_folder,
@@ -26,7 +27,7 @@ from ..core.files import atomic_write
 def _explain_parser() -> CommandParser:
     text = "Show where in pictures the evidence for a name is: one figure (PNG) for each"
     parser = CommandParser("simpsons_explain", text)
-    parser.add_argument("model", help="model file, as written by simpsons_train")
+    add_model(parser)
     parser.add_argument("pictures", nargs="+", type=Path, help="pictures, or folders of pictures")
     parser.add_argument("--out", type=Path, required=True, help="folder for the figures")
     text = "name to explain; default: the likeliest in each picture"
@@ -71,6 +72,10 @@ def _find_pictures(paths: list) -> list:
 # %% ../../nbs/cli/08_explain.ipynb #2fc76e01
 def _pictures_and_figures(args) -> list:  # (picture, figure) each
     "What to explain and what to write; raises `FileExistsError` or `FileNotFoundError`"
+    from simpsons_cnn.data.folders import check_outside
+
+    for folder in filter(Path.is_dir, args.pictures):
+        check_outside(args.out, folder)
     pictures = _find_pictures(args.pictures)
     figures = _figure_paths(pictures, args.out)
     explained = {path.resolve() for path in pictures}
@@ -123,5 +128,5 @@ def simpsons_explain(
     errors = _explain_each(clf, pairs, args.character)
     if errors:
         sys.exit(safe_str("\n".join(errors)))
-    model = shlex.quote(args.model)
+    model = shlex.quote(str(args.model))
     print_next(f"simpsons_export {model} --web FOLDER makes a page for the browser of it")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from simpsons_cnn.cli.common import (
     CommandParser,
+    add_model,
     add_network,
     add_overwrite,
     check_apart,
@@ -64,7 +65,7 @@ def _export_parser() -> CommandParser:
         "or as a model card; files lie beside the model unless named"
     )
     parser = CommandParser("simpsons_export", text)
-    parser.add_argument("model", type=Path, help="model file, as written by simpsons_train")
+    add_model(parser)
     _add_files(parser)
     _add_web(parser)
     _add_hub(parser)
@@ -94,7 +95,8 @@ def _targets(args) -> dict:  # kind -> path
     targets = {}
     for kind, path in _asked_for(args).items():
         targets[kind] = path if path.name else args.model.with_suffix(_SUFFIXES[kind])
-        check_target(targets[kind], args.overwrite, "name another file")
+        check_apart([targets[kind]], inputs=[args.model])
+        check_target(targets[kind], args.overwrite, "name another file", _SUFFIXES[kind])
     for kind in ("web", "hub"):
         folder = getattr(args, kind)
         if folder:
@@ -112,9 +114,13 @@ def _check_options(parser: CommandParser, args):
     for name in ("examples", "onnxruntime-web"):
         if getattr(args, name.replace("-", "_")) and not args.web:
             parser.error(f"--{name} needs --web FOLDER")
-    for folder in filter(None, (args.pictures, args.examples)):
-        if not folder.is_dir():
-            raise FileNotFoundError(f"No folder '{folder}' of pictures")
+    from simpsons_cnn.data.folders import check_outside
+
+    for pictures in filter(None, (args.pictures, args.examples)):
+        if not pictures.is_dir():
+            raise FileNotFoundError(f"No folder '{pictures}' of pictures")
+        for folder in filter(None, (args.web, args.hub)):
+            check_outside(folder, pictures)
 
 # %% ../../nbs/cli/05_export.ipynb #73ac548c
 def _parity_line(

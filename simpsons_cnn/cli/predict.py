@@ -15,6 +15,7 @@ from pathlib import Path
 from simpsons_cnn.cli.common import (
     CommandParser,
     add_device,
+    add_model,
     add_network,
     add_overwrite,
     add_store_directory,
@@ -33,8 +34,9 @@ from ..core.text import first_few, safe_str
 def _add_tta(parser: CommandParser):
     text = "mean of several looks: 'flip' shows each picture mirrored as well, 'unsure' shows "
     text += "mirrored and shifted versions of pictures that the model is unsure of"
-    parser.add_argument("--tta", choices=("flip", "unsure"), default=False, help=text)
-    parser.add_argument(
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument("--tta", choices=("flip", "unsure"), default=False, help=text)
+    either.add_argument(
         "--flip", action="store_const", const="flip", dest="tta", help="the same as --tta flip"
     )
 
@@ -51,13 +53,14 @@ def _add_shard(parser: CommandParser):
 def _predict_parser() -> CommandParser:
     text = "Name the character in pictures, with probabilities"
     parser = CommandParser("simpsons_predict", text)
-    parser.add_argument("model", help="model file, as written by simpsons_train")
+    add_model(parser)
     parser.add_argument("pictures", nargs="+", help="pictures, or folders of pictures")
     parser.add_argument("--k", type=int, default=3, help="how many candidates to show; default 3")
     parser.add_argument(
         "--csv",
         type=Path,
-        help="CSV file to write; for a folder 'predictions.csv' unless another is named",
+        help="CSV file to write, beside the lines on the screen; for a folder 'predictions.csv' "
+        "unless another is named. --out writes Parquet",
     )
     _add_shard(parser)
     _add_tta(parser)
@@ -73,8 +76,8 @@ def _csv_target(args) -> Path:  # `None` if none is wanted
     if target is None and any(Path(p).is_dir() for p in args.pictures):
         target = Path("predictions.csv")
     if target:
-        check_target(target, args.overwrite, "name another --csv")
         check_apart([target], inputs=[args.model, *args.pictures])
+        check_target(target, args.overwrite, "name another --csv", ".csv")
     return target
 
 # %% ../../nbs/cli/03_predict.ipynb #0b7f3f8c
@@ -102,7 +105,7 @@ def _unreadable_lines(unreadable: dict) -> str:
     return "\n".join(lines)
 
 # %% ../../nbs/cli/03_predict.ipynb #135f0fae
-def _print_predictions(found, k: int, target: Path, model: str):
+def _print_predictions(found, k: int, target: Path, model: Path):
     "Print the answers and what to do next; write them to `target`, if any"
     try:
         if target and found:
@@ -113,7 +116,9 @@ def _print_predictions(found, k: int, target: Path, model: str):
     if target and found:
         print(f"{len(found):,} predictions: {target}", file=sys.stderr)
     if not found.unreadable:
-        print_next(f"simpsons_evaluate {shlex.quote(model)} FOLDER scores answers to known names")
+        print_next(
+            f"simpsons_evaluate {shlex.quote(str(model))} FOLDER scores answers to known names"
+        )
 
 # %% ../../nbs/cli/03_predict.ipynb #eb55e22c
 def _shard_job(args):  # -> `ShardJob`
@@ -127,7 +132,7 @@ def _shard_job(args):  # -> `ShardJob`
         raise ValueError("--out and --csv both name a file of predictions; pass --out alone")
     if len(args.pictures) != 1 or not Path(args.pictures[0]).is_dir():
         raise ValueError(f"--out needs one folder of pictures, got {first_few(args.pictures)}")
-    job = ShardJob(Path(args.model), Path(args.pictures[0]), args.out, shard, args.k, args.tta)
+    job = ShardJob(args.model, Path(args.pictures[0]), args.out, shard, args.k, args.tta)
     check_target(args.out, args.overwrite, "name another --out")
     check_apart([args.out], inputs=[args.model])
     return job
@@ -143,7 +148,9 @@ def _predict_shard(args):
     print(f"shard {job.shard} of the pictures: {job.target}", file=sys.stderr)
     if unreadable:
         print(f"note: {unreadable:,} cannot be read; their rows have an error", file=sys.stderr)
-    print_next(f"simpsons_evaluate {shlex.quote(args.model)} FOLDER scores answers to known names")
+    print_next(
+        f"simpsons_evaluate {shlex.quote(str(args.model))} FOLDER scores answers to known names"
+    )
 
 # %% ../../nbs/cli/03_predict.ipynb #a71144cd
 @tidy_errors
@@ -207,7 +214,7 @@ def _print_trained_on(clf, paths: list, split: Path):
 def _evaluate_parser() -> CommandParser:
     text = "Judge a model on a folder of pictures with known names"
     parser = CommandParser("simpsons_evaluate", text)
-    parser.add_argument("model", help="model file, as written by simpsons_train")
+    add_model(parser)
     parser.add_argument("folder", help="folder with one subfolder of pictures per character")
     text = "folder for report.json and the figures; without it nothing is written"
     parser.add_argument("--out", type=Path, help=text)
@@ -284,13 +291,14 @@ def simpsons_evaluate(
     args = _evaluate_parser().parse_args(argv)
     from simpsons_cnn.data.folders import check_outside
 
+    for folder in filter(None, (args.out, args.store_directory)):
+        check_outside(folder, args.folder)
     clf = open_classifier(args, args.device)
     if args.out:
-        check_outside(args.out, args.folder)
         _make_out_folder(args.out, args.overwrite)
     report = _evaluate_folder(clf, args)
     _print_report(report)
-    _print_trained_on(clf, report.store.files.paths, Path(args.model).with_name("split.csv"))
+    _print_trained_on(clf, report.store.files.paths, args.model.with_name("split.csv"))
     if args.out:
         _save_report(report, args.out)
-    print_next(_AFTER_EVALUATE.format(shlex.quote(args.model)))
+    print_next(_AFTER_EVALUATE.format(shlex.quote(str(args.model))))

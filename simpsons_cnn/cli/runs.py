@@ -52,7 +52,7 @@ def simpsons_runs(
     "List the runs in a folder and compare their curves"
     args = _runs_parser().parse_args(argv)
     if args.out:
-        check_target(args.out, args.overwrite, "name another --out")
+        check_target(args.out, args.overwrite, "name another --out", ".png")
     from simpsons_cnn.training.runs import list_runs
 
     runs = list_runs(args.folder)

@@ -298,10 +298,11 @@ def _without_nproc(argv: list) -> list:
     return parser.parse_known_args(argv)[1]
 
 # %% ../../nbs/cli/02_train.ipynb #72b84942
-def _train_in_processes(argv: list, nproc: int):
+def _train_in_processes(argv: list, nproc: int, device: str):
     "Run the command in several processes, and exit with what they say"
-    from simpsons_cnn.training.launch import run_processes
+    from simpsons_cnn.training.launch import check_nproc, run_processes
 
+    check_nproc(nproc, device)
     sys.exit(run_processes(["-m", "simpsons_cnn", "train", *_without_nproc(argv)], nproc))
 
 # %% ../../nbs/cli/02_train.ipynb #8cce093d
@@ -357,6 +358,36 @@ def _check_run_options(parser: CommandParser, options: argparse.Namespace):
     if options.verify and (options.config or options.resume):
         parser.error("--verify takes its settings from the run; give it no CONFIG, --resume")
 
+# %% ../../nbs/cli/02_train.ipynb #ab4ce703
+_BESIDE_VERIFY = ("traindir", "store_directory", "fixes", "device", "mixed_precision")
+
+
+def _unused_settings(options: argparse.Namespace, settings: dict):
+    "Yields why some settings are not used, and which; `settings`: those that were typed"
+    if options.verify:
+        free = ", ".join(_BESIDE_VERIFY)
+        why = f"--verify repeats the run as it was: of the settings only {free} may differ"
+        yield why, settings.keys() - set(_BESIDE_VERIFY)
+    if options.find_lr:
+        yield "--find_lr tries the learning rates itself", {"learning_rate"}
+    if options.folds:
+        why = "--folds judges each picture once, and trains as many epochs as were asked for"
+        yield why, {"valid", "monitor", "patience", "refit"}
+    if options.seeds and "split_seed" in settings:
+        yield "--seeds names the seeds, and --split_seed that of the split", {"seed"}
+    if settings.get("split", "group") not in ("group", "random"):
+        yield f"the split file '{settings['split']}' says what is held out", {"valid", "split_seed"}
+    if "out_directory" in settings:
+        yield "--out_directory names the folder of the run", {"runs_directory"}
+
+
+def _check_used(parser: CommandParser, options: argparse.Namespace, settings: dict):
+    "End with an error for a setting that was typed and would not be used"
+    for why, names in _unused_settings(options, settings):
+        unused = [f"--{name}" for name in settings if name in names]
+        if unused:
+            parser.error(f"{why}; leave out {', '.join(unused)}")
+
 # %% ../../nbs/cli/02_train.ipynb #4858f76b
 @tidy_errors
 def simpsons_train(
@@ -367,6 +398,7 @@ def simpsons_train(
     settings = vars(parser.parse_args(argv))
     options = argparse.Namespace(**{name: settings.pop(name) for name in _RUN_OPTIONS})
     _check_run_options(parser, options)
+    _check_used(parser, options, settings)
     if options.find_lr:
         _find_rate(*_load_config(options.config, settings))
     elif options.verify:
@@ -378,8 +410,9 @@ def simpsons_train(
         config, files = _load_config(options.config, settings)
         _train_folds(config, options.folds, options.resume, files)
     elif options.nproc > 1:
-        Config.load(options.config, **settings)  # mistakes are reported once
-        _train_in_processes(sys.argv[1:] if argv is None else argv, options.nproc)
+        config = Config.load(options.config, **settings)  # mistakes are reported once
+        argv = sys.argv[1:] if argv is None else argv
+        _train_in_processes(argv, options.nproc, config.device)
     elif "TORCHELASTIC_RUN_ID" in os.environ:
         _train_as_one_of_many(settings, options.config, options.resume)
     else:

@@ -48,7 +48,7 @@ class _Section(BaseModel):
             raise ValueError("must not be true or false")
         if isinstance(value, str) and value == "null" and type(None) in get_args(kind):
             return None
-        if isinstance(value, (str, Path)) and Path in (kind, *get_args(kind)):
+        if isinstance(value, (str, os.PathLike)) and Path in (kind, *get_args(kind)):
             return _path_in_home(value)
         return value
 
@@ -104,10 +104,10 @@ class _Pictures(_Section):
         None, "Decides which pictures are held out; `null`: `seed` does", ge=0, lt=2**31
     )
 
-    @field_validator("split")
+    @field_validator("split", mode="before")
     @classmethod
     def _split_in_home(cls, split):
-        return os.path.expanduser(split)
+        return _path_in_home(split) if isinstance(split, (str, os.PathLike)) else split
 
     @model_validator(mode="before")
     @classmethod

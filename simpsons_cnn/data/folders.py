@@ -418,6 +418,6 @@ def check_outside(
     parts = target.relative_to(root).parts
     if not (parts and is_hidden(parts[0])):
         raise ValueError(
-            f"'{folder}' lies in '{pictures}', whose folders are characters; choose a folder"
-            " outside it for the results"
+            f"'{folder}' lies in '{pictures}', which is searched for pictures; choose a folder"
+            " outside it"
         )

@@ -26,7 +26,7 @@ from ..core.device import worker_pool
 from ..core.display import caught_warnings, progress_bar
 from ..core.files import atomic_write, file_lock, require_free_space
 from ..core.tensors import read_tensors, write_tensors
-from .folders import ImageFiles
+from .folders import ImageFiles, check_outside
 from .images import file_sha256
 from .preprocess import Preprocess
 
@@ -243,6 +243,10 @@ class StoreJob:
     workers: int | None
     folder: Path | None  # `None`: `.pixels` beside the image folder
     part: str = ""  # Of a store in several files: which one, see `build_shard`
+
+    def __post_init__(self):
+        if self.folder is not None:
+            check_outside(self.folder, self.files.root)
 
     @property
     def settings(self) -> str:

@@ -291,7 +291,7 @@ class _ModelFile(_TrainedNetwork):
     @classmethod
     def load(
         cls,
-        path,  # File written by `train` or `save_model`
+        path,  # File written by `train` or `save_model`, or the folder of a run
         device: str = "auto",  # See `pick_device`
     ) -> "Classifier":
         "Open a model file; raises `FileNotFoundError` or `ValueError`"

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from .. import __version__
 from ..core.device import seeded_generators
+from ..core.files import find_model_file
 from ..core.tensors import read_header, read_tensors, write_tensors
 from ..core.text import first_few, short_repr, unknown_name_message
 from ..data.preprocess import Preprocess
@@ -197,10 +198,11 @@ def _check_is_file(path):
 
 
 def load_model(
-    path,  # File written by `save_model`
+    path,  # File written by `save_model`, or the folder of a run
     device="cpu",  # Where the network is wanted
 ) -> tuple:  # (network in evaluation mode, header: `classes`, `preprocess`, `about` and more)
     "Read a trained network, running nothing from the file; `FileNotFoundError` or `ValueError`"
+    path = find_model_file(path)
     _check_is_file(path)
     tensors, header = read_tensors(path, FORMAT_VERSION, "save_model")
     try:

@@ -14,7 +14,12 @@ from torch import nn
 
 from ..core.config import Config
 from ..core.figures import NotebookFigure
-from ..core.files import atomic_write, require_file_or_nothing
+from simpsons_cnn.core.files import (
+    atomic_write,
+    check_suffix,
+    find_model_file,
+    require_file_or_nothing,
+)
 from ..core.tensors import weights_hash
 from ..core.text import first_few
 from ..networks.ensemble import Ensemble
@@ -33,15 +38,8 @@ def _seed_of(path: Path) -> tuple:
 
 def _model_files(source: Path) -> list:
     "The model files that a path stands for; raises `FileNotFoundError`"
-    if not source.is_dir():
-        return [source]
-    for path in (source / "model/model.safetensors", source / "model.safetensors"):
-        if path.is_file():
-            return [path]
-    paths = sorted(source.glob("seed_*/model/model.safetensors"), key=_seed_of)
-    if not paths:
-        raise FileNotFoundError(f"No model in '{source}'; give model files or folders of runs")
-    return paths
+    seeds = sorted(source.glob("seed_*/model/model.safetensors"), key=_seed_of)
+    return seeds or [find_model_file(source)]
 
 # %% ../../nbs/training/18_ensemble.ipynb #caa1940a
 @dataclass(eq=False)
@@ -244,6 +242,7 @@ def make_ensemble(
 ) -> MadeEnsemble:
     "Put trained models into one model file; raises `ValueError` or `OSError`"
     require_file_or_nothing(path)
+    check_suffix(path, ".safetensors")
     members, path = _read_members(models), Path(path)
     _check_members(members)
     _check_path(members, path)

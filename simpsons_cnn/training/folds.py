@@ -93,11 +93,20 @@ def _message(fold: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes: 
         lines.append(f"in one group only, trained on and never judged: {first_few(never)}")
     return "\n".join(lines)
 
+
+def _unused_line(config: Config) -> str:  # Empty if there is nothing to say
+    "Settings of a single run that folds take the place of, if they were chosen"
+    usual, names = Config(), ("valid", "patience", "refit")
+    chosen = {name: getattr(config, name) for name in names}
+    unused = [f"{k} {value}" for k, value in chosen.items() if value != getattr(usual, k)]
+    return f"not used with folds: {', '.join(unused)}" if unused else ""
+
 # %% ../../nbs/training/16_folds.ipynb #f6e8cb6c
 def _settings_of(config: Config, number: int, folds: int, folder: Path) -> Config:
     "The settings of a fold; `folder` is that of the series"
     own = folder / f"fold_{number}"
     changes = dict(out_directory=own, split=str(own / "split.csv"), valid=1 / folds, testdir=None)
+    changes |= dict(split_seed=None)  # the file decides
     return Config.load(**config.flat() | changes | dict(monitor="last", patience=0, refit=False))
 
 # %% ../../nbs/training/16_folds.ipynb #f26bdb4a
@@ -319,7 +328,7 @@ def train_folds(
         _check_number(series.folder, folds)
         data, said = _begin_series(config, folds, series.folder, *found)
         if callbacks is None:
-            print(said)
+            print("\n".join(filter(None, [said, _unused_line(config)])))
         _train_each(series, config, folds, callbacks, resume)
         if not series.stopped:
             _train_final(series, config, data, callbacks, resume)

@@ -28,8 +28,9 @@ from .train import Run, train
 # %% ../../nbs/training/15_seeds.ipynb #7d1c097e
 def _settings_of(config: Config, seed: int, folder: Path) -> Config:
     "The settings of a series for one of its seeds; `folder` is that of the series"
-    split_seed = config.seed if config.split_seed is None else config.split_seed
-    changes = dict(seed=seed, split_seed=split_seed)
+    changes = dict(seed=seed)
+    if config.split_seed is None and config.split in ("group", "random"):
+        changes["split_seed"] = config.seed
     changes |= dict(runs_directory=folder, out_directory=folder / f"seed_{seed}")
     return Config.load(**config.flat() | changes)
 

@@ -328,6 +328,10 @@ def _doubts(config: Config) -> list:
             f"dropout_rate {config.dropout_rate:g} is not used: the network"
             f" {config.architecture!r} is your own and decides about dropout itself"
         )
+    if config.split not in ("group", "random") and config.split_seed is not None:
+        lines.append(f"split_seed {config.split_seed} is not used: the split file decides")
+    if not mixes and config.mix_alpha != Config().mix_alpha:
+        lines.append(f"mix_alpha {config.mix_alpha:g} is not used: cutmix and mixup are 0")
     return lines
 
 
@@ -566,7 +570,9 @@ def train_on_all(
 
 # %% ../../nbs/training/07_train.ipynb #6c0f2a11
 def _model_folder(folder: Path) -> Path:
-    "The folder with the model of a run, given it or the folder of the run"
+    "The folder with the model of a run, given it, the folder of the run, or the model"
+    if folder.is_file():
+        return folder.parent
     inside = folder / "model"
     return inside if (inside / "config.yaml").is_file() else folder
 
