@@ -88,6 +88,45 @@ def test_imports_of_examples_stand_alone(page):
     assert [source for source in examples if mixes_imports(source)] == []
 
 
+def imported_of_the_library(tree) -> dict:
+    "Name in a cell -> the module of the library that it comes from"
+    names = {}
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            for alias in node.names:
+                module = getattr(node, "module", None) or alias.name
+                names[alias.asname or alias.name] = module
+    return {name: module for name, module in names.items() if module.startswith("simpsons_cnn")}
+
+
+def parsed(source: str):
+    "The tree of a cell; lines of IPython's own are left out"
+    flags = ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    try:
+        return compile(source, "cell", "exec", flags)
+    except SyntaxError:
+        return compile(
+            re.sub(r"^(\s*)[%!].*", r"\1pass", source, flags=re.M), "cell", "exec", flags
+        )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_names_of_the_library_are_imported_where_the_reader_sees_it(page):
+    "A name that only a hidden cell imports comes from nowhere"
+    hidden, shown, used = {}, set(), set()
+    for cell in cells_of(page):
+        source = "".join(cell["source"])
+        if cell["cell_type"] != "code":
+            continue
+        tree = parsed(source)
+        if re.search(r"^#\|\s*(hide|echo: false)", source, re.M):
+            hidden |= imported_of_the_library(tree)
+        else:
+            shown |= set(imported_of_the_library(tree))
+            used |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    assert sorted((set(hidden) & used) - shown) == []
+
+
 def test_addresses_begin_as_the_settings_say():
     "Quarto writes sitemap.xml and the addresses of the card from site-url, nbdev its own links"
     config = get_config()
