@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import yaml
+from nbdev.doclinks import NbdevLookup
 
 root = Path(__file__).resolve().parent.parent
 NBS = root / "nbs"
@@ -63,27 +64,42 @@ def llms_txt() -> str:
     return "\n".join(parts)
 
 
+def functions_of(module: str):
+    "Yields (name, function) of a module: `train`, `Config.load`, and `Config` for its `__init__`"
+    for node in ast.parse((root / module).read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef):
+            yield node.name, node
+        for method in node.body if isinstance(node, ast.ClassDef) else ():
+            if isinstance(method, ast.FunctionDef):
+                name = f"{node.name}.{method.name}".removesuffix(".__init__")
+                yield name, method
+
+
 @functools.cache
 def double_star_comments(module: str) -> dict:
     "Name of a function -> its parameter with two stars, and the comment beside it"
-    text = (root / module).read_text(encoding="utf-8")
-    lines, found = text.splitlines(), {}
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.FunctionDef) and node.args.kwarg:
-            _, mark, comment = lines[node.args.kwarg.lineno - 1].partition(",  # ")
+    lines, found = (root / module).read_text(encoding="utf-8").splitlines(), {}
+    for name, function in functions_of(module):
+        if function.args.kwarg:
+            _, mark, comment = lines[function.args.kwarg.lineno - 1].partition(",  # ")
             if mark:
-                found[node.name] = f"**{node.args.kwarg.arg}", comment
+                found[name] = f"**{function.args.kwarg.arg}", comment
     return found
 
 
-def mend_double_star(code: str, module: str) -> str:
+def mend_double_star(code: str, parameter: str, comment: str) -> str:
     "fastcore gives the comment of `**settings` to what is returned, or loses it"
-    function = re.search(r"def (\w+)\(", code)
-    if not function or function[1] not in double_star_comments(module):
-        return code
-    parameter, comment = double_star_comments(module)[function[1]]
     code = re.sub(rf"^(\).*:) # {re.escape(comment)}$", r"\1", code, flags=re.M)
     return code.replace(f"{parameter}\n", f"{parameter}, # {comment}\n")
+
+
+def where_described(comment: str) -> str:
+    "Links to what a comment names, because the code of a signature cannot hold them"
+    found = {name: NbdevLookup().doc(name) for name in re.findall(r"`([\w.]+)`", comment)}
+    links = [f"[`{name}`]({address})" for name, address in found.items() if address]
+    if re.search(r"[Ss]ettings", comment):
+        links.append(f"[Settings]({address_of('tutorials/11_settings.ipynb')})")
+    return " and ".join(links)
 
 
 def mend_signature(cell: dict) -> None:
@@ -101,8 +117,11 @@ def mend_signature(cell: dict) -> None:
             blocks[i] = re.sub(r"\[`([^`\]]+)`\]\(https?://[^)\s]+\)", r"\1", blocks[i])
             blocks[i] = blocks[i].replace(":NoneType=", "=")
             blocks[i] = re.sub(r"# noqa: \w+  ", "# ", blocks[i])
-            if module:
-                blocks[i] = mend_double_star(blocks[i], module[1])
+        if module and asked[1] in double_star_comments(module[1]):
+            parameter, comment = double_star_comments(module[1])[asked[1]]
+            blocks[1] = mend_double_star(blocks[1], parameter, comment)
+            if links := where_described(comment):
+                blocks[2] = f"\n\nFor `{parameter}` see {links}." + blocks[2]
         text = "```".join(blocks)
         owner, _, method = asked[1].rpartition(".")
         if owner:

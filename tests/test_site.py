@@ -209,13 +209,33 @@ def test_signatures_are_mended():
     )
 
 
+def mended_signature(asked: str, module: str, lines: str) -> str:
+    "What becomes of the signature that nbdev shows of a function"
+    link = f"[source](https://a.b/simpsons_cnn/blob/main/simpsons_cnn/{module}.py#L1)"
+    text = f"{link}\n\n```python\n{lines}\n```\n\n*What it does*"
+    cell = dict(source=f"show_doc({asked})", outputs=[dict(data={"text/markdown": text})])
+    docs.mend_signature(cell)
+    return cell["outputs"][0]["data"]["text/markdown"].removeprefix(f"{link}\n\n```python\n")
+
+
 def test_comments_of_double_star_stay_with_them():
     "fastcore gives the comment of `**overrides` to what is returned, or loses it"
-    link = "[source](https://a.b/simpsons_cnn/blob/main/simpsons_cnn/core/config.py#L1)"
-    comment = "Settings by name, in place of the file's; text is converted"
+    comment = "Settings by name, such as `num_epochs=3`, in place of the file's"
     signature = f"def load(\n    path, # YAML file\n    **overrides\n)->Config: # {comment}"
-    cell = dict(source="show_doc(Config.load)")
-    cell["outputs"] = [dict(data={"text/markdown": f"{link}\n\n```python\n{signature}\n```"})]
-    docs.mend_signature(cell)
-    mended = cell["outputs"][0]["data"]["text/markdown"]
-    assert mended.endswith(f"    **overrides, # {comment}\n)->Config:\n```")
+    mended = mended_signature("Config.load", "core/config", signature)
+    assert mended.startswith(
+        f"def load(\n    path, # YAML file\n    **overrides, # {comment}\n)->Config:\n```"
+    )
+    settings = f"{WEBSITE['site-url']}/tutorials/settings.html"
+    assert mended.endswith(
+        f"```\n\nFor `**overrides` see [Settings]({settings}).\n\n*What it does*"
+    )
+
+
+def test_what_is_passed_on_is_linked():
+    "The `**kwargs` of a class are those of its `__init__`; what takes them has a page"
+    signature = "def LabelCleaner(\n    files, # Folder\n    **kwargs\n):"
+    mended = mended_signature("LabelCleaner", "lab/cleaner", signature)
+    assert "    **kwargs, # Arguments of `find_suspects`" in mended
+    page = f"{WEBSITE['site-url']}/training/suspects.html#find_suspects"
+    assert f"For `**kwargs` see [`find_suspects`]({page})." in mended

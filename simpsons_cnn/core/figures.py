@@ -61,7 +61,7 @@ class NotebookFigure(Figure):
         self,
         *args,  # As of matplotlib's `Figure`
         colors: int = 64,  # Size of the palette, at most 256
-        **kwargs,
+        **kwargs,  # As of matplotlib's `Figure`
     ):
         super().__init__(*args, **kwargs)
         self.colors = colors
