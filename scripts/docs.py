@@ -2,7 +2,7 @@
 
 python scripts/docs.py             write nbs/llms.txt, the list of pages that language models read
 python scripts/docs.py --card      draw nbs/images/card.jpg, which links to the site show
-python scripts/docs.py --mend      mend the signatures in _proc, where nbdev prepares the pages
+python scripts/docs.py --mend      mend signatures and tables in _proc, as nbdev prepares pages
 """
 
 import ast
@@ -129,11 +129,29 @@ def mend_signature(cell: dict) -> None:
         output["data"]["text/markdown"] = text
 
 
+def has_columns(output: dict) -> bool:
+    "Whether an output is a table made of spaces, which no line break may spoil"
+    data = output.get("data", {})
+    if set(data) - {"text/plain"}:
+        return False
+    lines = "".join(output.get("text") or data.get("text/plain", "")).splitlines()
+    lines = [line for line in lines if line.strip()]
+    aligned = [line for line in lines if re.search(r"\S {2,}\S", line)]
+    return len(aligned) > 1 and 2 * len(aligned) >= len(lines)
+
+
+def mark_columns(cell: dict) -> None:
+    "Give the cell of such a table the class that styles.css scrolls sideways instead"
+    if any(map(has_columns, cell.get("outputs", []))):
+        cell["source"] = "#| classes: aligned\n" + "".join(cell["source"])
+
+
 def mend_pages() -> None:
     for page in (root / "_proc").rglob("*.ipynb"):
         notebook = json.loads(page.read_text(encoding="utf-8"))
         for cell in notebook["cells"]:
             mend_signature(cell)
+            mark_columns(cell)
         page.write_text(json.dumps(notebook, ensure_ascii=False), encoding="utf-8")
 
 

@@ -239,3 +239,14 @@ def test_what_is_passed_on_is_linked():
     assert "    **kwargs, # Arguments of `find_suspects`" in mended
     page = f"{WEBSITE['site-url']}/training/suspects.html#find_suspects"
     assert f"For `**kwargs` see [`find_suspects`]({page})." in mended
+
+
+def test_tables_of_spaces_are_not_wrapped():
+    table = dict(text="            0      1\naccuracy  0.9  0.925\nmacro F1  0.8  0.825\n")
+    message = dict(data={"text/plain": "{'a': 1,\n 'a long one': 'with much to say'}"})
+    frame = dict(data={"text/plain": table["text"], "text/html": "<table></table>"})
+    cells = [dict(source="series", outputs=[output]) for output in (table, message, frame)]
+    for cell in cells:
+        docs.mark_columns(cell)
+    assert [cell["source"] for cell in cells] == ["#| classes: aligned\nseries", "series", "series"]
+    assert ".cell.aligned .cell-output pre" in (NBS / "styles.css").read_text(encoding="utf-8")
