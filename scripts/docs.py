@@ -2,7 +2,7 @@
 
 python scripts/docs.py             write nbs/llms.txt, the list of pages that language models read
 python scripts/docs.py --card      draw nbs/images/card.jpg, which links to the site show
-python scripts/docs.py --mend      mend the signatures in _proc, where nbdev prepares the pages
+python scripts/docs.py --mend      mend signatures and tables in _proc, as nbdev prepares pages
 """
 
 import ast
@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import yaml
+from nbdev.doclinks import NbdevLookup
 
 root = Path(__file__).resolve().parent.parent
 NBS = root / "nbs"
@@ -63,27 +64,42 @@ def llms_txt() -> str:
     return "\n".join(parts)
 
 
+def functions_of(module: str):
+    "Yields (name, function) of a module: `train`, `Config.load`, and `Config` for its `__init__`"
+    for node in ast.parse((root / module).read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef):
+            yield node.name, node
+        for method in node.body if isinstance(node, ast.ClassDef) else ():
+            if isinstance(method, ast.FunctionDef):
+                name = f"{node.name}.{method.name}".removesuffix(".__init__")
+                yield name, method
+
+
 @functools.cache
 def double_star_comments(module: str) -> dict:
     "Name of a function -> its parameter with two stars, and the comment beside it"
-    text = (root / module).read_text(encoding="utf-8")
-    lines, found = text.splitlines(), {}
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.FunctionDef) and node.args.kwarg:
-            _, mark, comment = lines[node.args.kwarg.lineno - 1].partition(",  # ")
+    lines, found = (root / module).read_text(encoding="utf-8").splitlines(), {}
+    for name, function in functions_of(module):
+        if function.args.kwarg:
+            _, mark, comment = lines[function.args.kwarg.lineno - 1].partition(",  # ")
             if mark:
-                found[node.name] = f"**{node.args.kwarg.arg}", comment
+                found[name] = f"**{function.args.kwarg.arg}", comment
     return found
 
 
-def mend_double_star(code: str, module: str) -> str:
+def mend_double_star(code: str, parameter: str, comment: str) -> str:
     "fastcore gives the comment of `**settings` to what is returned, or loses it"
-    function = re.search(r"def (\w+)\(", code)
-    if not function or function[1] not in double_star_comments(module):
-        return code
-    parameter, comment = double_star_comments(module)[function[1]]
     code = re.sub(rf"^(\).*:) # {re.escape(comment)}$", r"\1", code, flags=re.M)
     return code.replace(f"{parameter}\n", f"{parameter}, # {comment}\n")
+
+
+def where_described(comment: str) -> str:
+    "Links to what a comment names, because the code of a signature cannot hold them"
+    found = {name: NbdevLookup().doc(name) for name in re.findall(r"`([\w.]+)`", comment)}
+    links = [f"[`{name}`]({address})" for name, address in found.items() if address]
+    if re.search(r"[Ss]ettings", comment):
+        links.append(f"[Settings]({address_of('tutorials/11_settings.ipynb')})")
+    return " and ".join(links)
 
 
 def mend_signature(cell: dict) -> None:
@@ -101,8 +117,11 @@ def mend_signature(cell: dict) -> None:
             blocks[i] = re.sub(r"\[`([^`\]]+)`\]\(https?://[^)\s]+\)", r"\1", blocks[i])
             blocks[i] = blocks[i].replace(":NoneType=", "=")
             blocks[i] = re.sub(r"# noqa: \w+  ", "# ", blocks[i])
-            if module:
-                blocks[i] = mend_double_star(blocks[i], module[1])
+        if module and asked[1] in double_star_comments(module[1]):
+            parameter, comment = double_star_comments(module[1])[asked[1]]
+            blocks[1] = mend_double_star(blocks[1], parameter, comment)
+            if links := where_described(comment):
+                blocks[2] = f"\n\nFor `{parameter}` see {links}." + blocks[2]
         text = "```".join(blocks)
         owner, _, method = asked[1].rpartition(".")
         if owner:
@@ -110,11 +129,29 @@ def mend_signature(cell: dict) -> None:
         output["data"]["text/markdown"] = text
 
 
+def has_columns(output: dict) -> bool:
+    "Whether an output is a table made of spaces, which no line break may spoil"
+    data = output.get("data", {})
+    if set(data) - {"text/plain"}:
+        return False
+    lines = "".join(output.get("text") or data.get("text/plain", "")).splitlines()
+    lines = [line for line in lines if line.strip()]
+    aligned = [line for line in lines if re.search(r"\S {2,}\S", line)]
+    return len(aligned) > 1 and 2 * len(aligned) >= len(lines)
+
+
+def mark_columns(cell: dict) -> None:
+    "Give the cell of such a table the class that styles.css scrolls sideways instead"
+    if any(map(has_columns, cell.get("outputs", []))):
+        cell["source"] = "#| classes: aligned\n" + "".join(cell["source"])
+
+
 def mend_pages() -> None:
     for page in (root / "_proc").rglob("*.ipynb"):
         notebook = json.loads(page.read_text(encoding="utf-8"))
         for cell in notebook["cells"]:
             mend_signature(cell)
+            mark_columns(cell)
         page.write_text(json.dumps(notebook, ensure_ascii=False), encoding="utf-8")
 
 

@@ -88,6 +88,45 @@ def test_imports_of_examples_stand_alone(page):
     assert [source for source in examples if mixes_imports(source)] == []
 
 
+def imported_of_the_library(tree) -> dict:
+    "Name in a cell -> the module of the library that it comes from"
+    names = {}
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            for alias in node.names:
+                module = getattr(node, "module", None) or alias.name
+                names[alias.asname or alias.name] = module
+    return {name: module for name, module in names.items() if module.startswith("simpsons_cnn")}
+
+
+def parsed(source: str):
+    "The tree of a cell; lines of IPython's own are left out"
+    flags = ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    try:
+        return compile(source, "cell", "exec", flags)
+    except SyntaxError:
+        return compile(
+            re.sub(r"^(\s*)[%!].*", r"\1pass", source, flags=re.M), "cell", "exec", flags
+        )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_names_of_the_library_are_imported_where_the_reader_sees_it(page):
+    "A name that only a hidden cell imports comes from nowhere"
+    hidden, shown, used = {}, set(), set()
+    for cell in cells_of(page):
+        source = "".join(cell["source"])
+        if cell["cell_type"] != "code":
+            continue
+        tree = parsed(source)
+        if re.search(r"^#\|\s*(hide|echo: false)", source, re.M):
+            hidden |= imported_of_the_library(tree)
+        else:
+            shown |= set(imported_of_the_library(tree))
+            used |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    assert sorted((set(hidden) & used) - shown) == []
+
+
 def test_addresses_begin_as_the_settings_say():
     "Quarto writes sitemap.xml and the addresses of the card from site-url, nbdev its own links"
     config = get_config()
@@ -170,13 +209,44 @@ def test_signatures_are_mended():
     )
 
 
+def mended_signature(asked: str, module: str, lines: str) -> str:
+    "What becomes of the signature that nbdev shows of a function"
+    link = f"[source](https://a.b/simpsons_cnn/blob/main/simpsons_cnn/{module}.py#L1)"
+    text = f"{link}\n\n```python\n{lines}\n```\n\n*What it does*"
+    cell = dict(source=f"show_doc({asked})", outputs=[dict(data={"text/markdown": text})])
+    docs.mend_signature(cell)
+    return cell["outputs"][0]["data"]["text/markdown"].removeprefix(f"{link}\n\n```python\n")
+
+
 def test_comments_of_double_star_stay_with_them():
     "fastcore gives the comment of `**overrides` to what is returned, or loses it"
-    link = "[source](https://a.b/simpsons_cnn/blob/main/simpsons_cnn/core/config.py#L1)"
-    comment = "Settings by name, in place of the file's; text is converted"
+    comment = "Settings by name, such as `num_epochs=3`, in place of the file's"
     signature = f"def load(\n    path, # YAML file\n    **overrides\n)->Config: # {comment}"
-    cell = dict(source="show_doc(Config.load)")
-    cell["outputs"] = [dict(data={"text/markdown": f"{link}\n\n```python\n{signature}\n```"})]
-    docs.mend_signature(cell)
-    mended = cell["outputs"][0]["data"]["text/markdown"]
-    assert mended.endswith(f"    **overrides, # {comment}\n)->Config:\n```")
+    mended = mended_signature("Config.load", "core/config", signature)
+    assert mended.startswith(
+        f"def load(\n    path, # YAML file\n    **overrides, # {comment}\n)->Config:\n```"
+    )
+    settings = f"{WEBSITE['site-url']}/tutorials/settings.html"
+    assert mended.endswith(
+        f"```\n\nFor `**overrides` see [Settings]({settings}).\n\n*What it does*"
+    )
+
+
+def test_what_is_passed_on_is_linked():
+    "The `**kwargs` of a class are those of its `__init__`; what takes them has a page"
+    signature = "def LabelCleaner(\n    files, # Folder\n    **kwargs\n):"
+    mended = mended_signature("LabelCleaner", "lab/cleaner", signature)
+    assert "    **kwargs, # Arguments of `find_suspects`" in mended
+    page = f"{WEBSITE['site-url']}/training/suspects.html#find_suspects"
+    assert f"For `**kwargs` see [`find_suspects`]({page})." in mended
+
+
+def test_tables_of_spaces_are_not_wrapped():
+    table = dict(text="            0      1\naccuracy  0.9  0.925\nmacro F1  0.8  0.825\n")
+    message = dict(data={"text/plain": "{'a': 1,\n 'a long one': 'with much to say'}"})
+    frame = dict(data={"text/plain": table["text"], "text/html": "<table></table>"})
+    cells = [dict(source="series", outputs=[output]) for output in (table, message, frame)]
+    for cell in cells:
+        docs.mark_columns(cell)
+    assert [cell["source"] for cell in cells] == ["#| classes: aligned\nseries", "series", "series"]
+    assert ".cell.aligned .cell-output pre" in (NBS / "styles.css").read_text(encoding="utf-8")

@@ -637,7 +637,7 @@ class Config(_Sections):
     def load(
         cls,
         path=None,  # YAML file; `None` starts from the defaults
-        **overrides,  # Settings by name, in place of the file's; text is converted
+        **overrides,  # Settings by name, such as `num_epochs=3`, in place of the file's
     ) -> "Config":
         "Read, override, check; a `ValueError` names an unknown setting, or lists all wrong values"
         raw = {} if path is None else _read_yaml(path)

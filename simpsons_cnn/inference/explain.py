@@ -199,8 +199,8 @@ def _draw_scale(figure, ax):
 
     colours = ScalarMappable(cmap=LinearSegmentedColormap.from_list("heat", _HEAT / 255))
     bar = figure.colorbar(colours, ax=ax, fraction=0.05)
-    bar.set_ticks((0, 0.5, 1), labels=("nothing", "half", "most"))
-    bar.set_label("supports the name")
+    bar.set_ticks((0, 0.5, 1), labels=("nothing", "half", "most"), fontsize=12)
+    bar.set_label("supports the name", fontsize=12)
 
 # %% ../../nbs/inference/01_explain.ipynb #0729c520
 def _draw_figure(explanation: Explanation, title: str):  # -> `NotebookFigure`
@@ -213,7 +213,7 @@ def _draw_figure(explanation: Explanation, title: str):  # -> `NotebookFigure`
     for ax in (picture, heat):
         ax.set_axis_off()
     _draw_scale(figure, heat)
-    figure.suptitle(safe_str(title).replace("$", r"\$"), fontsize=10)
+    figure.suptitle(safe_str(title).replace("$", r"\$"), fontsize=12)
     return figure
 
 # %% ../../nbs/inference/01_explain.ipynb #8b084ac3

@@ -451,7 +451,7 @@ class LabelCleaner(_KeyedPages):
         fixes="fixes.csv",  # File of the decisions, see `record_fix`
         page: int = 12,  # Pictures per page
         side: int = 128,  # Of a picture on the page, in pixels
-        **kwargs,  # Passed on to `find_suspects`
+        **kwargs,  # Arguments of `find_suspects`, such as `size=64`, where that is called
     ):
         if page < 1:
             raise ValueError(f"page must be 1 or more, got {page}")

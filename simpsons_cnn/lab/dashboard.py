@@ -243,7 +243,7 @@ def _picture_html(history) -> str:  # Empty without an epoch
     "The curves as a PNG image, and how to trust, for a page without styles"
     if history is None or not history.rows:
         return ""
-    png = base64.b64encode(figure_png(plot_history(history), dpi=60, colors=16)).decode()
+    png = base64.b64encode(figure_png(plot_history(history), dpi=80, colors=16)).decode()
     curves = "Losses, scores and learning rate of each epoch"
     image = element("img", src=f"data:image/png;base64,{png}", alt=curves)
     return _HIDE_IF_TRUSTED + element("div", _HOW_TO_TRUST, image, class_="sc-untrusted")

@@ -199,7 +199,7 @@ def create_model(
     architecture: str,  # A key of `PRESETS`, a registered name, or 'module:function'
     num_classes: int,  # Number of characters
     seed: int = None,  # Decides the first weights; `None`: the process's own random numbers
-    **hparams,  # Further arguments of a preset's class
+    **hparams,  # Arguments of a preset's class, such as `dropout_rate=0.2`
 ) -> nn.Module:
     "A network by name, with fresh weights; raises `ValueError` for an unknown name"
     if architecture in PRESETS:

@@ -12,19 +12,25 @@ from pathlib import Path
 import numpy as np
 from matplotlib.colors import PowerNorm
 
-from ..core.figures import NotebookFigure, figure_png, one_warning_of_missing_letters
+from simpsons_cnn.core.figures import (
+    PHONE_WIDTH,
+    SMALL_LETTERS,
+    NotebookFigure,
+    figure_png,
+    one_warning_of_missing_letters,
+)
 from ..core.files import atomic_write
 from ..core.text import safe_str
 from .calibration import expected_calibration_error, reliability
 from .metrics import characters_to_show
 
 # %% ../../nbs/scoring/03_plotting.ipynb #c4b6d0d0
-def _axes(given, cols: int, size: tuple, **kwargs) -> tuple:
+def _axes(given, grid: tuple, size: tuple, **kwargs) -> tuple:
     "(new figure, its axes), or (`None`, the given axes)"
     if given is not None:
         return None, np.ravel(given)
     figure = NotebookFigure(figsize=size, dpi=90, layout="constrained")
-    return figure, figure.subplots(1, cols, squeeze=False, **kwargs).ravel()
+    return figure, figure.subplots(*grid, squeeze=False, **kwargs).ravel()
 
 # %% ../../nbs/scoring/03_plotting.ipynb #566bee72
 def display_name(
@@ -61,7 +67,7 @@ def plot_losses(
 ) -> NotebookFigure | None:  # The new figure
     "Training and validation loss against the epoch"
     tables = _split_history(history, parts)
-    figure, axs = _axes(axs, len(tables), (6 if len(tables) > 1 else 4.5, 2.8))
+    figure, axs = _axes(axs, (len(tables), 1), (PHONE_WIDTH, 0.8 + 2 * len(tables)))
     if len(axs) < len(tables):
         raise ValueError(f"axs must be one per part ({len(tables)}), got {len(axs)}")
     for ax, table in zip(axs, tables, strict=False):
@@ -80,9 +86,9 @@ def _draw_bars(ax, table, score: str):
     ax.barh(y, table[score].fillna(0), color="0.6", height=0.7)
     if score == "recall":
         ax.hlines(y, table.recall_low, table.recall_high, color="k", lw=0.8)
-    ax.set_title(_PANELS[score], fontsize=8)
+    ax.set_title(_PANELS[score], fontsize=SMALL_LETTERS)
     ax.set(xlim=(0, 1), ylim=(-0.7, len(table) - 0.3))
-    ax.set_xticks((0, 0.5, 1), ("0", ".5", "1"), fontsize=8)
+    ax.set_xticks((0, 0.5, 1), ("0", ".5", "1"), fontsize=SMALL_LETTERS)
     ax.grid(axis="x", alpha=0.3)
     ax.set_axisbelow(True)
 
@@ -96,12 +102,12 @@ def plot_metrics(
     shown, note = characters_to_show(table.f1)
     table = table.iloc[shown]
     table = table.sort_values("f1", ascending=False, kind="stable", na_position="first")
-    figure, axs = _axes(axs, 4, (4.9, 0.9 + 0.15 * len(table)), sharey=True)
+    figure, axs = _axes(axs, (1, 4), (PHONE_WIDTH, 0.9 + 0.17 * len(table)), sharey=True)
     for ax, score in zip(axs, _PANELS, strict=True):
         _draw_bars(ax, table, score)
     pairs = zip(table.character, table.pictures, strict=True)
     labels = [f"{display_name(name)} ({n})" for name, n in pairs]
-    axs[0].set_yticks(np.arange(len(table)), labels, fontsize=8)
+    axs[0].set_yticks(np.arange(len(table)), labels, fontsize=SMALL_LETTERS)
     axs[0].set_ylabel(note)
     return figure
 
@@ -115,7 +121,7 @@ def _confusion_shown(report, shown) -> np.ndarray:
     return np.column_stack([counts, rows.sum(1) - counts.sum(1)])
 
 # %% ../../nbs/scoring/03_plotting.ipynb #bd60a8cf
-_FEW_CHARACTERS = 15
+_FEW_CHARACTERS = 12
 
 
 def _label_confusion(ax, names: list, other: bool):
@@ -123,10 +129,10 @@ def _label_confusion(ax, names: list, other: bool):
     n = len(names)
     few = n <= _FEW_CHARACTERS
     rows = names if few else [f"{name} · {i}" for i, name in enumerate(names, 1)]
-    columns = names if few else [str(i) if i % 2 else "" for i in range(1, n + 1)]
+    columns = names if few else [str(i) if i % 3 == 1 else "" for i in range(1, n + 1)]
     columns = [*columns, *["other"] * other]
-    ax.set_xticks(range(len(columns)), columns, rotation=90, fontsize=8)
-    ax.set_yticks(range(n), rows, fontsize=8)
+    ax.set_xticks(range(len(columns)), columns, rotation=90, fontsize=SMALL_LETTERS)
+    ax.set_yticks(range(n), rows, fontsize=SMALL_LETTERS)
     ax.set_xticks(np.arange(len(columns)) - 0.5, minor=True)
     ax.set_yticks(np.arange(n) - 0.5, minor=True)
     ax.grid(which="minor", color="0.9", lw=0.4)
@@ -137,7 +143,7 @@ def _write_counts(ax, counts, shares):
     "The number of images in each square that has some"
     for i, j in zip(*np.nonzero(counts), strict=True):
         color = "w" if shares[i, j] > 0.3 else "k"
-        ax.text(j, i, counts[i, j], ha="center", va="center", fontsize=8, color=color)
+        ax.text(j, i, counts[i, j], ha="center", va="center", fontsize=SMALL_LETTERS, color=color)
 
 # %% ../../nbs/scoring/03_plotting.ipynb #854f8967
 def plot_confusion(
@@ -149,15 +155,16 @@ def plot_confusion(
     counts = _confusion_shown(report, shown)
     shares = counts / np.maximum(1, counts.sum(1, keepdims=True))
     n, few = len(shown), len(shown) <= _FEW_CHARACTERS
-    size = (1.4 + 0.3 * n, 1.2 + 0.3 * n) if few else (4.9, 0.9 + 0.13 * n)
-    figure, (ax,) = _axes(ax, 1, size)
+    width, height = min(PHONE_WIDTH, 1.4 + 0.3 * n), 1.2 + 0.3 * n
+    size = (width, height) if few else (PHONE_WIDTH, 0.9 + 0.15 * n)
+    figure, (ax,) = _axes(ax, (1, 1), size)
     ax.imshow(shares, cmap="Greys", norm=PowerNorm(0.5, 0, 1), aspect="equal" if few else "auto")
-    names = [display_name(report.classes[i]) for i in shown]
+    names = [display_name(report.classes[i], 20 if few else 28) for i in shown]
     _label_confusion(ax, names, other=counts.shape[1] > n)
     title, beside = "share of each character's images", "center"
-    if n < 5:  # the title is wider than so few squares
+    if n < 6:  # the title is wider than so few squares
         title, beside = title.replace(" character", "\ncharacter"), "right"
-    ax.set_title(title, fontsize=8, loc=beside)
+    ax.set_title(title, fontsize=SMALL_LETTERS, loc=beside)
     ax.set(xlabel="answer", ylabel=f"truth: {note}" if note else "truth")
     if few:
         _write_counts(ax, counts, shares)
@@ -182,7 +189,7 @@ def plot_reliability(
     "Share of right answers against probability, one line each"
     if not 1 <= len(curves) <= len(_STYLES):
         raise ValueError(f"curves must be 1 to {len(_STYLES)}, got {len(curves)}")
-    figure, (ax,) = _axes(ax, 1, (3.6, 3.6))
+    figure, (ax,) = _axes(ax, (1, 1), (3.6, 3.6))
     ax.plot([0, 1], [0, 1], color="0.7", lw=0.8)
     for (name, (p, labels)), (style, color) in zip(curves.items(), _STYLES, strict=False):
         table = reliability(p, labels, bins)
@@ -191,21 +198,24 @@ def plot_reliability(
     _draw_counts(ax, table, bins)
     ax.set(xlabel="probability", ylabel="share of right answers", xlim=(0, 1), ylim=(0, 1))
     place = dict(loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
-    ax.legend(**place, fontsize=8, title="calibration error", title_fontsize=8)
+    letters = dict(fontsize=SMALL_LETTERS, title_fontsize=SMALL_LETTERS)
+    ax.legend(**place, **letters, title="calibration error")
     return figure
 
 # %% ../../nbs/scoring/03_plotting.ipynb #c3c4b421
 def plot_pictures(
     pictures,  # uint8, shape `(n, 3, side, side)`
     texts: list | None = None,  # A line or more for each
-    cols: int = 4,  # Images in a row
+    cols: int = 3,  # Images in a row; over four, the letters are smaller
 ) -> NotebookFigure:
     "A grid of images"
     n = len(pictures)
     rows, cols = max(1, -(-n // cols)), max(1, min(cols, n))
     lines = max((text.count("\n") + 1 for text in texts or ()), default=0)
-    side = min(1.2, 6 / cols)  # inches
-    head = 0.14 * lines / side  # height of the texts; from here on a side is 1
+    few = cols <= 4
+    side = min(1.5, (PHONE_WIDTH if few else 6) / cols)  # inches
+    points = SMALL_LETTERS if few else 7
+    head = 0.02 * points * lines / side  # height of the texts; from here on a side is 1
     figure = NotebookFigure(figsize=(side * cols, side * rows * (1 + head)), dpi=90)
     ax = figure.add_axes((0, 0, 1, 1))
     ax.axis("off")
@@ -214,7 +224,7 @@ def plot_pictures(
         edges = (left + 0.03, left + 0.97, top + 0.97, top + 0.03)
         ax.imshow(np.asarray(pictures[i]).transpose(1, 2, 0), extent=edges)
         text = texts[i] if texts else ""
-        ax.text(left + 0.5, top, text, fontsize=7, ha="center", va="bottom", linespacing=1.1)
+        ax.text(left + 0.5, top, text, fontsize=points, ha="center", va="bottom", linespacing=1.1)
     ax.set(xlim=(0, cols), ylim=(rows * (1 + head), 0))
     return figure
 
@@ -228,7 +238,7 @@ def plot_batch(
 ) -> NotebookFigure:
     "Images as the network sees them"
     pictures = preprocess.denormalise(xb[:n].cpu()).numpy()
-    return plot_pictures(pictures, [display_name(classes[int(y)], 18) for y in yb[:n]])
+    return plot_pictures(pictures, [display_name(classes[int(y)], 20) for y in yb[:n]])
 
 # %% ../../nbs/scoring/03_plotting.ipynb #daec1e02
 def plot_examples(
@@ -238,7 +248,7 @@ def plot_examples(
     "Images with truth, answer and its probability"
     pictures = np.stack([np.asarray(pixels[row]) for row in rows.row])
     texts = [
-        f"{display_name(r.truth, 17)}\n→ {display_name(r.prediction, 15)}\n{r.probability:.0%}"
+        f"{display_name(r.truth, 20)}\n→ {display_name(r.prediction, 18)}\n{r.probability:.0%}"
         for r in rows.itertuples()
     ]
     return plot_pictures(pictures, texts)

@@ -117,7 +117,7 @@ def choose_settings(
 def auto_config(
     traindir,  # Folder with one subfolder of pictures per character
     files: ImageFiles = None,  # Of that folder, if it has been scanned
-    **given,  # Settings by name, which win
+    **given,  # Settings by name, such as `num_epochs=8`; they win
 ) -> tuple:  # `Config`, and a list of `Choice`
     "Settings for the pictures in a folder; raises as `Config.load` and `ImageFiles.scan` do"
     given = dict(traindir=Path(traindir)) | given
@@ -130,7 +130,7 @@ def auto_config(
 def adapt_config(
     path,  # Settings file
     files: ImageFiles = None,  # Of its `traindir`, if it has been scanned
-    **given,  # Settings by name, which win
+    **given,  # Settings by name, such as `num_epochs=8`; they win
 ) -> tuple:  # `Config`, and a list of `Choice`
     "The settings of a file for the pictures there are; raises as `auto_config` does"
     config = Config.load(path, **given)

@@ -13,7 +13,7 @@ import pandas as pd
 from torch import nn
 
 from ..core.config import Config
-from ..core.figures import NotebookFigure
+from ..core.figures import PHONE_WIDTH, NotebookFigure
 from simpsons_cnn.core.files import (
     atomic_write,
     check_suffix,
@@ -157,7 +157,9 @@ def _scores_table(members: list, report: Report) -> pd.DataFrame:
 # %% ../../nbs/training/18_ensemble.ipynb #cbe11893
 def _draw_scores(table: pd.DataFrame) -> NotebookFigure:
     "A line for each score: the members as rings, the ensemble as a dot"
-    figure = NotebookFigure(figsize=(7, 0.9 + 0.45 * table.shape[1]), dpi=90, layout="constrained")
+    figure = NotebookFigure(
+        figsize=(PHONE_WIDTH, 0.9 + 0.45 * table.shape[1]), dpi=90, layout="constrained"
+    )
     ax = figure.subplots()
     for y, name in enumerate(table):
         *members, ensemble = table[name]
@@ -165,7 +167,9 @@ def _draw_scores(table: pd.DataFrame) -> NotebookFigure:
         ax.plot(ensemble, y, "o", color="C0", ms=7)
     ax.set_yticks(range(table.shape[1]), table.columns)
     ax.set(ylim=(table.shape[1] - 0.5, -0.5), xlabel="score on the validation pictures")
-    ax.set_title(f"{len(table) - 1} models as rings, and filled their ensemble", fontsize=10)
+    title = f"{len(table) - 1} models as rings, and filled their ensemble"
+    figure.suptitle(title, fontsize=10)
+    ax.locator_params(axis="x", nbins=6)
     ax.grid(axis="x", alpha=0.3)
     return figure
 

@@ -106,7 +106,7 @@ class RateSearch:
         top = 1.3 * max(self.smooth[0], self.smooth.min())
         ax.set(xscale="log", ylim=(0.9 * self.losses.min(), top))
         ax.set(xlabel="learning rate", ylabel="training loss", title="Range test")
-        ax.legend(fontsize=8)
+        ax.legend()
         return figure
 
     def __repr__(self):

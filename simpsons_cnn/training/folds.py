@@ -16,7 +16,7 @@ import torch
 
 from ..core.config import Config
 from ..core.device import pick_device
-from ..core.figures import NotebookFigure, figure_png
+from ..core.figures import PHONE_WIDTH, NotebookFigure, figure_png
 from ..core.files import atomic_write
 from ..core.text import first_few, safe_csv, short_repr
 from ..data.batches import Batches
@@ -223,7 +223,9 @@ def _plot_folds(
     table: pd.DataFrame,  # As `CrossValidation.table`
 ) -> NotebookFigure:
     "Accuracy of each fold and of all images, with 95 % intervals"
-    figure = NotebookFigure(figsize=(7, 0.9 + 0.35 * len(table)), dpi=90, layout="constrained")
+    figure = NotebookFigure(
+        figsize=(PHONE_WIDTH, 0.9 + 0.35 * len(table)), dpi=90, layout="constrained"
+    )
     ax = figure.subplots()
     for y, (name, line) in enumerate(table.iterrows()):
         color = "k" if name == "all" else "0.6"
@@ -232,7 +234,8 @@ def _plot_folds(
     names = [f"{name}: {n:,} pictures" for name, n in table.pictures.items()]
     ax.set_yticks(range(len(table)), names)
     ax.set(ylim=(len(table) - 0.5, -0.5), xlabel="accuracy, with its 95 % interval")
-    ax.set_title("Each fold judged by a network that has not seen it", fontsize=10)
+    figure.suptitle("Each fold judged by a network that has not seen it", fontsize=10)
+    ax.locator_params(axis="x", nbins=6)
     ax.grid(axis="x", alpha=0.3)
     return figure
 

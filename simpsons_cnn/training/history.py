@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 from torch import Tensor, nn
 
-from ..core.figures import NotebookFigure
+from ..core.figures import PHONE_WIDTH, SMALL_LETTERS, NotebookFigure
 
 # %% ../../nbs/training/01_history.ipynb #24b36ea0
 def copy_weights(model: nn.Module) -> dict:  # name -> tensor, on the CPU
@@ -122,22 +122,23 @@ def _draw_panel(ax, table: pd.DataFrame, columns: dict, best: dict):
         ax.plot(table.epoch, table[name], style, color=color, marker=single, label=label)
         if best:
             ax.plot(best["epoch"], best[name], "o", color=color, ms=4)
-    ax.set_xlabel("epoch")
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.grid(alpha=0.3)
-    ax.legend(fontsize=8)
+    ax.legend(fontsize=SMALL_LETTERS)
 
 # %% ../../nbs/training/01_history.ipynb #3e97b6af
 def plot_history(
     history: History,  # With an epoch or more
 ) -> NotebookFigure:
-    "Losses, scores and learning rate of a whole run, side by side"
-    figure = NotebookFigure(figsize=(9, 2.8), dpi=90, layout="constrained")
-    for ax, (title, columns) in zip(figure.subplots(1, 3), _PANELS.items(), strict=True):
+    "Losses, scores and learning rate of a whole run, one below the other"
+    figure = NotebookFigure(figsize=(PHONE_WIDTH, 6), dpi=90, layout="constrained")
+    axs = figure.subplots(3, 1, sharex=True)
+    for ax, (title, columns) in zip(axs, _PANELS.items(), strict=True):
         _draw_panel(ax, history.table, columns, history.best)
         ax.set_title(title, fontsize=10)
-    figure.axes[1].set_ylim(0, 1)
-    figure.axes[2].set_ylim(0)
+    axs[1].set_ylim(0, 1)
+    axs[2].set_ylim(0)
+    axs[2].set_xlabel("epoch")
     return figure
 
 # %% ../../nbs/training/01_history.ipynb #ad58fe55

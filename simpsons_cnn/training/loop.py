@@ -155,7 +155,7 @@ def fit(
     weight_decay: float = ModelParameters().weight_decay,  # AdamW's
     callbacks=None,  # `Callback` objects; `None`: a `Progress` display, `[]`: silence
     checkpoint=None,  # A path, whose file is replaced; to continue, `Checkpoint(path, resume=True)`
-    **changes,  # Fields of the recipe by name, such as `num_epochs=3`
+    **changes,  # Settings of the recipe by name, such as `num_epochs=3`
 ) -> History:  # Epochs, with the best and the last weights
     "Train, judging each epoch; raises `NonFiniteLoss`, `OSError` or `ValueError`"
     recipe = _changed(recipe, changes)

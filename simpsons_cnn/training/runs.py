@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ..core.config import Config, setting_sections
-from ..core.figures import NotebookFigure
+from ..core.figures import PHONE_WIDTH, SMALL_LETTERS, NotebookFigure
 from ..core.text import first_few
 from ..scoring.plotting import display_name
 from .history import is_better, read_report
@@ -168,7 +168,6 @@ def _draw_runs(ax, runs: list, column: str):
             values = run.history[column]
             name = display_name(run.name)
             ax.plot(run.history.epoch, values, style, marker=".", label=name)
-    ax.set_xlabel("epoch")
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.grid(alpha=0.3)
 
@@ -177,13 +176,14 @@ def plot_runs(
     runs: list,  # `RunRecord`s
 ) -> NotebookFigure:
     "Macro F1 and validation loss of all runs against the epoch"
-    figure = NotebookFigure(figsize=(8, 3), dpi=90, layout="constrained")
-    f1_ax, loss_ax = figure.subplots(1, 2)
+    figure = NotebookFigure(figsize=(PHONE_WIDTH, 5), dpi=90, layout="constrained")
+    f1_ax, loss_ax = figure.subplots(2, 1, sharex=True)
     f1_ax.set_title("Macro F1", fontsize=10)
     loss_ax.set_title("Validation loss", fontsize=10)
     _draw_runs(f1_ax, runs, "macro_f1")
     _draw_runs(loss_ax, runs, "valid_loss")
     f1_ax.set_ylim(0, 1)
+    loss_ax.set_xlabel("epoch")
     if f1_ax.lines:
-        f1_ax.legend(fontsize=8, title="run")
+        f1_ax.legend(fontsize=SMALL_LETTERS, title="run")
     return figure

@@ -147,7 +147,7 @@ def cross_validate(
     batch_size: int = 64,  # Images per step
     seed: int = 0,  # Of the folds and the networks
     device: str = "auto",  # See `pick_device`
-    **changes,  # Fields of the recipe, such as `num_epochs=10` and `learning_rate=4e-3`
+    **changes,  # Settings of the recipe, such as `num_epochs=10` and `learning_rate=4e-3`
 ) -> Report:  # On all images, with `probabilities`
     "Judge each image by a network that has not seen it; raises `KeyboardInterrupt` if stopped"
     if changes.get("patience"):
@@ -221,7 +221,7 @@ def find_suspects(
     files: ImageFiles,  # Images; `apply_fixes` applies what was decided before
     size: int = 96,  # Side at which they are stored, compared and learnt, in pixels
     store_directory=None,  # See `PixelStore.build`
-    **kwargs,  # Passed on to `cross_validate`
+    **kwargs,  # Arguments of `cross_validate`, such as `folds=5` and `num_epochs=10`
 ) -> pd.DataFrame:  # See `rank_suspects`
     "Audit a folder, train out of fold, and rank its images; unreadable ones are left out"
     found = audit(files, size=size, store_directory=store_directory)
