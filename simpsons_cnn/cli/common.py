@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['tidy_errors', 'CommandParser', 'add_device', 'add_overwrite', 'add_network', 'register_named_network', 'add_model',
-           'open_classifier', 'add_store_directory', 'check_target', 'check_apart', 'make_out_folder', 'score_line',
-           'print_next', 'Transcript', 'shell']
+           'open_classifier', 'add_store_directory', 'check_target', 'check_apart', 'check_different',
+           'make_out_folder', 'score_line', 'print_next', 'Transcript', 'shell']
 
 # %% ../../nbs/cli/01_common.ipynb #0e182c80
 import argparse
@@ -269,6 +269,18 @@ def check_apart(
         if where in taken:
             raise ValueError(f"'{path}' is to be written twice; give each file a name of its own")
         taken.add(where)
+
+# %% ../../nbs/cli/01_common.ipynb #66c37e5d
+def check_different(
+    paths: list,  # Files and folders that are read
+):
+    "Raise `ValueError` if a path is given twice"
+    seen = set()
+    for path in paths:
+        where = Path(path).resolve()
+        if where in seen:
+            raise ValueError(f"'{path}' is given twice; give it once")
+        seen.add(where)
 
 # %% ../../nbs/cli/01_common.ipynb #bf3ce3ca
 def make_out_folder(

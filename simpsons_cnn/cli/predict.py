@@ -20,6 +20,7 @@ from simpsons_cnn.cli.common import (
     add_overwrite,
     add_store_directory,
     check_apart,
+    check_different,
     check_target,
     make_out_folder,
     open_classifier,
@@ -161,6 +162,7 @@ def simpsons_predict(
     args = _predict_parser().parse_args(argv)
     if args.k < 1:
         raise ValueError(f"k must be 1 or more, got {args.k}")
+    check_different(args.pictures)
     if args.out or args.shard:
         _predict_shard(args)
         return
