@@ -161,6 +161,11 @@ MISTAKES = {
     "simpsons_audit demo/train --store_directory torn.jpg": "name another folder that can be",
     "simpsons_bench --files 1000001": "files must be from 1 to 1,000,000, got 1000001",
     "simpsons_bench --batch_size 1": "batch_size must be from 2 to 1,000,000, got 1",
+    "simpsons_train --gamma 1e9": "gamma must be 100 or less, got '1e9'",
+    "simpsons_ensemble none none --out torn.jpg/e": "Cannot make 'torn.jpg', 'torn.jpg' is a file",
+    f"simpsons_explain none {FACE} --out torn.jpg/x": "'torn.jpg/x', 'torn.jpg' is a file; name",
+    "simpsons_evaluate none demo/test --out torn.jpg": "'torn.jpg', 'torn.jpg' is a file; name",
+    "simpsons_evaluate none demo/test --store_directory torn.jpg/x": "'torn.jpg' is a file; name",
     "simpsons_data demo --demo": "already holds something else",
     "simpsons_data demo --from archive.zip": "already holds something else",
     "simpsons_data demo --fetch": "already holds something else",
@@ -469,6 +474,16 @@ def test_what_a_page_needs_is_found_before_the_pictures_to_compare_on(folder, mo
         monkeypatch.chdir(folder)
         with pytest.raises(SystemExit, match="No pictures under|got 10 bytes"):
             simpsons_export(argv)
+
+
+def test_a_rate_is_not_looked_for_where_its_figure_cannot_be_saved(folder, monkeypatch):
+    monkeypatch.setattr("simpsons_cnn.training.find_rate.search_rate", lambda *_, **__: 1 / 0)
+    monkeypatch.chdir(folder)
+    with pytest.raises(SystemExit, match="Cannot make 'torn.jpg/x', 'torn.jpg' is a file"):
+        simpsons_train(["--find_lr", "--out", "torn.jpg/x"])
+    (folder / "taken/learning_rate.png").mkdir(parents=True)
+    with pytest.raises(SystemExit, match="is a folder or a device"):
+        simpsons_train(["--find_lr", "--out", "taken"])
 
 
 def test_an_upload_that_fails_is_one_line(folder, monkeypatch):

@@ -17,6 +17,7 @@ from simpsons_cnn.cli.common import (
     add_network,
     add_overwrite,
     check_different,
+    check_makeable,
     make_out_folder,
     open_classifier,
     print_next,
@@ -76,6 +77,7 @@ def _pictures_and_figures(args) -> list:  # (picture, figure) each
     from simpsons_cnn.data.folders import check_outside
 
     check_different(args.pictures)
+    check_makeable(args.out)
     for folder in filter(Path.is_dir, args.pictures):
         check_outside(args.out, folder)
     pictures = _find_pictures(args.pictures)

@@ -21,6 +21,7 @@ from simpsons_cnn.cli.common import (
     add_store_directory,
     check_apart,
     check_different,
+    check_makeable,
     check_target,
     make_out_folder,
     open_classifier,
@@ -295,6 +296,7 @@ def simpsons_evaluate(
 
     for folder in filter(None, (args.out, args.store_directory)):
         check_outside(folder, args.folder)
+        check_makeable(Path(folder))
     clf = open_classifier(args, args.device)
     if args.out:
         _make_out_folder(args.out, args.overwrite)
