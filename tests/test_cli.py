@@ -20,6 +20,7 @@ import torch
 from forked import forks
 from PIL import Image
 
+from simpsons_cnn.cli.export import simpsons_export
 from simpsons_cnn.cli.predict import simpsons_predict
 from simpsons_cnn.cli.train import simpsons_train
 from simpsons_cnn.core.config import setting_sections
@@ -98,6 +99,7 @@ def folder(tmp_path_factory):
     for name in ("fold_1", "refit"):
         (folder / "series" / name / "model").mkdir(parents=True)
         shutil.copy(folder / MODEL, folder / "series" / name / "model")
+        (folder / "series" / name / "model/config.yaml").write_text("")
     (folder / CSV_MODEL).write_bytes((folder / MODEL).read_bytes())
     (folder / "empty").mkdir()
     (folder / "stopped").mkdir()
@@ -127,7 +129,7 @@ MISTAKES = {
     f"simpsons_export {MODEL} --onnx demo --overwrite": "'demo' is a folder or a device",
     f"simpsons_export {MODEL} --onnx x --card ./x": "'x' is to be written twice",
     f"simpsons_export {MODEL} --onnx x --web x": "'x' is to be written twice",
-    f"simpsons_export {MODEL} --web empty --card empty/m.md": "which is for the page alone",
+    f"simpsons_export {MODEL} --web empty --card empty/m.md": "which gets files of its own",
     f"simpsons_export {MODEL} --onnx {MODEL} --overwrite": f"'{MODEL}' is read by this command",
     f"simpsons_predict {MODEL} {FACE} --csv {FACE} --overwrite": f"'{FACE}' is read by this",
     f"simpsons_predict {LINK} demo/test --csv {MODEL} --overwrite": f"'{MODEL}' is read by this",
@@ -149,6 +151,21 @@ MISTAKES = {
     "simpsons_ensemble none --out x.onnx": "'x.onnx' would hold safetensors; end its name with",
     f"simpsons_predict empty {FACE}": "No model in 'empty'",
     f"simpsons_predict series {FACE}": "No model in 'series'; did you mean 'series/refit'?",
+    f"simpsons_predict {MODEL} {FACE} ./{FACE}": f"'./{FACE}' is given twice; give it once",
+    f"simpsons_explain {MODEL} demo/test demo/test/ --out new": "'demo/test' is given twice",
+    f"simpsons_export {MODEL} --hub h --web h/x": "'h/x' lies in 'h', which gets files of its own",
+    f"simpsons_export {MODEL} --web new --examples empty": "No pictures under 'empty'",
+    "simpsons_runs series/refit": "'series/refit' is one run; name the folder that holds it",
+    "simpsons_data x --demo --test 100001": "must be 1 or more and at most 100,000, got train=200",
+    "simpsons_data demo/train --shard 1/2 --store_directory torn.jpg": "name another folder that",
+    "simpsons_audit demo/train --store_directory torn.jpg": "name another folder that can be",
+    "simpsons_bench --files 1000001": "files must be from 1 to 1,000,000, got 1000001",
+    "simpsons_bench --batch_size 1": "batch_size must be from 2 to 1,000,000, got 1",
+    "simpsons_train --gamma 1e9": "gamma must be 100 or less, got '1e9'",
+    "simpsons_ensemble none none --out torn.jpg/e": "Cannot make 'torn.jpg', 'torn.jpg' is a file",
+    f"simpsons_explain none {FACE} --out torn.jpg/x": "'torn.jpg/x', 'torn.jpg' is a file; name",
+    "simpsons_evaluate none demo/test --out torn.jpg": "'torn.jpg', 'torn.jpg' is a file; name",
+    "simpsons_evaluate none demo/test --store_directory torn.jpg/x": "'torn.jpg' is a file; name",
     "simpsons_data demo --demo": "already holds something else",
     "simpsons_data demo --from archive.zip": "already holds something else",
     "simpsons_data demo --fetch": "already holds something else",
@@ -448,6 +465,34 @@ def test_the_folder_of_a_run_stands_for_its_model(folder, run_folder):
     assert run(folder, f"simpsons_export {run_folder} --card {run_folder}.md")[0] == 0
     code, out, err = run(folder, f"simpsons_evaluate {run_folder} demo/test")
     assert code == 0 and "accuracy" in out
+
+
+def test_what_a_page_needs_is_found_before_the_pictures_to_compare_on(folder, monkeypatch):
+    monkeypatch.setattr("simpsons_cnn.inference.export._draw_pictures", lambda n: 1 / 0)
+    for needs in ("--examples empty", "--onnxruntime-web torn.jpg"):
+        argv = shlex.split(f"{folder / MODEL} --web {folder / 'new'} {needs}")
+        monkeypatch.chdir(folder)
+        with pytest.raises(SystemExit, match="No pictures under|got 10 bytes"):
+            simpsons_export(argv)
+
+
+def test_a_rate_is_not_looked_for_where_its_figure_cannot_be_saved(folder, monkeypatch):
+    monkeypatch.setattr("simpsons_cnn.training.find_rate.search_rate", lambda *_, **__: 1 / 0)
+    monkeypatch.chdir(folder)
+    with pytest.raises(SystemExit, match="Cannot make 'torn.jpg/x', 'torn.jpg' is a file"):
+        simpsons_train(["--find_lr", "--out", "torn.jpg/x"])
+    (folder / "taken/learning_rate.png").mkdir(parents=True)
+    with pytest.raises(SystemExit, match="is a folder or a device"):
+        simpsons_train(["--find_lr", "--out", "taken"])
+
+
+def test_an_upload_that_fails_is_one_line(folder, monkeypatch):
+    def fails(*_):
+        raise RuntimeError("[Errno -2] Name or service not known\nand more")
+
+    monkeypatch.setattr("simpsons_cnn.inference.card.push_to_hub", fails)
+    with pytest.raises(SystemExit, match="^error: Cannot upload to 'x/y' .* service not known.$"):
+        simpsons_export([str(folder / MODEL), "--push", "x/y"])
 
 
 def test_predict_k_and_flip(folder):

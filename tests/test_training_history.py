@@ -1,10 +1,11 @@
 "Which epoch is the best, also where a run was stopped and continued; files that are no report"
 
 import pytest
+import torch
 from torch import nn
 
 from simpsons_cnn.training.checkpoint import _columns, _rows
-from simpsons_cnn.training.history import History, read_report
+from simpsons_cnn.training.history import History, read_report, warn_if_diverging
 
 EPOCHS = [(0.5, 0.9), (1 / 3, 0.8), (0.5, 0.7), (0.5, 0.7), (0.5, 0.75), (0.4, 0.1)]
 
@@ -45,3 +46,10 @@ def test_what_is_no_report(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(ValueError, match="report.json' is not the report of a run"):
         read_report(path)
+
+
+@pytest.mark.parametrize("first", [0.0, -1.0])
+def test_nothing_is_said_of_growth_from_a_loss_of_nothing(first, recwarn):
+    history = History("last", rows=[], first_steps=[dict(loss=first, weights="a")])
+    warn_if_diverging(torch.tensor([1.0, 2.0]), history)
+    assert not recwarn.list

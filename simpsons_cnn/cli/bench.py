@@ -434,8 +434,9 @@ def bench(
 ) -> dict:  # 'speeds', 'ratios' and 'starting' -> table
     "Measure every part of the library beside what it is compared with; raises `ValueError`"
     for name, value in dict(batch_size=batch_size, rounds=rounds, steps=steps, files=files).items():
-        if value < 1:
-            raise ValueError(f"{name} must be 1 or more, got {value}")
+        least = 2 if name == "batch_size" else 1  # batch norm needs two
+        if not least <= value <= 10**6:
+            raise ValueError(f"{name} must be from {least} to 1,000,000, got {value}")
     with tempfile.TemporaryDirectory() as tmp:
         setup = _prepare(Path(tmp), folder, device, files, batch_size, steps)
         speeds, ratios = _measure_all(setup, rounds)

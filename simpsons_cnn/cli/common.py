@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['tidy_errors', 'CommandParser', 'add_device', 'add_overwrite', 'add_network', 'register_named_network', 'add_model',
-           'open_classifier', 'add_store_directory', 'check_target', 'check_apart', 'make_out_folder', 'score_line',
-           'print_next', 'Transcript', 'shell']
+           'open_classifier', 'add_store_directory', 'check_target', 'check_apart', 'check_different', 'check_makeable',
+           'make_out_folder', 'score_line', 'print_next', 'Transcript', 'shell']
 
 # %% ../../nbs/cli/01_common.ipynb #0e182c80
 import argparse
@@ -270,7 +270,30 @@ def check_apart(
             raise ValueError(f"'{path}' is to be written twice; give each file a name of its own")
         taken.add(where)
 
+# %% ../../nbs/cli/01_common.ipynb #66c37e5d
+def check_different(
+    paths: list,  # Files and folders that are read
+):
+    "Raise `ValueError` if a path is given twice"
+    seen = set()
+    for path in paths:
+        where = Path(path).resolve()
+        if where in seen:
+            raise ValueError(f"'{path}' is given twice; give it once")
+        seen.add(where)
+
 # %% ../../nbs/cli/01_common.ipynb #bf3ce3ca
+def check_makeable(
+    folder: Path,  # Folder for results, which may be there
+):
+    "Raise an `OSError` before any work if a folder cannot be made, or nothing written to it"
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(f"Cannot make '{folder}', '{there}' is a file; name another --out")
+    if not os.access(there, os.W_OK):
+        raise PermissionError(f"Cannot write to the folder '{there}'; name another --out")
+
+
 def make_out_folder(
     path: Path,  # Folder to make, with its parents
 ):

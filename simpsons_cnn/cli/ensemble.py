@@ -15,6 +15,7 @@ from simpsons_cnn.cli.common import (
     add_network,
     add_overwrite,
     add_store_directory,
+    check_makeable,
     check_target,
     print_next,
     register_named_network,
@@ -54,6 +55,7 @@ def simpsons_ensemble(
         parser.error(f"--no_calibrate looks at no pictures; leave out {unused}")
     if args.out.parent.is_dir():  # else it is made with the file
         check_target(args.out, args.overwrite, "name another --out")
+    check_makeable(args.out.parent)
     from simpsons_cnn.training.ensemble import make_ensemble
 
     register_named_network(args)

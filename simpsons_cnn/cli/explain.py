@@ -16,6 +16,8 @@ from simpsons_cnn.cli.common import (
     add_model,
     add_network,
     add_overwrite,
+    check_different,
+    check_makeable,
     make_out_folder,
     open_classifier,
     print_next,
@@ -74,6 +76,8 @@ def _pictures_and_figures(args) -> list:  # (picture, figure) each
     "What to explain and what to write; raises `FileExistsError` or `FileNotFoundError`"
     from simpsons_cnn.data.folders import check_outside
 
+    check_different(args.pictures)
+    check_makeable(args.out)
     for folder in filter(Path.is_dir, args.pictures):
         check_outside(args.out, folder)
     pictures = _find_pictures(args.pictures)

@@ -83,11 +83,11 @@ def _asked_for(args) -> dict:  # kind -> path; empty for a file beside the model
     return asked if asked or args.push or args.web or args.hub else dict(onnx=Path(""))
 
 # %% ../../nbs/cli/05_export.ipynb #c2f08b67
-def _check_page_alone(web: Path, targets: list):
-    "Raise `ValueError` for another target in the folder of the page, if there is one"
+def _check_alone(folder: Path, targets: list):
+    "Raise `ValueError` for another target in the folder of the page, or for the hub"
     for path in targets:
-        if web and web.resolve() in path.resolve().parents:
-            raise ValueError(f"'{path}' lies in '{web}', which is for the page alone")
+        if folder.resolve() in path.resolve().parents:
+            raise ValueError(f"'{path}' lies in '{folder}', which gets files of its own alone")
 
 # %% ../../nbs/cli/05_export.ipynb #3e3317b8
 def _targets(args) -> dict:  # kind -> path
@@ -103,7 +103,8 @@ def _targets(args) -> dict:  # kind -> path
             require_empty_folder(folder)
             targets[kind] = folder
     check_apart(targets.values(), inputs=filter(None, [args.model, args.onnxruntime_web]))
-    _check_page_alone(args.web, targets.values())
+    for folder in filter(None, (args.web, args.hub)):
+        _check_alone(folder, targets.values())
     return targets
 
 # %% ../../nbs/cli/05_export.ipynb #66ff6d73
@@ -147,12 +148,21 @@ def _write(clf, kind: str, path: Path, pictures: list) -> str:  # What to print
     return _parity_line(path, export(clf, path, pictures))
 
 # %% ../../nbs/cli/05_export.ipynb #41216a71
+def _check_for_page(args) -> list:  # The examples
+    "Find what a page needs before the work; raises `OSError` or `ValueError`"
+    from simpsons_cnn.inference.export import pictures_to_check
+    from simpsons_cnn.inference.web import runtime_archive
+
+    if args.onnxruntime_web:
+        runtime_archive(args.onnxruntime_web)
+    return pictures_to_check(args.examples, 12) if args.examples else []
+
+
 def _write_web(clf, folder: Path, pictures: list, args) -> str:  # What to print
     "Write a page for the browser"
-    from simpsons_cnn.inference.export import pictures_to_check
     from simpsons_cnn.inference.web import export_web
 
-    examples = pictures_to_check(args.examples, 12) if args.examples else []
+    examples = _check_for_page(args)
     found = export_web(clf, folder, pictures, args.onnxruntime_web, examples)
     return f"{_parity_line(folder, found)}, {found['bytes'] / 1e6:.1f} MB"
 
@@ -161,6 +171,7 @@ def _write_all(clf, targets: dict, args):
     "Write the files of a classifier, and print a line for each"
     from simpsons_cnn.inference.export import pictures_to_check
 
+    _check_for_page(args)
     pictures = pictures_to_check(args.pictures) if targets.keys() - {"card", "hub"} else None
     for kind, path in targets.items():
         if kind == "web":
@@ -186,6 +197,19 @@ def _next_after_export(targets: dict, push: str) -> str:
     return _OPENED_BY[kind].format(shlex.quote(str(path)) if kind == "web" else str(path))
 
 # %% ../../nbs/cli/05_export.ipynb #7a7a1eb8
+def _push(clf, repo_id: str) -> str:  # Address of the upload
+    "Upload to the hub; raises `OSError` for whatever stands in the way"
+    from simpsons_cnn.inference.card import push_to_hub
+
+    try:
+        return push_to_hub(clf, repo_id)
+    except ModuleNotFoundError:
+        raise
+    except Exception as e:  # of the hub's client and of what it uses for the network
+        reason = str(e).strip().splitlines()[0] if str(e).strip() else ""
+        raise OSError(f"Cannot upload to {repo_id!r} ({type(e).__name__}: {reason})") from None
+
+
 @tidy_errors
 def simpsons_export(
     argv: list = None,  # Arguments; `None` takes those of the program
@@ -195,10 +219,8 @@ def simpsons_export(
     args = parser.parse_args(argv)
     _check_options(parser, args)
     targets = _targets(args)
-    from simpsons_cnn.inference.card import push_to_hub
-
     clf = open_classifier(args, "cpu")
     _write_all(clf, targets, args)
     if args.push:
-        print(push_to_hub(clf, args.push))
+        print(_push(clf, args.push))
     print_next(_next_after_export(targets, args.push))

@@ -20,6 +20,8 @@ from simpsons_cnn.cli.common import (
     add_overwrite,
     add_store_directory,
     check_apart,
+    check_different,
+    check_makeable,
     check_target,
     make_out_folder,
     open_classifier,
@@ -161,6 +163,7 @@ def simpsons_predict(
     args = _predict_parser().parse_args(argv)
     if args.k < 1:
         raise ValueError(f"k must be 1 or more, got {args.k}")
+    check_different(args.pictures)
     if args.out or args.shard:
         _predict_shard(args)
         return
@@ -293,6 +296,7 @@ def simpsons_evaluate(
 
     for folder in filter(None, (args.out, args.store_directory)):
         check_outside(folder, args.folder)
+        check_makeable(Path(folder))
     clf = open_classifier(args, args.device)
     if args.out:
         _make_out_folder(args.out, args.overwrite)

@@ -12,7 +12,13 @@ import shlex
 import sys
 from typing import Literal, get_args, get_origin
 
-from .common import CommandParser, print_next, score_line, tidy_errors
+from simpsons_cnn.cli.common import (
+    CommandParser,
+    check_makeable,
+    print_next,
+    score_line,
+    tidy_errors,
+)
 from ..core.config import Config
 
 # %% ../../nbs/cli/02_train.ipynb #cef38937
@@ -201,11 +207,13 @@ def _print_verified(found: dict, folder):
 def _find_rate(config: Config, files=None):
     "Print a learning rate to try first, and save the figure that it was read from"
     from simpsons_cnn.core.figures import figure_png
-    from simpsons_cnn.core.files import atomic_write
+    from simpsons_cnn.core.files import atomic_write, require_file_or_nothing
     from simpsons_cnn.training.find_rate import search_rate
 
-    found = search_rate(config, files=files)
     path = (config.out_directory or config.runs_directory) / "learning_rate.png"
+    check_makeable(path.parent)
+    require_file_or_nothing(path)
+    found = search_rate(config, files=files)
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, figure_png(found.plot()))
     print(found)

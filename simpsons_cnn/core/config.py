@@ -264,7 +264,7 @@ def _check_remedies(class_weights: str, imbalance):
 # %% ../../nbs/core/03_config.ipynb #84c361ba
 class _Goal(_Steps):
     gamma: float = _setting(
-        0.0, "Focal loss: how much easy pictures fade; 0 is cross entropy", ge=0
+        0.0, "Focal loss: how much easy pictures fade; 0 is cross entropy", ge=0, le=100
     )
     class_weights: Literal["none", "reference", "inverse", "effective"] = _setting(
         "none", "How rare characters are weighted, see `class_weights`"

@@ -33,6 +33,7 @@ from simpsons_cnn.data.store import (
     PixelStore,
     StoreJob,
     list_difference,
+    naming_store,
     open_or_update,
     read_kept,
     with_digests,
@@ -87,7 +88,7 @@ def _read_index(job: StoreJob) -> _Index | None:
     path = _index_path(job)
     try:
         return _Index.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError:
         raise ValueError(f"'{path}' is damaged; remove it and build the shards again") from None
@@ -112,8 +113,9 @@ def _agree(job: StoreJob, index: _Index, overwrite: bool = False):
             f"{index.shards}; give each job the same folder and count, or pass overwrite to all "
             "if the pictures have changed since"
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, index.model_dump_json())
+    with naming_store(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(path, index.model_dump_json())
     if held is not None and held.parts != index.parts:
         _remove_parts(job, held)
 

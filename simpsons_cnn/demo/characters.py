@@ -8,6 +8,7 @@ __all__ = ['characters', 'character_names', 'Character', 'palette', 'draw_charac
 # %% ../../nbs/demo/02_characters.ipynb #ee0ddb74
 import json
 import math
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -416,6 +417,9 @@ def _draw_files(folder: Path, train: int, test: int, size: int, seed: int):
         draw_character(name, rng, size).save(path, quality=90)
 
 # %% ../../nbs/demo/02_characters.ipynb #52dd6a0d
+_MOST = 100_000  # pictures of each character; more would be drawn for hours
+
+
 def demo_characters(
     folder,  # Gets `train/` and `test/`, each with a folder per character
     train: int = 200,  # Training pictures of each character
@@ -425,13 +429,17 @@ def demo_characters(
 ) -> Path:  # The folder
     "Draw a data set of ten invented characters as JPEGs; `ValueError`, or `FileExistsError`"
     folder, asked = Path(folder), dict(train=train, test=test, size=size, seed=seed)
-    if min(train, test) < 1:
-        raise ValueError(f"train and test must be 1 or more, got train={train}, test={test}")
+    if not 1 <= min(train, test) <= max(train, test) <= _MOST:
+        got = f"train={train}, test={test}"
+        raise ValueError(f"train and test must be 1 or more and at most {_MOST:,}, got {got}")
+    if not 16 <= size <= 4096:
+        raise ValueError(f"size must be from 16 to 4,096, got {size}")
     if seed < 0:
         raise ValueError(f"seed must be 0 or more, got {seed}")
     note = folder / "drawn.json"
-    if note.exists() and json.loads(note.read_text()) == asked:
-        return folder
+    with suppress(OSError, ValueError):  # no file, or none of ours
+        if json.loads(note.read_text()) == asked:
+            return folder
     with replace_folder(folder) as building:
         _draw_files(building, train, test, size, seed)
         (building / note.name).write_text(json.dumps(asked))

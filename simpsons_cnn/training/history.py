@@ -177,9 +177,10 @@ def warn_if_diverging(
     times: float = 3.0,  # The mean may be this many times the loss of the first step
 ):
     "Warn if the mean loss of an epoch is several times that of the first step"
-    if not history.first_steps:
+    first = history.first_steps[0]["loss"] if history.first_steps else 0
+    if first <= 0:  # of a loss of one's own, that may have any sign
         return
-    growth = losses.mean().item() / history.first_steps[0]["loss"]
+    growth = losses.mean().item() / first
     if growth > times:
         warnings.warn(
             f"The training loss of epoch {len(history) + 1} is {growth:.1f} times that of the"

@@ -115,6 +115,8 @@ def list_runs(
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"No folder '{folder}'; name the one that holds your runs")
+    if (folder / "model/config.yaml").is_file():
+        raise FileNotFoundError(f"'{folder}' is one run; name the folder that holds it")
     runs = []
     for path in sorted(folder.iterdir(), key=_by_number):
         if not path.is_dir() or path.name in _SECOND_NAMES:
