@@ -137,7 +137,7 @@ def has_columns(output: dict) -> bool:
     lines = "".join(output.get("text") or data.get("text/plain", "")).splitlines()
     lines = [line for line in lines if line.strip()]
     aligned = [line for line in lines if re.search(r"\S {2,}\S", line)]
-    return len(aligned) > 1 and 2 * len(aligned) >= len(lines)
+    return len(aligned) > 2 or len(aligned) == 2 and len(lines) < 5
 
 
 def mark_columns(cell: dict) -> None:
