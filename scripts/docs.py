@@ -137,7 +137,7 @@ def has_columns(output: dict) -> bool:
     lines = "".join(output.get("text") or data.get("text/plain", "")).splitlines()
     lines = [line for line in lines if line.strip()]
     aligned = [line for line in lines if re.search(r"\S {2,}\S", line)]
-    return len(aligned) > 1 and 2 * len(aligned) >= len(lines)
+    return len(aligned) > 2 or len(aligned) == 2 and len(lines) < 5
 
 
 def mark_columns(cell: dict) -> None:
@@ -146,12 +146,23 @@ def mark_columns(cell: dict) -> None:
         cell["source"] = "#| classes: aligned\n" + "".join(cell["source"])
 
 
+def drop_widgets(cell: dict) -> None:
+    "Without a kernel a box of widgets is a line of Python, such as `VBox(children=(…`"
+    cell["outputs"] = [
+        output
+        for output in cell.get("outputs", [])
+        if not re.match(r"\w+\(children=", "".join(output.get("data", {}).get("text/plain", "")))
+    ]
+
+
 def mend_pages() -> None:
     for page in (root / "_proc").rglob("*.ipynb"):
         notebook = json.loads(page.read_text(encoding="utf-8"))
         for cell in notebook["cells"]:
             mend_signature(cell)
             mark_columns(cell)
+            if cell["cell_type"] == "code":
+                drop_widgets(cell)
         page.write_text(json.dumps(notebook, ensure_ascii=False), encoding="utf-8")
 
 

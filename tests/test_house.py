@@ -79,6 +79,14 @@ def test_a_page_exports_to_the_module_of_its_own_name(page):
         assert (PACKAGE / room / f"{name}.py").is_file()
 
 
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_the_cell_that_exports_does_nothing_else(page):
+    "nbdev skips it when a page runs as a test, and temporary folders were left behind"
+    exporting = [source for source in sources(page, "code") if "nbdev_export()" in source]
+    lines = {line for source in exporting for line in source.splitlines() if line}
+    assert lines <= {"#| hide", "import nbdev", "nbdev.nbdev_export()"}
+
+
 def test_no_module_without_a_page():
     pages = {f"{p.parent.name}/{p.stem[3:]}.py" for p in PAGES}
     assert [module_id(m) for m in MODULES if module_id(m) not in pages] == []

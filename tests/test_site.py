@@ -250,3 +250,11 @@ def test_tables_of_spaces_are_not_wrapped():
         docs.mark_columns(cell)
     assert [cell["source"] for cell in cells] == ["#| classes: aligned\nseries", "series", "series"]
     assert ".cell.aligned .cell-output pre" in (NBS / "styles.css").read_text(encoding="utf-8")
+
+
+def test_boxes_of_widgets_are_left_out():
+    box = dict(data={"text/plain": ["VBox(children=(HBox(children=(Dropdown(descr"]})
+    widget = dict(data={"text/plain": ["LabelCleaner(500 pictures, 0 decided)"]})
+    cell = dict(outputs=[box, widget, dict(text=["a line"])])
+    docs.drop_widgets(cell)
+    assert cell["outputs"] == [widget, dict(text=["a line"])]

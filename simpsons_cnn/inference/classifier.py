@@ -166,7 +166,7 @@ def _thumbnail_html(prediction: Prediction, side: int = 96) -> str:
 # %% ../../nbs/inference/02_classifier.ipynb #a45747b2
 def _candidate_html(name: str, p: float) -> str:
     "A row of the table of candidates: name, bar, probability"
-    bar = f"<progress value='{p:.4f}' max='1'></progress>"
+    bar = f"<progress value='{p:.4f}' max='1' style='width:6em'></progress>"
     name = escape_html(name)
     return f"<tr><td style='text-align:left'>{name}</td><td>{bar}</td><td>{p:.1%}</td></tr>"
 
@@ -176,7 +176,7 @@ def _prediction_html(prediction: Prediction) -> str:
     rows = "".join(_candidate_html(name, p) for name, p in prediction.top())
     if prediction.known is False:
         rows = f"<tr><td colspan=3><b>not sure</b>; nearest:</td></tr>{rows}"
-    style = "display:flex;gap:1em;align-items:center"
+    style = "display:flex;flex-wrap:wrap;gap:1em;align-items:center"
     return f"<div style='{style}'>{_thumbnail_html(prediction)}<table>{rows}</table></div>"
 
 # %% ../../nbs/inference/02_classifier.ipynb #bb0c2892

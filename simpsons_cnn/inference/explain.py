@@ -222,4 +222,5 @@ def _figure_html(explanation: Explanation) -> str:
     png = base64.b64encode(explanation.plot()._repr_png_()).decode()
     caption = escape_html(repr(explanation))
     image = f"<img alt='' src='data:image/png;base64,{png}'>"
-    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
+    caption = f"<figcaption style='overflow-wrap:anywhere'>{caption}</figcaption>"
+    return f"<figure>{image}{caption}</figure>"
