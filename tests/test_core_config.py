@@ -117,6 +117,8 @@ def test_text_means_a_value():
         ("training_parameters: 3", "must hold 'setting: value' lines, got 3"),
         ("training_parameters: {seed: 1", "is not a YAML file"),
         ("just some words", "must hold sections"),
+        ("[]", "must hold sections"),
+        ("false", "must hold sections"),
         ("[" * 3000, "c.yaml' is not a YAML file"),
         ("training_parameters: {seed: 2001-99-99}", "c.yaml' is not a YAML file"),
         ("training_parameters: {seed: " + "9" * 5000 + "}", "c.yaml' is not a YAML file"),
@@ -169,6 +171,23 @@ def test_names_that_yaml_reads_as_something_else(load_text):
     with pytest.raises(ValueError, match="put a number or a word such as no in quotes"):
         load_text("training_parameters: {imbalance: {123: 2.0}}")
     assert load_text("training_parameters: {imbalance: {'123': 2.0}}").imbalance == {"123": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("text", "read_as"), [("010", 8), ("-0_17", -15), ("1:30", 90), ("1:30.5", 90.5), ("+012", 10)]
+)
+@pytest.mark.parametrize(
+    "line", ["training_parameters: {{num_epochs: {}}}", "dataset_parameters:\n  traindir: {}\n"]
+)
+def test_octal_and_sexagesimal_numbers(load_text, text, read_as, line):
+    "YAML 1.1 reads 010 as 8 and 1:30 as 90"
+    with pytest.raises(ValueError, match=re.escape(f"{text} stands for {read_as} in YAML")):
+        load_text(line.format(text))
+
+
+def test_usual_numbers(load_text):
+    for text in ("10", "0", "0x0a", "1_0", "10.0", "'010'"):
+        assert load_text(f"training_parameters: {{seed: {text}}}").seed in (0, 10)
 
 
 def test_the_home_folder_is_written_out(load_text, monkeypatch):

@@ -545,3 +545,36 @@ def test_names_that_windows_cannot_write(name, path, monkeypatch):
     with pytest.raises(ValueError, match="which Windows cannot write"):
         _safe_name(path)
     assert _safe_name("train/auxiliary/com10.v2.png") == "train/auxiliary/com10.v2.png"
+
+
+@pytest.mark.parametrize("make", [make_zip, make_tar])
+def test_entries_of_one_name_are_mentioned(folder, make):
+    small = {f"d/{c}/{i}.jpg": bytes([i]) * 9 for c in "ab" for i in range(2)}
+    path = make(Path("twice"), small | {"d/./a/0.jpg": b"another picture"})
+    found = unpack(path, "out")
+    test_eq(found.left_out, {"a later entry has the same name": ["d/a/0.jpg"]})
+    test_eq(Path("out/train/a/0.jpg").read_bytes(), b"another picture")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("a/\udce9.jpg", "which is not UTF-8 text"), ("\udce9/1.jpg", "which is not UTF-8 text")]
+    + [("x" * 256 + "/1.jpg", "of 256 bytes, and drives take 255")],
+    ids=["picture", "character", "long"],
+)
+def test_names_that_could_not_be_scanned_or_written(folder, name, words, packed):
+    few = {f"d/{c}/{i}.jpg": bytes([i]) for c in "ab" for i in range(2)} | {f"d/{name}": b"x"}
+    if packed:
+        refused(make_tar("bad.tar", few, "w:gz"), words)
+    elif "x" not in name:
+        refused(make_folder(Path("bad"), few), words)
+
+
+@pytest.mark.parametrize("mode", ["w:gz", "w:xz"])
+@pytest.mark.parametrize("harm", ["cut", "changed"])
+def test_the_checksum_behind_the_entries_counts(folder, mode, harm):
+    path = Path(make_tar("bad.tar", content, mode))
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] if harm == "cut" else data[:-6] + b"?" + data[-5:])
+    refused(path, "cannot be unpacked: ")

@@ -151,6 +151,24 @@ def test_links(tmp_path):
     assert pictures_under(heap) == [heap / "a/deep/1.png", heap / "b.png"]
 
 
+def test_what_is_left_out_is_mentioned_if_it_is_no_file_either(tmp_path, capsys):
+    "Such as the links of git-annex to pictures that were not fetched"
+    make_folder(tmp_path, "a/1.png", "b/1.png")
+    (tmp_path / "a/2.png").symlink_to("nowhere")
+    (tmp_path / "a/3.png").symlink_to("3.png")
+    os.mkfifo(tmp_path / "b/4.png")
+    assert len(ImageFiles.scan(tmp_path)) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("note: 3 files under") and "(a/2.png, a/3.png, b/4.png)" in said
+
+
+def test_a_character_behind_a_broken_link_is_not_forgotten(tmp_path):
+    make_folder(tmp_path, "a/1.png", "b/1.png")
+    (tmp_path / "c").symlink_to("/unplugged/c")
+    with pytest.raises(ValueError, match="'c', a link that leads nowhere; mend or remove it"):
+        ImageFiles.scan(tmp_path)
+
+
 def test_many_ways_through_links(tmp_path):
     make_folder(tmp_path, *(f"{i}/x.png" for i in range(9)))
     for i in range(9):

@@ -10,6 +10,7 @@ __all__ = ['registered_networks', 'settings_error', 'DatasetParameters', 'networ
 import importlib
 import operator
 import os
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -495,6 +496,20 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, text, node.start_mark)
         return super().construct_mapping(node, deep)
 
+# %% ../../nbs/core/03_config.ipynb #0c8b2f47
+def _plain_number(loader: _Loader, node):
+    "A number; one that does not mean to YAML what a reader would think is refused"
+    kind = node.tag.rpartition(":")[2]  # 'int' or 'float'
+    number = getattr(loader, f"construct_yaml_{kind}")(node)
+    if re.match(r"[-+]?(0[0-9_]|[0-9_]+:)", node.value):
+        text = f"{node.value} stands for {number} in YAML; write that, or put it in quotes"
+        raise yaml.constructor.ConstructorError(None, None, text, node.start_mark)
+    return number
+
+
+for _kind in ("int", "float"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _plain_number)
+
 # %% ../../nbs/core/03_config.ipynb #405e3379
 def _parse_yaml(data: bytes):
     if any(isinstance(e, yaml.AliasEvent) for e in yaml.parse(data, yaml.SafeLoader)):
@@ -509,10 +524,12 @@ def _read_yaml(path) -> dict:
     "The sections of a YAML file; `ValueError` with its path if it holds something else"
     data = read_limited(path, "configuration file", _MAX_BYTES)
     try:
-        raw = _parse_yaml(data) or {}
+        raw = _parse_yaml(data)
     except Exception as e:
         reason = e if isinstance(e, yaml.YAMLError) else repr(e)
         raise ValueError(f"'{path}' is not a YAML file: {reason}") from None
+    if raw is None:  # an empty file
+        return {}
     if not isinstance(raw, dict):
         kind = type(raw).__name__
         raise ValueError(f"'{path}' must hold sections such as 'training_parameters:', got {kind}")

@@ -76,7 +76,7 @@ class _Folder:
     "A folder to read images from"
 
     def __init__(self, root: Path):
-        self.root = root
+        self.root, self.replaced = root, []
         self.sizes = {
             p.relative_to(root).as_posix(): p.stat().st_size for p in pictures_under(root)
         }
@@ -105,7 +105,7 @@ class _Zip:
     "A zip archive to read from"
 
     def __init__(self, path: Path, limit: float):
-        self.zip, self.infos = zipfile.ZipFile(path), {}
+        self.zip, self.infos, self.replaced = zipfile.ZipFile(path), {}, []
         check = _EntryCheck(limit)
         for info in self.zip.infolist():
             kind = stat.S_IFMT(info.external_attr >> 16)
@@ -113,6 +113,8 @@ class _Zip:
             name = check(_decoded_name(info), info.file_size, is_plain)
             if info.flag_bits & 1:
                 raise ValueError("it is encrypted; unpack it with its password and pass the folder")
+            if name in self.infos:
+                self.replaced.append(name)
             if not info.is_dir():
                 self.infos[name] = info
         self.sizes = {name: info.file_size for name, info in self.infos.items()}
@@ -149,20 +151,31 @@ def _open_compressed(path: Path):
     return open(path, "rb")
 
 # %% ../../nbs/data/04_archives.ipynb #963def39
+def _check_end(file: _SmallReads, offset: int, limit: float):
+    "Raise an error unless the entries end at `offset`, and the checksum behind them is right"
+    file.seek(offset)
+    if file.read(512) != bytes(512):
+        raise tarfile.ReadError(f"neither a header nor the end at byte {offset:,}")
+    while file.read(2**20):  # at its end, gzip and xz compare the checksum of all data
+        if file.tell() - offset > limit:
+            raise ValueError(f"more than {limit / 2**30:g} GiB follow its last entry")
+
+
 class _Tar:
     "A tar archive to read from, compressed or not"
 
     def __init__(self, path: Path, limit: float):
-        self.file, self.infos = _SmallReads(_open_compressed(path)), {}
+        self.file = _SmallReads(_open_compressed(path))
+        self.infos, self.replaced = {}, []
         self.tar = tarfile.open(fileobj=self.file, mode="r:")  # noqa: SIM115  see `close`
         check = _EntryCheck(limit)
         for info in self.tar:
             name = check(info.name, info.size, info.isreg() or info.isdir())
+            if name in self.infos:
+                self.replaced.append(name)
             if not info.isdir():
                 self.infos[name] = info
-        self.file.seek(self.tar.offset)
-        if self.file.read(512) != bytes(512):
-            raise tarfile.ReadError(f"neither a header nor the end at byte {self.tar.offset:,}")
+        _check_end(self.file, self.tar.offset, limit)
         self.sizes = {name: info.size for name, info in self.infos.items()}
 
     def open(self, name: str):
@@ -467,6 +480,26 @@ def _are_one_file(folder: Path, one: str, other: str) -> bool:
     return False
 
 # %% ../../nbs/data/04_archives.ipynb #ad72a2d9
+_LONGEST_NAME = 255  # bytes, on the usual drives
+
+
+def _check_names(targets):
+    "Raise `ValueError` for a name that is no UTF-8 text, or too long for a drive"
+    for name in {name for target in targets for name in target.split("/")}:
+        try:
+            length = len(name.encode())
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"it holds the name {name!r}, which is not UTF-8 text; "
+                "unpack it with another program, rename that and pass the folder"
+            ) from None
+        if length > _LONGEST_NAME:
+            raise ValueError(
+                f"it holds the name '{name[:20]}…' of {length:,} bytes, and drives take "
+                f"{_LONGEST_NAME}; unpack it with another program, rename that and pass the folder"
+            )
+
+
 def _check_distinct(targets, folder: Path):
     "Raise `ValueError` for paths that differ too little for the drive of `folder`, or for a scan"
     seen = {}  # path as file systems may compare it -> path
@@ -485,6 +518,7 @@ def _write_all(source, goes: dict, folder: Path):
     "Write what `goes` somewhere under a folder, in the order of the archive"
     needed = sum(source.sizes[name] for name in goes)
     require_free_space(folder.parent, needed, "The unpacked data set")
+    _check_names(goes.values())
     _check_distinct(goes.values(), folder)
     names = [name for name in source.sizes if name in goes]
     for name in progress_bar(names, desc="unpacking"):
@@ -539,6 +573,8 @@ def unpack(
     limit = float("inf") if source.is_dir() else max_gib * 2**30
     with _errors_of(source), closing(_open_source(source, limit)) as opened:
         goes, left = _plan(opened.sizes, opened)
+        if opened.replaced:
+            left["a later entry has the same name"] = opened.replaced
         with replace_folder(folder) as temp:
             _write_all(opened, goes, temp)
     counts = _count(goes.values())

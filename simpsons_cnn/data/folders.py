@@ -114,11 +114,11 @@ def _visible_entries(folder) -> Iterator[os.DirEntry]:
 
 # %% ../../nbs/data/03_folders.ipynb #b61cddbe
 def _entries(folder) -> tuple[list[str], list[str], list[str]]:
-    "Sorted names of the images, subfolders and other files in a folder, without hidden ones"
+    "Sorted names of the images, subfolders and other entries of a folder, without hidden ones"
     entries = sorted(_visible_entries(folder), key=lambda e: e.name)
     images = [e.name for e in entries if _is_image_file(e)]
     folders = [e.name for e in entries if _is_kind(e, "dir")]
-    others = {e.name for e in entries if _is_kind(e, "file")}.difference(images)
+    others = {e.name for e in entries}.difference(images, folders)
     return images, folders, sorted(others)
 
 # %% ../../nbs/data/03_folders.ipynb #634b61bd
@@ -163,10 +163,20 @@ def _check_root(root: Path):
         )
 
 # %% ../../nbs/data/03_folders.ipynb #48793253
+def _check_no_broken_link(root: Path, names: list):
+    "A link that leads nowhere may stand for a character on a drive that is not there"
+    broken = [name for name in names if not (root / name).exists()]
+    if broken:
+        raise ValueError(
+            f"'{root}' holds {broken[0]!r}, a link that leads nowhere; mend or remove it"
+        )
+
+
 def _character_folders(root: Path) -> list:
     "Names of the character folders in `root`, or an error that says what was found instead"
     _check_root(root)
-    pictures, folders, _ = _entries(root)
+    pictures, folders, others = _entries(root)
+    _check_no_broken_link(root, others)
     if pictures:
         raise ValueError(
             f"{len(pictures):,} pictures lie directly in '{root}' ({first_few(pictures)}); "
@@ -249,7 +259,7 @@ def _note_others(root: Path, others: list):
     if others:
         print(
             f"note: {len(others):,} files under '{root}' are left out, because they are no pictures"
-            f" of a format that is read ({first_few(others)})",
+            f" of a format that is read, or links to nothing ({first_few(others)})",
             file=sys.stderr,
         )
 
