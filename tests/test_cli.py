@@ -102,6 +102,9 @@ def folder(tmp_path_factory):
         (folder / "series" / name / "model/config.yaml").write_text("")
     (folder / CSV_MODEL).write_bytes((folder / MODEL).read_bytes())
     (folder / "empty").mkdir()
+    for name in ("mossy_mo_0000.png", "report.json", "leaks.csv"):
+        (folder / "dirs" / name).mkdir(parents=True)
+    (folder / "dirs2/confusion.png").mkdir(parents=True)
     (folder / "stopped").mkdir()
     (folder / "stopped/config.yaml").write_text("")
     with zipfile.ZipFile(folder / "archive.zip", "w") as z:
@@ -166,6 +169,10 @@ MISTAKES = {
     f"simpsons_explain none {FACE} --out torn.jpg/x": "'torn.jpg/x', 'torn.jpg' is a file; name",
     "simpsons_evaluate none demo/test --out torn.jpg": "'torn.jpg', 'torn.jpg' is a file; name",
     "simpsons_evaluate none demo/test --store_directory torn.jpg/x": "'torn.jpg' is a file; name",
+    f"simpsons_explain none {FACE} --out dirs --overwrite": "0000.png' is a folder or a device",
+    f"simpsons_evaluate {MODEL} nowhere --out dirs --overwrite": "report.json' is a folder or",
+    f"simpsons_evaluate {MODEL} nowhere --out dirs2": "confusion.png' is a folder or a device",
+    "simpsons_audit nowhere --out dirs": "leaks.csv' is a folder or a device",
     "simpsons_data demo --demo": "already holds something else",
     "simpsons_data demo --from archive.zip": "already holds something else",
     "simpsons_data demo --fetch": "already holds something else",
@@ -220,6 +227,7 @@ def test_mistakes_are_a_line_and_exit_1(folder, line):
     assert not any((folder / name).exists() for name in ("new", "escaped.jpg", "x"))
 
 
+THREE_FOLDERS = " ".join(f"--out_{kind}_directory x" for kind in ("model", "graphics", "inference"))
 WRONG_OPTIONS = {
     "simpsons_train --num_epoch_s 2": "did you mean --num_epochs?",
     "simpsons_train --num_epoch 2": "did you mean --num_epochs?",
@@ -252,6 +260,7 @@ WRONG_OPTIONS = {
     "simpsons_predict m.safetensors a.jpg --tta unsure --flip": "--flip: not allowed with",
     "simpsons_evaluate m.safetensors demo --flip --tta unsure": "--tta: not allowed with",
     "simpsons_ensemble a b --out e --no_calibrate --traindir demo": "leave out --traindir",
+    f"simpsons_train --out x {THREE_FOLDERS}": "of the run; leave out --out_directory",
     "simpsons_predict m.safetensors a.jpg --qqqq": "see simpsons_predict --help",
     "simpsons_predict m.safetensors a.jpg --k two": "invalid int value: 'two'",
     "simpsons_predict": "required: model, pictures",

@@ -57,8 +57,14 @@ def test_strokes():
 @pytest.mark.parametrize(
     ("numbers", "message"),
     [
-        (dict(train=0), "train and test must be 1 or more, got train=0, test=50"),
-        (dict(test=0), "train and test must be 1 or more, got train=200, test=0"),
+        (
+            dict(train=0),
+            "train and test must be 1 or more and at most 100,000, got train=0, test=50",
+        ),
+        (
+            dict(test=0),
+            "train and test must be 1 or more and at most 100,000, got train=200, test=0",
+        ),
         (dict(seed=-1), "seed must be 0 or more, got -1"),
     ],
 )

@@ -261,3 +261,10 @@ def test_near_duplicates_make_a_score_less_sure():
     rng = np.random.default_rng(0)
     shares = [np.repeat(rng.integers(0, 2, 25), 8).mean() for _ in range(2000)]
     assert 0.93 < np.mean(np.abs(np.array(shares) - 0.5) <= 0.20) < 0.97
+
+
+def test_a_folder_in_place_of_a_file_of_the_run_is_refused(root, outputs):
+    config = Config.demo(root, overwrite=True, **outputs)
+    (outputs["out_model_directory"] / "last.ckpt").mkdir(parents=True)
+    with pytest.raises(FileExistsError, match="last.ckpt' is a folder or a device"):
+        make_output_folders(config)

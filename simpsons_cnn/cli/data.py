@@ -19,6 +19,7 @@ from simpsons_cnn.cli.common import (
     print_next,
     tidy_errors,
 )
+from ..core.files import require_file_or_nothing
 from ..core.text import first_few, safe_str
 
 # %% ../../nbs/cli/04_data.ipynb #e203696a
@@ -172,9 +173,12 @@ def _audit_folders(args):  # -> `AuditReport`
     for pictures in filter(None, (args.folder, args.test)):
         for folder in filter(None, (args.out, args.store_directory)):
             check_outside(folder, pictures)
+    tables = [args.out / name for name in AUDIT_FILES]
+    for path in tables:
+        require_file_or_nothing(path)
     files = ImageFiles.scan(args.folder)
     if args.fixes:
-        check_apart([args.out / name for name in AUDIT_FILES], inputs=[args.fixes])
+        check_apart(tables, inputs=[args.fixes])
         files = apply_fixes(files, args.fixes)
     make_out_folder(args.out)
     test = ImageFiles.scan(args.test, classes=files.classes) if args.test else None

@@ -23,7 +23,7 @@ from simpsons_cnn.cli.common import (
     print_next,
     tidy_errors,
 )
-from ..core.files import atomic_write
+from ..core.files import atomic_write, require_file_or_nothing
 
 # %% ../../nbs/cli/08_explain.ipynb #f00f35c2
 def _explain_parser() -> CommandParser:
@@ -84,6 +84,7 @@ def _pictures_and_figures(args) -> list:  # (picture, figure) each
     figures = _figure_paths(pictures, args.out)
     explained = {path.resolve() for path in pictures}
     for path in filter(Path.exists, figures):
+        require_file_or_nothing(path)
         if path.resolve() in explained:
             raise FileExistsError(f"'{path}' is a picture to explain; name another --out")
         if not args.overwrite:

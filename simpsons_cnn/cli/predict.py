@@ -29,7 +29,7 @@ from simpsons_cnn.cli.common import (
     score_line,
     tidy_errors,
 )
-from ..core.files import atomic_write
+from ..core.files import atomic_write, require_file_or_nothing
 from ..core.text import first_few, safe_str
 
 # %% ../../nbs/cli/03_predict.ipynb #3dae9367
@@ -134,7 +134,7 @@ def _shard_job(args):  # -> `ShardJob`
         raise ValueError("--out and --csv both name a file of predictions; pass --out alone")
     if len(args.pictures) != 1 or not Path(args.pictures[0]).is_dir():
         raise ValueError(f"--out needs one folder of pictures, got {first_few(args.pictures)}")
-    job = ShardJob(args.model, Path(args.pictures[0]), args.out, shard, args.k, args.tta)
+    job = ShardJob(Path(args.model), Path(args.pictures[0]), args.out, shard, args.k, args.tta)
     check_target(args.out, args.overwrite, "name another --out")
     check_apart([args.out], inputs=[args.model])
     return job
@@ -233,12 +233,16 @@ def _evaluate_parser() -> CommandParser:
 # %% ../../nbs/cli/03_predict.ipynb #8192592b
 def _make_out_folder(out: Path, overwrite: bool):
     "The folder of the report; raises `FileExistsError` if it holds another one"
+    from simpsons_cnn.scoring.plotting import REPORT_FIGURES
+
     if (out / "config.yaml").exists():
         raise FileExistsError(f"'{out}' holds a run with a report of its own; name another --out")
     if (out / "report.json").exists() and not overwrite:
         raise FileExistsError(
             f"'{out}' already holds a report; name another --out or pass --overwrite"
         )
+    for name in ("report.json", *REPORT_FIGURES):
+        require_file_or_nothing(out / name)
     make_out_folder(out)
 
 # %% ../../nbs/cli/03_predict.ipynb #0c7a4f2a

@@ -385,6 +385,12 @@ def _unused_settings(options: argparse.Namespace, settings: dict):
         yield "--seeds names the seeds, and --split_seed that of the split", {"seed"}
     if settings.get("split", "group") not in ("group", "random"):
         yield f"the split file '{settings['split']}' says what is held out", {"valid", "split_seed"}
+    if {
+        "out_model_directory",
+        "out_graphics_directory",
+        "out_inference_directory",
+    } <= settings.keys():
+        yield "three options name all folders of the run", {"out_directory", "runs_directory"}
     if "out_directory" in settings:
         yield "--out_directory names the folder of the run", {"runs_directory"}
 

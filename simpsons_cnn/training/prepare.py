@@ -100,6 +100,8 @@ def make_output_folders(
 ):
     "Make the output folders; `FileExistsError` if they hold a run, `OSError` if unwritable"
     _check_held(config, resume)
+    for path in _files_held(config):
+        require_file_or_nothing(path)
     for key in RUN_FILES:
         _make_writable(getattr(config, key))
 
