@@ -104,7 +104,8 @@ def run_processes(
     options = ["--standalone", f"--nproc_per_node={nproc}"]
     options.append(f"--signals_to_handle={','.join(handlers)}")
     try:
-        with _nothing_left_behind(handlers):
+        with tempfile.TemporaryDirectory() as logs, _nothing_left_behind(handlers):
+            options.append(f"--log_dir={logs}")
             os.environ.setdefault("OMP_NUM_THREADS", str(max(1, num_workers() // nproc)))
             torchrun([*options, *arguments])
     except ChildFailedError as e:
