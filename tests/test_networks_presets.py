@@ -66,7 +66,9 @@ def test_what_could_not_be_loaded_is_not_saved(tmp_path, classes, size, value, m
 def test_a_network_of_another_precision_is_not_saved(tmp_path):
     "Its file could not be opened"
     model = create_model("reference", 3).half()
-    with pytest.raises(ValueError, match=r"conv_stack.0.bias, .* are torch.float16; call float\(\)"):
+    with pytest.raises(
+        ValueError, match=r"conv_stack.0.bias, .* are torch.float16; call float\(\)"
+    ):
         save_model(tmp_path / "m.safetensors", model, [*"abc"], Preprocess())
     assert not list(tmp_path.iterdir())
 
