@@ -26,7 +26,7 @@ from simpsons_cnn.cli.train import simpsons_train
 from simpsons_cnn.core.config import setting_sections
 from simpsons_cnn.data.folders import ImageFiles
 from simpsons_cnn.data.preprocess import Preprocess
-from simpsons_cnn.demo.characters import demo_characters
+from simpsons_cnn.demo.characters import demo_characters, draw_character
 from simpsons_cnn.inference.classifier import Classifier
 from simpsons_cnn.networks.model_file import save_model
 from simpsons_cnn.networks.reference import SimpsonsCNN
@@ -622,6 +622,15 @@ def test_a_command_says_what_to_do_next(folder, line):
     code, out, err = run_from_scratch(folder, line)
     assert code == 0 and "next: " not in out
     assert err.splitlines()[-1].startswith(f"next: {NEXT[line]}")
+
+
+def test_audit_does_not_propose_to_train_on_pictures_that_cannot_be_read(folder, tmp_path):
+    for i, c in enumerate("ab"):
+        (tmp_path / "few" / c).mkdir(parents=True)
+        draw_character("mossy_mo", np.random.default_rng(i), 64).save(tmp_path / f"few/{c}/1.png")
+    (tmp_path / "few/a/2.jpg").write_bytes(b"")
+    code, out, err = run(folder, f"simpsons_audit {tmp_path / 'few'} --out {tmp_path / 'found'}")
+    assert code == 0 and "1 unreadable" in out and err == ""
 
 
 def test_audit_finds_leaks(folder):

@@ -34,6 +34,7 @@ def outcome_of(error):
     [
         MemoryError("Unable to allocate 6.11 GiB for an array"),
         MemoryError(),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
         RuntimeError(
             "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"
         ),

@@ -41,6 +41,9 @@ def store(tmp_path_factory):
         ({"indices": ["1"]}, TypeError, "indices must be a list of whole numbers"),
         ({"indices": [[1, 2]]}, TypeError, r"got int64 of shape \(1, 2\)"),
         ({"indices": 3}, TypeError, "indices must be a list of whole numbers"),
+        ({"seed": -1}, ValueError, "seed must be a whole number of 0 or more, got -1"),
+        ({"seed": 1.5}, ValueError, "seed must be a whole number of 0 or more, got 1.5"),
+        ({"seed": None}, ValueError, "seed must be a whole number of 0 or more, got None"),
         ({"shuffle": "locally"}, ValueError, "shuffle must be true, false or 'local', got 'loc"),
     ],
 )

@@ -311,6 +311,12 @@ def test_other_mistakes(clf, files, tmp_path):
         Classifier.load(tmp_path / "no.safetensors")
     with pytest.raises(ValueError, match="The calibration of the model cannot be used"):
         Classifier(clf.model, clf.classes, clf.preprocess, dict(calibration={"heat": 1}))
+    damaged = tmp_path / "warm.safetensors"
+    save_model(damaged, clf.model, clf.classes, clf.preprocess, dict(calibration={"heat": 1}))
+    with pytest.raises(ValueError, match="warm.safetensors' cannot be used: The calibration of"):
+        Classifier.load(damaged)
+    with pytest.raises(ValueError, match="must hold bytes"):
+        clf.predict(torch.rand(3, 64, 64, requires_grad=True))
     with pytest.raises(ValueError, match="did you mean 'mossy_mo'"):
         clf.explain(files.paths[0], "mossy_moe")
 

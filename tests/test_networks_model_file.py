@@ -150,6 +150,10 @@ DEEP = dict(name="ResidualCNN", num_classes=4, channels=[8, 8], blocks=[1, 1], d
         (dict(preprocess={"zoom": 2}), "has an incomplete header"),
         (dict(preprocess={"size": 0}), "has an incomplete header"),
         (dict(preprocess={"size": 32}), "crop must be at least 64 px each way, got 32"),
+        (dict(classes=["a", "b", "c", None]), "classes must be names as text, got None"),
+        (dict(classes=[0, 1, 2, 3]), "classes must be names as text, got 0"),
+        (dict(classes=["a", {}, "c", "d"]), "classes must be names as text, got {}"),
+        (dict(classes=["a", "", "c", "d"]), "classes must be names as text, got ''"),
         (dict(classes=None), "has an incomplete header"),
         (dict(about=None), "has an incomplete header"),
         (dict(architecture=HUGE | dict(dropout_rate=0.1)), r"has shape \(4,\), not \(10000000,\)"),
@@ -197,6 +201,8 @@ def test_weights_of_another_network(small):
 def test_what_cannot_be_saved(tmp_path):
     with pytest.raises(ValueError, match="classes must be 42 names, got 2"):
         save_model(tmp_path / "x", SimpsonsCNN(42), ["a", "b"], Preprocess())
+    with pytest.raises(ValueError, match="classes must be names as text, got 0"):
+        save_model(tmp_path / "x", SimpsonsCNN(2), [0, 1], Preprocess())
     with pytest.raises(ValueError, match="Unknown architecture 'Linear'; there are OwnNetwork"):
         save_model(tmp_path / "x", nn.Linear(2, 2), ["a", "b"], Preprocess())
     assert not list(tmp_path.iterdir())

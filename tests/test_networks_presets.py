@@ -1,5 +1,6 @@
 "First weights of layers, and networks that cannot be kept in a file"
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -60,6 +61,33 @@ def test_what_could_not_be_loaded_is_not_saved(tmp_path, classes, size, value, m
     with pytest.raises(ValueError, match=message):
         save_model(tmp_path / "m.safetensors", model, classes, Preprocess(size))
     assert not (tmp_path / "m.safetensors").exists()
+
+
+def test_a_network_of_another_precision_is_not_saved(tmp_path):
+    "Its file could not be opened"
+    model = create_model("reference", 3).half()
+    with pytest.raises(
+        ValueError, match=r"conv_stack.0.bias, .* are torch.float16; call float\(\)"
+    ):
+        save_model(tmp_path / "m.safetensors", model, [*"abc"], Preprocess())
+    assert not list(tmp_path.iterdir())
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    model = create_model("reference", np.int64(3), seed=0)
+    means = np.array([0.5, 0.25, 0.5], dtype=np.float32)
+    preprocess = Preprocess(np.int64(96), mean=means, crop=np.uint8(80))
+    about = dict(data=dict(pictures=np.int64(3), share=np.float32(0.5), sides=np.arange(2)))
+    save_model(tmp_path / "m.safetensors", model, np.array([*"abc"]), preprocess, about)
+    _, header = load_model(tmp_path / "m.safetensors")
+    assert header["preprocess"] == preprocess == Preprocess(96, mean=(0.5, 0.25, 0.5), crop=80)
+    assert header["about"]["data"] == dict(pictures=3, share=0.5, sides=[0, 1])
+
+
+@pytest.mark.parametrize("num_classes", ["3", 3.0, None, [3]])
+def test_a_number_of_characters_that_is_none(num_classes):
+    with pytest.raises(ValueError, match="num_classes must be a whole number of 2 or more, got"):
+        create_model("reference", num_classes)
 
 
 DEEPER = [name for name in PRESETS if name not in ("reference", "wide")]

@@ -81,6 +81,7 @@ DAMAGED = {
     b"\xff\xfe\x00": "is not a split file",
     b"file,split\nmoe/1.jpg,train,more\n": "its lines hold different numbers of values",
     b'file,split\n"moe/1.jpg,train\n': "is not a split file",
+    b"file,split,split\nmoe/1.jpg,train,valid\n": "'split' stands twice in its first line",
     b"": "is not a split file: it is empty",
     b"\n\n": "is not a split file: it is empty",
 }

@@ -530,3 +530,20 @@ def test_a_missing_group(groups):
     report = Report(np.array([[1, 1], [0, 2]]), ["a", "b"], frames)
     with pytest.raises(ValueError, match="got NaN or None for 2 of 4; give each"):
         report.bootstrap_interval("accuracy", groups=groups)
+
+
+@pytest.mark.parametrize(
+    "confusion",
+    [np.ones((2, 3), int), np.ones(3), -np.eye(3), np.full((3, 3), np.nan), np.eye(3) / 2, [["a"]]],
+    ids=["shape", "row", "negative", "nan", "half", "text"],
+)
+def test_counts_that_are_none_are_refused(confusion):
+    with pytest.raises(ValueError, match=r"confusion must hold counts, shape \(3, 3\), got"):
+        Report(confusion, [*"abc"])
+
+
+@pytest.mark.parametrize("counts", [[[3, 1], [0, 2]], torch.tensor([[3, 1], [0, 2]])])
+def test_counts_of_any_kind_are_taken(counts):
+    report = Report(counts, ["a", "b"])
+    assert (len(report), report.accuracy) == (6, 5 / 6)
+    assert report.to_dict()["confusion"] == [[3, 1], [0, 2]]

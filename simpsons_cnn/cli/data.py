@@ -215,4 +215,5 @@ def simpsons_audit(
     report = _audit_folders(args)
     print(f"{report!r}\ntables: {args.out}")
     _exit_if_leaks(report.leaks, args.out)
-    print_next(_next_after_audit(args))
+    if not len(report.unreadable):  # training would refuse them
+        print_next(_next_after_audit(args))

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 
+import numpy as np
 import safetensors.torch
 import torch
 from torch import nn
@@ -38,6 +39,13 @@ def _file_digest(data: bytes) -> str:
 _HEADER_LIMIT = 2**25  # bytes; a model's take about 30,000, one of 1,700 characters 18 million
 
 
+def _plain(value):
+    "A number or array of NumPy as JSON knows it"
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    raise TypeError(f"header must hold what JSON can hold, got {type(value).__name__}")
+
+
 def write_tensors(
     path,  # File to write
     tensors: dict,  # name -> tensor, on any device; no two may share their memory
@@ -47,7 +55,7 @@ def write_tensors(
     "Write tensors and a header in one atomic step; `ValueError` for a header beyond the limit"
     data = safetensors.torch.save(
         {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-        {"simpsons_cnn": json.dumps(dict(sha256="0" * 64) | header)},
+        {"simpsons_cnn": json.dumps(dict(sha256="0" * 64) | header, default=_plain)},
     )
     length = int.from_bytes(data[:8], "little")
     if length > _HEADER_LIMIT:

@@ -95,6 +95,7 @@ class _Order:
 
     def __init__(self, n: int, indices, batch_size: int, seed: int, shuffle: bool | str):
         _check_whole("batch_size", batch_size, 1)
+        _check_whole("seed", seed, 0)
         _check_shuffle(shuffle)
         self.indices = _as_indices(indices, n)
         self.batch_size, self.seed, self.shuffle = int(batch_size), seed, shuffle

@@ -79,14 +79,16 @@ def _on_channels(scale_shift: tuple, device) -> Tensor:  # Shape (2, 3, 1, 1)
     return torch.tensor(scale_shift, dtype=torch.float32, device=device)[..., None, None]
 
 # %% ../../nbs/data/02_preprocess.ipynb #b85437c0
-def _check_side(name: str, value: int, highest: int):
-    if not (isinstance(value, int) and 1 <= value <= highest):
+def _checked_side(name: str, value: int, highest: int) -> int:
+    if not (isinstance(value, (int, np.integer)) and 1 <= value <= highest):
         raise ValueError(f"{name} must be a whole number from 1 to {highest:,}, got {value!r}")
+    return int(value)
 
 
-def _check_per_channel(name: str, values: tuple, lowest: float):
+def _checked_channels(name: str, values: tuple, lowest: float) -> tuple:
     if not (len(values) == 3 and all(lowest <= v <= 1 for v in values)):
         raise ValueError(f"{name} must be three numbers from {lowest} to 1, got {values}")
+    return values if isinstance(values, tuple) else tuple(map(float, values))
 
 # %% ../../nbs/data/02_preprocess.ipynb #69097169
 @dataclass(frozen=True)
@@ -100,14 +102,15 @@ class _Settings:
     crop: int | None = None  # Side of the centre shown, in pixels; `None`: 5/6 of `size`, min. 64
 
     def __post_init__(self):
-        _check_side("size", self.size, 4096)
-        if self.crop is None:
-            object.__setattr__(self, "crop", _default_crop(self.size))
-        _check_side("crop", self.crop, self.size)
+        size = _checked_side("size", self.size, 4096)
+        crop = _default_crop(size) if self.crop is None else self.crop
+        checked = dict(size=size, crop=_checked_side("crop", crop, size))
         if self.resize_rule not in ("stretch", "pad"):
             raise ValueError(f"resize_rule must be 'stretch' or 'pad', got {self.resize_rule!r}")
-        _check_per_channel("mean", self.mean, 0)
-        _check_per_channel("std", self.std, 0.001)
+        checked["mean"] = _checked_channels("mean", self.mean, 0)
+        checked["std"] = _checked_channels("std", self.std, 0.001)
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
 
 # %% ../../nbs/data/02_preprocess.ipynb #4e69d6c3
 class Preprocess(_Settings):

@@ -57,7 +57,7 @@ def _array_channels_last(
     array,  # Array or tensor of shape `(height, width, 3)` or `(3, height, width)`
 ) -> np.ndarray:  # uint8, shape `(height, width, 3)`, contiguous and writable
     "The array with channels last; raises `ValueError` for an unclear shape or type"
-    x = np.asarray(array.cpu() if isinstance(array, Tensor) else array)
+    x = np.asarray(array.detach().cpu() if isinstance(array, Tensor) else array)
     if x.dtype != np.uint8:
         raise ValueError(f"An array must hold bytes (uint8) from 0 to 255, got {x.dtype}")
     if not _is_channels_last(x):
@@ -297,7 +297,10 @@ class _ModelFile(_TrainedNetwork):
         "Open a model file; raises `FileNotFoundError` or `ValueError`"
         device = pick_device(device)
         model, header = load_model(path, device)
-        return cls(model, header["classes"], header["preprocess"], header["about"], device)
+        try:
+            return cls(model, header["classes"], header["preprocess"], header["about"], device)
+        except ValueError as e:
+            raise ValueError(f"'{path}' cannot be used: {e}") from None
 
     @classmethod
     def from_pretrained(

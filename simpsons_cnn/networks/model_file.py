@@ -56,19 +56,38 @@ def _build(architecture: dict) -> nn.Module:
     return parts[0]
 
 # %% ../../nbs/networks/05_model_file.ipynb #c2d111ff
+def _check_precision(model: nn.Module, built: nn.Module):
+    "Raise `ValueError` for weights of another type than those of a new network"
+    types = {name: tensor.dtype for name, tensor in built.state_dict().items()}
+    others = {n: t.dtype for n, t in model.state_dict().items() if t.dtype != types[n]}
+    if others:
+        kind = next(iter(others.values()))
+        raise ValueError(f"weights {first_few(others)} are {kind}; call float() before saving")
+
+
 def _architecture(model: nn.Module) -> dict:
     "The name of a network's class and its arguments; `ValueError` if they do not rebuild it"
     name = type(model).__name__
     if name not in (*ARCHITECTURES, "Ensemble"):
         raise ValueError(unknown_name_message("architecture", name, ARCHITECTURES))
     architecture = dict(name=name, **model.hparams)
-    if _shapes(_build(architecture)) != _shapes(model):
+    built = _build(architecture)
+    if _shapes(built) != _shapes(model):
         raise ValueError(f"{name}(**model.hparams) must have the layers of the model; they differ")
+    _check_precision(model, built)
     return architecture
 
 # %% ../../nbs/networks/05_model_file.ipynb #e514fc15
+def _check_names(classes: list):
+    "Raise `ValueError` for something among the names that is no text, or an empty one"
+    wrong = [name for name in classes if not isinstance(name, str) or not name.strip()]
+    if wrong:
+        raise ValueError(f"classes must be names as text, got {short_repr(wrong[0])}")
+
+
 def _check_usable(model: nn.Module, classes: list, preprocess: Preprocess):
     "Raise `ValueError` for equal names, crops too small for the network, or weights not finite"
+    _check_names(classes)
     twice = [name for name, n in Counter(classes).items() if n > 1]
     if twice:
         raise ValueError(f"classes must differ, got {first_few(twice)} more than once")
@@ -208,7 +227,7 @@ def load_model(
     try:
         model = _network_of(header, len(tensors))
         header["preprocess"] = _preprocess_of(header, model.min_side)
-        header["classes"] = [str(name) for name in header["classes"]]
+        _check_names(header["classes"])
         header["about"] = dict(header["about"])
         _check_about(header["about"])
     except UnregisteredNetwork as e:

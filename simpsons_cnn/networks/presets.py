@@ -11,6 +11,7 @@ import copy
 import itertools
 import math
 import re
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
@@ -202,6 +203,9 @@ def create_model(
     **hparams,  # Arguments of a preset's class, such as `dropout_rate=0.2`
 ) -> nn.Module:
     "A network by name, with fresh weights; raises `ValueError` for an unknown name"
+    if not isinstance(num_classes, Integral):
+        raise ValueError(f"num_classes must be a whole number of 2 or more, got {num_classes!r}")
+    num_classes = int(num_classes)
     if architecture in PRESETS:
         return _create_preset(architecture, num_classes, seed, hparams)
     if hparams:

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..core.text import escape_html, first_few, unknown_name_message
+from ..core.text import escape_html, first_few, short_repr, unknown_name_message
 from ..data.folders import nfc
 from ..networks.reference import evaluating
 from .test_time import tta_logits
@@ -146,6 +146,17 @@ def characters_to_show(
     return np.sort(worst), f"the {_WORST_CHARACTERS} of {n:,} characters with the lowest F1"
 
 # %% ../../nbs/scoring/01_metrics.ipynb #b52ca622
+def _checked_counts(confusion, n: int) -> np.ndarray:
+    "Counts as an array of `n` rows and columns; raises `ValueError` for anything else"
+    counts = np.asarray(confusion)
+    numbers = counts.shape == (n, n) and counts.dtype.kind in "iuf"
+    if not numbers or (counts.size and counts.min() < 0) or (counts != np.floor(counts)).any():
+        raise ValueError(
+            f"confusion must hold counts, shape {(n, n)}, got {short_repr(confusion)}"
+        )
+    return counts if counts.dtype.kind in "iu" else counts.astype(np.int64)
+
+
 @dataclass(eq=False)
 class _Scores:
     "Scores of all characters together, from the counts"
@@ -156,6 +167,10 @@ class _Scores:
     store: object = None  # The `PixelStore` of the images, for looking at them
     loss: float = float("nan")  # Mean loss
     probabilities: np.ndarray | None = None  # `(n, classes)`, in the order of `per_image`; if kept
+
+    def __post_init__(self):
+        self.classes = list(self.classes)
+        self.confusion = _checked_counts(self.confusion, len(self.classes))
 
     def __len__(self):
         return int(self.confusion.sum())
