@@ -31,7 +31,9 @@ def _is_out_of_memory(error: Exception) -> bool:
     texts = ("out of memory", "allocate memory", "not enough memory", "alloc_failed")
     texts += ("failed to map segment",)  # of a library that is loaded
     text = str(error).lower()
-    by_text = isinstance(error, (RuntimeError, ImportError)) and any(words in text for words in texts)
+    by_text = isinstance(error, (RuntimeError, ImportError)) and any(
+        words in text for words in texts
+    )
     return by_text or isinstance(error, MemoryError)
 
 # %% ../../nbs/cli/01_common.ipynb #787c06e0

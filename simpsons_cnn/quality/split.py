@@ -228,7 +228,9 @@ def read_split(
         raise ValueError(f"'{path}' is not a split file: {e}") from None
     twice = [name for name, n in Counter(header).items() if n > 1 and name in columns]
     if twice:
-        raise ValueError(f"'{path}' is not a split file: {twice[0]!r} stands twice in its first line")
+        raise ValueError(
+            f"'{path}' is not a split file: {twice[0]!r} stands twice in its first line"
+        )
     if not set(columns) <= set(header):
         raise ValueError(
             f"'{path}' is not a split file: it must have the columns "

@@ -151,9 +151,7 @@ def _checked_counts(confusion, n: int) -> np.ndarray:
     counts = np.asarray(confusion)
     numbers = counts.shape == (n, n) and counts.dtype.kind in "iuf"
     if not numbers or (counts.size and counts.min() < 0) or (counts != np.floor(counts)).any():
-        raise ValueError(
-            f"confusion must hold counts, shape {(n, n)}, got {short_repr(confusion)}"
-        )
+        raise ValueError(f"confusion must hold counts, shape {(n, n)}, got {short_repr(confusion)}")
     return counts if counts.dtype.kind in "iu" else counts.astype(np.int64)
 
 
