@@ -706,7 +706,7 @@ def test_names_of_characters_are_no_commands_for_a_terminal(folder):
 
 
 def test_explain_says_that_it_cannot_write_before_it_looks_at_pictures(folder):
-    line = f"simpsons_explain {MODEL} {FACE} {FACE} --out run/model.safetensors/figures"
+    line = f"simpsons_explain {MODEL} {FACE} --out run/model.safetensors/figures"
     code, out, err = run(folder, line)
     assert (code, out, err.count("error")) == (1, "", 1) and "name another --out" in err
 
