@@ -288,13 +288,16 @@ def check_different(
 # %% ../../nbs/cli/01_common.ipynb #bf3ce3ca
 def check_makeable(
     folder: Path,  # Folder for results, which may be there
+    option: str = "--out",  # That names it
 ):
     "Raise an `OSError` before any work if a folder cannot be made, or nothing written to it"
     there = next(path for path in (folder, *folder.parents) if path.exists())
     if not there.is_dir():
-        raise NotADirectoryError(f"Cannot make '{folder}', '{there}' is a file; name another --out")
+        raise NotADirectoryError(
+            f"Cannot make '{folder}', '{there}' is a file; name another {option}"
+        )
     if not os.access(there, os.W_OK):
-        raise PermissionError(f"Cannot write to the folder '{there}'; name another --out")
+        raise PermissionError(f"Cannot write to the folder '{there}'; name another {option}")
 
 
 def make_out_folder(

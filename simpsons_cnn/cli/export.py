@@ -148,8 +148,8 @@ def _write(clf, kind: str, path: Path, pictures: list) -> str:  # What to print
     return _parity_line(path, export(clf, path, pictures))
 
 # %% ../../nbs/cli/05_export.ipynb #41216a71
-def _check_for_page(args) -> list:  # The examples
-    "Find what a page needs before the work; raises `OSError` or `ValueError`"
+def _page_examples(args) -> list:
+    "The examples of a page, before the work; raises `OSError` if it lacks something, `ValueError`"
     from simpsons_cnn.inference.export import pictures_to_check
     from simpsons_cnn.inference.web import runtime_archive
 
@@ -158,11 +158,10 @@ def _check_for_page(args) -> list:  # The examples
     return pictures_to_check(args.examples, 12) if args.examples else []
 
 
-def _write_web(clf, folder: Path, pictures: list, args) -> str:  # What to print
+def _write_web(clf, folder: Path, pictures: list, examples: list, args) -> str:  # What to print
     "Write a page for the browser"
     from simpsons_cnn.inference.web import export_web
 
-    examples = _check_for_page(args)
     found = export_web(clf, folder, pictures, args.onnxruntime_web, examples)
     return f"{_parity_line(folder, found)}, {found['bytes'] / 1e6:.1f} MB"
 
@@ -171,11 +170,11 @@ def _write_all(clf, targets: dict, args):
     "Write the files of a classifier, and print a line for each"
     from simpsons_cnn.inference.export import pictures_to_check
 
-    _check_for_page(args)
+    examples = _page_examples(args)
     pictures = pictures_to_check(args.pictures) if targets.keys() - {"card", "hub"} else None
     for kind, path in targets.items():
         if kind == "web":
-            print(_write_web(clf, path, pictures, args))
+            print(_write_web(clf, path, pictures, examples, args))
         else:
             print(_write(clf, kind, path, pictures))
 

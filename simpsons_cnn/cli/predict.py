@@ -298,9 +298,10 @@ def simpsons_evaluate(
     args = _evaluate_parser().parse_args(argv)
     from simpsons_cnn.data.folders import check_outside
 
-    for folder in filter(None, (args.out, args.store_directory)):
-        check_outside(folder, args.folder)
-        check_makeable(Path(folder))
+    for option in ("out", "store_directory"):
+        if folder := getattr(args, option):
+            check_outside(folder, args.folder)
+            check_makeable(Path(folder), f"--{option}")
     clf = open_classifier(args, args.device)
     if args.out:
         _make_out_folder(args.out, args.overwrite)
