@@ -1,7 +1,8 @@
 "The store: what counts as changed, several builders at once, damaged files, derived facts"
 
-import hashlib
+import cProfile
 import os
+import pstats
 import shutil
 import subprocess
 import sys
@@ -199,24 +200,17 @@ def test_same_image_twice(root, decoded):
 
 
 def test_opening_many_takes_little_more_than_reading_them(root, tmp_path):
-    "5,838 images: .25 s on a quiet processor, of which hashing takes half"
-    photo = save(tmp_path / "photo.bmp", 0, size=82)
-    assert os.stat(photo).st_size > 20_000
-    for c in range(42):
+    "Calls of functions are counted, not seconds: 111 an image with Python 3.11, .4 s for 5,838"
+    photo = save(tmp_path / "photo.bmp", 0)
+    for c in range(10):
         (tmp_path / f"many/{c:02}").mkdir(parents=True)
-        for i in range(139):
+        for i in range(100):
             os.link(photo, tmp_path / f"many/{c:02}" / f"{i}.bmp")
     PixelStore.build(ImageFiles.scan(tmp_path / "many"), size=16)
-    seconds = []  # of a processor, so that a busy one does no harm
-    for _ in range(3):  # the garbage of other tests may be collected in one of them
-        start = time.process_time()
+    with cProfile.Profile() as profile:
         store = PixelStore.build(ImageFiles.scan(tmp_path / "many"), size=16)
-        seconds.append(time.process_time() - start)
-    assert (len(store), store.changes) == (5838, "")
-    start = time.process_time()
-    hashes = {hashlib.sha256(path.read_bytes()).digest() for path in store.files.paths}
-    assert len(hashes) == 1
-    assert min(seconds) < 2.5 * (time.process_time() - start)
+    assert (len(store), store.changes) == (1000, "")
+    assert 10 < pstats.Stats(profile).total_calls / 1000 < 150
 
 
 # Images that cannot be read
