@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -162,3 +163,24 @@ def test_no_name_is_defined_twice(module):
 def is_patch(node) -> bool:
     "Whether a definition adds a method to a class, so that its name is no name of the module"
     return any("patch" in ast.unparse(decorator) for decorator in node.decorator_list)
+
+
+def classes_of(module: Path) -> list:
+    "The classes that a module defines"
+    tree = ast.parse(module.read_text(encoding="utf-8"))
+    return [node for node in tree.body if isinstance(node, ast.ClassDef)]
+
+
+@pytest.mark.parametrize("module", MODULES, ids=module_id)
+def test_a_private_base_class_serves_more_than_one_class(module):
+    "One that serves a single class is a slice of it, and a reader has to put them together"
+    classes = classes_of(module)
+    bases = Counter(ast.unparse(base) for node in classes for base in node.bases)
+    calls = [
+        n
+        for n in ast.walk(ast.parse(module.read_text(encoding="utf-8")))
+        if isinstance(n, ast.Call)
+    ]
+    made = {ast.unparse(call.func) for call in calls}
+    private = {node.name for node in classes if node.name.startswith("_")}
+    assert not [name for name in private - made if bases[name] == 1]
