@@ -83,8 +83,10 @@ def settings_error(error: ValidationError) -> ValueError:
     "All mistakes of some settings, one line each"
     return ValueError("\n".join(_complaint(e) for e in error.errors()))
 
-# %% ../../nbs/core/03_config.ipynb #503cd65f
-class _Pictures(_Section):
+# %% ../../nbs/core/03_config.ipynb #22baeb9b
+class DatasetParameters(_Section):
+    "Where the pictures are and how they are stored"
+
     traindir: Path = _setting(
         "data/demo/train", "Folder with one subfolder of pictures per character"
     )
@@ -104,23 +106,6 @@ class _Pictures(_Section):
     split_seed: int | None = _setting(
         None, "Decides which pictures are held out; `null`: `seed` does", ge=0, lt=2**31
     )
-
-    @field_validator("split", mode="before")
-    @classmethod
-    def _split_in_home(cls, split):
-        return _path_in_home(split) if isinstance(split, (str, os.PathLike)) else split
-
-    @model_validator(mode="before")
-    @classmethod
-    def _no_test_of_the_demo(cls, settings):
-        if isinstance(settings, dict) and "traindir" in settings:
-            return dict(testdir=None) | settings
-        return settings
-
-# %% ../../nbs/core/03_config.ipynb #22baeb9b
-class DatasetParameters(_Pictures):
-    "Where the pictures are and how they are stored"
-
     size: int = _setting(96, "Side of a stored picture in pixels", ge=64, le=512)
     fixes: Path | None = _setting(
         None,
@@ -137,6 +122,18 @@ class DatasetParameters(_Pictures):
         False,
         "Go on without pictures that cannot be decoded, instead of stopping with a list of them",
     )
+
+    @field_validator("split", mode="before")
+    @classmethod
+    def _split_in_home(cls, split):
+        return _path_in_home(split) if isinstance(split, (str, os.PathLike)) else split
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_test_of_the_demo(cls, settings):
+        if isinstance(settings, dict) and "traindir" in settings:
+            return dict(testdir=None) | settings
+        return settings
 
 # %% ../../nbs/core/03_config.ipynb #756d437f
 _PRESETS = ("reference", "wide", "plain", "residual", "residual_large")
@@ -199,8 +196,37 @@ class ModelParameters(_Section):
     def _check_architecture(cls, name):
         return _checked_architecture(name)
 
-# %% ../../nbs/core/03_config.ipynb #4fc70ac0
-class _Steps(_Section):
+# %% ../../nbs/core/03_config.ipynb #15ec9f03
+_IMBALANCE = ("none", "auto", "weights", "balanced_softmax", "logit_adjustment")
+
+
+def _checked_imbalance(value):
+    "A remedy or weights by name; raises `ValueError`"
+    if not isinstance(value, dict):
+        if value in _IMBALANCE:
+            return value
+        raise ValueError(f"must be one of {', '.join(_IMBALANCE)}, or weights by name")
+    if not all(isinstance(name, str) for name in value):
+        raise ValueError("must hold names as text; put a number or a word such as no in quotes")
+    for weight in value.values():
+        number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
+        if not (number and 0 < weight < float("inf")):
+            raise ValueError("must hold weights above 0")
+    return value
+
+# %% ../../nbs/core/03_config.ipynb #3892cf6a
+def _check_remedies(class_weights: str, imbalance):
+    "Raise `ValueError` for class weights beside another remedy for rare characters"
+    if class_weights != "none" and imbalance not in ("none", "weights"):
+        raise ValueError(
+            f"class_weights must be 'none' or left out with imbalance {short_repr(imbalance)}, "
+            f"got {class_weights!r}; two remedies would correct the same thing twice"
+        )
+
+# %% ../../nbs/core/03_config.ipynb #7aeb51ce
+class TrainingParameters(_Section):
+    "The loop: how long, how fast, and by what measure"
+
     num_epochs: int = _setting(16, "Passes over the training pictures", ge=1, le=10**6)
     batch_size: int = _setting(128, "Pictures per step", ge=2, le=10**6)
     order: Literal["random", "local"] = _setting(
@@ -234,36 +260,6 @@ class _Steps(_Section):
         ge=64,
         le=512,
     )
-
-# %% ../../nbs/core/03_config.ipynb #15ec9f03
-_IMBALANCE = ("none", "auto", "weights", "balanced_softmax", "logit_adjustment")
-
-
-def _checked_imbalance(value):
-    "A remedy or weights by name; raises `ValueError`"
-    if not isinstance(value, dict):
-        if value in _IMBALANCE:
-            return value
-        raise ValueError(f"must be one of {', '.join(_IMBALANCE)}, or weights by name")
-    if not all(isinstance(name, str) for name in value):
-        raise ValueError("must hold names as text; put a number or a word such as no in quotes")
-    for weight in value.values():
-        number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
-        if not (number and 0 < weight < float("inf")):
-            raise ValueError("must hold weights above 0")
-    return value
-
-# %% ../../nbs/core/03_config.ipynb #3892cf6a
-def _check_remedies(class_weights: str, imbalance):
-    "Raise `ValueError` for class weights beside another remedy for rare characters"
-    if class_weights != "none" and imbalance not in ("none", "weights"):
-        raise ValueError(
-            f"class_weights must be 'none' or left out with imbalance {short_repr(imbalance)}, "
-            f"got {class_weights!r}; two remedies would correct the same thing twice"
-        )
-
-# %% ../../nbs/core/03_config.ipynb #84c361ba
-class _Goal(_Steps):
     gamma: float = _setting(
         0.0, "Focal loss: how much easy pictures fade; 0 is cross entropy", ge=0, le=100
     )
@@ -298,6 +294,21 @@ class _Goal(_Steps):
         "In the end, train once more on training and validation pictures together, for as many "
         "epochs as were best; the scores are those of the run before",
     )
+    seed: int = _setting(
+        0,
+        "Decides the weights at the start, the order, the augmentation, and without `split_seed` "
+        "the split",
+        ge=0,
+        lt=2**31,
+    )
+    device: str = _setting(
+        "auto",
+        "'auto' takes CUDA, then Apple's MPS, then the CPU; "
+        "or a device of PyTorch such as 'cuda:1'",
+    )
+    mixed_precision: Literal["auto", "off", "bf16"] = _setting(
+        "auto", "bfloat16 arithmetic: 'auto' where the hardware computes in it"
+    )
 
     @model_validator(mode="after")
     def _patience_compares(self):
@@ -318,28 +329,10 @@ class _Goal(_Steps):
     def _check_imbalance(cls, value):
         return _checked_imbalance(value)
 
-# %% ../../nbs/core/03_config.ipynb #7aeb51ce
-class TrainingParameters(_Goal):
-    "The loop: how long, how fast, and by what measure"
+# %% ../../nbs/core/03_config.ipynb #2990e138
+class Augment(_Section):
+    "How training pictures are varied and mixed"
 
-    seed: int = _setting(
-        0,
-        "Decides the weights at the start, the order, the augmentation, and without `split_seed` "
-        "the split",
-        ge=0,
-        lt=2**31,
-    )
-    device: str = _setting(
-        "auto",
-        "'auto' takes CUDA, then Apple's MPS, then the CPU; "
-        "or a device of PyTorch such as 'cuda:1'",
-    )
-    mixed_precision: Literal["auto", "off", "bf16"] = _setting(
-        "auto", "bfloat16 arithmetic: 'auto' where the hardware computes in it"
-    )
-
-# %% ../../nbs/core/03_config.ipynb #9e37ee62
-class _Views(_Section):
     crop_scale: float = _setting(
         0.5,
         "Smallest share of the picture that a crop covers, "
@@ -372,11 +365,6 @@ class _Views(_Section):
         "TrivialAugment: one more change of random strength for each picture, chosen at random "
         "from ten; usually with `rotation`, `brightness`, `contrast` and `colour` 0",
     )
-
-# %% ../../nbs/core/03_config.ipynb #2990e138
-class Augment(_Views):
-    "How training pictures are varied and mixed"
-
     cutmix: float = _setting(
         0.0,
         "CutMix: share of the batches in which a rectangle of each picture comes from another, "
@@ -613,8 +601,19 @@ def _demo_folders(root: Path) -> dict:
     data = root / "data/demo"
     return dict(traindir=data / "train", testdir=data / "test", runs_directory=root / "runs")
 
-# %% ../../nbs/core/03_config.ipynb #52e2b346
-class _Sections(_Section):
+# %% ../../nbs/core/03_config.ipynb #52cdfe0a
+def setting_sections() -> dict[str, str]:  # setting -> name of its section
+    "In which section each setting lives"
+    return {
+        name: section
+        for section, field in Config.model_fields.items()
+        for name in field.annotation.model_fields
+    }
+
+# %% ../../nbs/core/03_config.ipynb #e66a9800
+class Config(_Section):
+    "All settings of a run, checked"
+
     dataset_parameters: DatasetParameters = DatasetParameters()
     model_parameters: ModelParameters = ModelParameters()
     training_parameters: TrainingParameters = TrainingParameters()
@@ -626,29 +625,6 @@ class _Sections(_Section):
         training = self.training_parameters
         _check_crops(self.dataset_parameters.size, training.crop_size, training.first_crop)
         return self
-
-    def flat(self) -> dict:
-        "Every setting by its own name"
-        return {name: getattr(self, name) for name in setting_sections()}
-
-    def __getattr__(self, name):
-        section = setting_sections().get(name)
-        if section is None:
-            raise AttributeError(unknown_name_message("setting", name, setting_sections()))
-        return getattr(getattr(self, section), name)
-
-# %% ../../nbs/core/03_config.ipynb #52cdfe0a
-def setting_sections() -> dict[str, str]:  # setting -> name of its section
-    "In which section each setting lives"
-    return {
-        name: section
-        for section, field in _Sections.model_fields.items()
-        for name in field.annotation.model_fields
-    }
-
-# %% ../../nbs/core/03_config.ipynb #e66a9800
-class Config(_Sections):
-    "All settings of a run, checked"
 
     @classmethod
     def load(
@@ -671,6 +647,16 @@ class Config(_Sections):
     ) -> "Config":
         "Settings for the drawn characters under `root`: a minute or so on two cores"
         return cls.load(**(_DEMO | _demo_folders(Path(root)) | overrides))
+
+    def __getattr__(self, name):
+        section = setting_sections().get(name)
+        if section is None:
+            raise AttributeError(unknown_name_message("setting", name, setting_sections()))
+        return getattr(getattr(self, section), name)
+
+    def flat(self) -> dict:
+        "Every setting by its own name"
+        return {name: getattr(self, name) for name in setting_sections()}
 
     def to_yaml(self) -> str:
         "All settings as the text of a file that `Config.load` reads"

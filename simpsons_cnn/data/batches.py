@@ -90,37 +90,41 @@ def _check_shuffle(shuffle):
         raise ValueError(f"shuffle must be true, false or 'local', got {shuffle!r}")
 
 # %% ../../nbs/data/08_batches.ipynb #ddab7969
-class _Order:
-    "Which rows of a store come in which step"
+def _rows_of_epoch(
+    indices: Tensor,  # Rows of a store
+    shuffle: bool | str,  # As of `Batches`
+    seed: int,
+    epoch: int,  # Counts from 0
+) -> Tensor:  # The same rows
+    "Rows of a store in the order in which an epoch visits them"
+    if not shuffle:
+        return indices
+    rng = make_generator(seed, "order", epoch)
+    order = local_order if shuffle == "local" else torch.randperm
+    return indices[order(len(indices), generator=rng)]
 
-    def __init__(self, n: int, indices, batch_size: int, seed: int, shuffle: bool | str):
-        _check_whole("batch_size", batch_size, 1)
-        _check_whole("seed", seed, 0)
-        _check_shuffle(shuffle)
-        self.indices = _as_indices(indices, n)
-        self.batch_size, self.seed, self.shuffle = int(batch_size), seed, shuffle
-        if shuffle:
-            check_batch_size(batch_size, len(self.indices))
+# %% ../../nbs/data/08_batches.ipynb #d5a10002
+def _ascending(batches: list, part: slice) -> Tensor:
+    "A part of each of some batches of rows, all together in ascending order"
+    rows = [batch[part] for batch in batches]
+    return torch.cat([torch.empty(0, dtype=torch.int64), *rows]).sort().values
 
-    def __len__(self):
-        if self.shuffle:
-            return len(self.indices) // self.batch_size
-        return math.ceil(len(self.indices) / self.batch_size)
 
-    def epoch_order(self, epoch: int) -> Tensor:
-        "Rows of the store, in the order in which an epoch visits them"
-        if not self.shuffle:
-            return self.indices
-        rng = make_generator(self.seed, "order", epoch)
-        order = local_order if self.shuffle == "local" else torch.randperm
-        return self.indices[order(len(self.indices), generator=rng)]
-
-    def steps(self, epoch: int, start: int) -> list:  # of `(step, rows)`
-        "The steps of an epoch that remain"
-        _check_whole("epoch", epoch, 0)
-        _check_whole("start", start, 0, len(self))
-        rows = self.epoch_order(epoch).split(self.batch_size)
-        return [(step, rows[step]) for step in range(start, len(self))]
+def _reading_ahead(
+    store: PixelStore,  # That is read from the disk
+    steps: list,  # Of `(step, rows)`
+    window: int,  # Steps whose rows the order has mixed
+    part: slice,  # Of each batch, see `Batches.share`
+) -> Iterator[tuple]:
+    "The steps; each asks for a piece of the next window, in the order of the disk"
+    batches = [rows for _, rows in steps]
+    read_ahead(store, _ascending(batches[:window], part))
+    for begin in range(0, len(steps), window):
+        now = steps[begin : begin + window]
+        coming = _ascending(batches[begin + window : begin + 2 * window], part)
+        for step, piece in zip(now, coming.tensor_split(len(now)), strict=True):
+            read_ahead(store, piece)
+            yield step
 
 # %% ../../nbs/data/08_batches.ipynb #d76baf46
 def _gather(pixels: Tensor | PixelParts, rows: Tensor) -> Tensor:
@@ -180,9 +184,9 @@ def check_transform(
     except Exception as e:
         raise ValueError(f"transform failed on {len(xb)} images ({type(e).__name__}: {e})") from e
 
-# %% ../../nbs/data/08_batches.ipynb #498238e4
-class _Selection(_Order):
-    "Rows of a store, how they are to be seen, and shares of them"
+# %% ../../nbs/data/08_batches.ipynb #a3b006e8
+class Batches:
+    "Batches `(xb, yb)`: normalised images `(n, 3, side, side)` and labels `(n,)` on `device`"
 
     def __init__(
         self,
@@ -197,67 +201,64 @@ class _Selection(_Order):
         transform=None,  # Called first with the uint8 images; `None`: `augment.transform`
     ):
         shuffle = augment is not None if shuffle is None else shuffle
-        super().__init__(len(store), indices, batch_size, seed, shuffle)
-        self.store, self.augment = store, augment
+        _check_whole("batch_size", batch_size, 1)
+        _check_whole("seed", seed, 0)
+        _check_shuffle(shuffle)
+        self.store = store
+        self.indices = _as_indices(indices, len(store))  # rows of the store, int64
+        self.batch_size, self.seed = int(batch_size), seed
+        self.shuffle = shuffle  # True, False or 'local'
+        if shuffle:
+            check_batch_size(batch_size, len(self.indices))
+        self.augment = augment
         self.device = pick_device(device)
-        self.pixels = _to_gpu_if_it_fits(store.pixels, self.device)
+        self.pixels = _to_gpu_if_it_fits(store.pixels, self.device)  # of the whole store
         self.labels = store.labels
+        self.transform = transform
+        if transform is None and augment is not None and augment.transform:
+            self.transform = import_function(augment.transform)
+        if self.transform is not None:
+            check_transform(self.transform, self.pixels[:2].to(self.device))
         self.part = slice(None)  # of each batch, see `share`
         self._passes = 0  # of `for xb, yb in dl`
-        if transform is None and augment is not None and augment.transform:
-            transform = import_function(augment.transform)
-        self.transform = transform
-        if transform is not None:
-            check_transform(transform, self.pixels[:2].to(self.device))
+
+    def __len__(self):
+        if self.shuffle:
+            return len(self.indices) // self.batch_size
+        return math.ceil(len(self.indices) / self.batch_size)
 
     @property
     def counts(self) -> Tensor:  # int64, shape `(classes,)`
         "How many images of each class there are"
         return self.labels[self.indices].bincount(minlength=len(self.store.classes))
 
-    def share(
-        self,
-        rank: int,  # From 0
-        size: int,  # Number of shares
-    ) -> "Batches":
-        "A loader of every `size`-th image: of each batch in training, of the whole in evaluation"
-        share = copy(self)
-        if self.shuffle:
-            share.part = slice(rank, None, size)
-        else:
-            share.indices = self.indices[rank::size]
-        return share
-
-# %% ../../nbs/data/08_batches.ipynb #a3b006e8
-class Batches(_Selection):
-    "Batches `(xb, yb)`: normalised images `(n, 3, side, side)` and labels `(n,)` on `device`"
-
     def __iter__(self):
         self._passes += 1
         return self.epoch(self._passes - 1)
 
-    def _images(self, rows: Tensor, *position) -> Tensor:
-        "This loader's part of some rows; a transform sees the whole batch in each process"
-        if self.transform is None:
-            return _gather(self.pixels, rows[self.part]).to(self.device, non_blocking=True)
-        xb = _gather(self.pixels, rows).to(self.device, non_blocking=True)
-        return _apply_transform(self.transform, xb, derive_seed(self.seed, *position))[self.part]
+    def epoch(
+        self,
+        epoch: int,  # Counts from 0
+        crop: int | None = None,  # See `Batches.batch`
+        start: int = 0,  # Step to begin with; with `len(dl)` nothing is left
+    ) -> Iterator[tuple]:
+        "The batches of an epoch from a step on; always the same for the same arguments"
+        steps = self.steps(epoch, start)
+        if steps and self.shuffle == "local" and self.pixels is self.store.pixels:
+            window = max(1, WINDOW // self.batch_size)
+            steps = _reading_ahead(self.store, steps, window, self.part)
+        return (self.batch(rows, epoch, step, crop) for step, rows in steps)
 
-    def _own_rows(self, steps: list) -> Tensor:
-        "This loader's rows in some steps, ascending"
-        rows = [rows[self.part] for _, rows in steps]
-        return torch.cat([self.indices[:0], *rows]).sort().values
+    def steps(self, epoch: int, start: int) -> list:  # of `(step, rows)`
+        "The steps of an epoch that remain"
+        _check_whole("epoch", epoch, 0)
+        _check_whole("start", start, 0, len(self))
+        rows = self.epoch_order(epoch).split(self.batch_size)
+        return [(step, rows[step]) for step in range(start, len(self))]
 
-    def _reading_ahead(self, steps: list) -> Iterator[tuple]:
-        "The steps; each asks for a piece of the next window, in the order of the disk"
-        many = max(1, WINDOW // self.batch_size)
-        windows = [steps[i : i + many] for i in range(0, len(steps), many)]
-        read_ahead(self.store, self._own_rows(steps[:many]))
-        for now, coming in zip(windows, [*windows[1:], []], strict=True):
-            pieces = self._own_rows(coming).tensor_split(len(now))
-            for step, piece in zip(now, pieces, strict=True):
-                read_ahead(self.store, piece)
-                yield step
+    def epoch_order(self, epoch: int) -> Tensor:
+        "Rows of the store, in the order in which an epoch visits them"
+        return _rows_of_epoch(self.indices, self.shuffle, self.seed, epoch)
 
     def batch(
         self,
@@ -277,14 +278,22 @@ class Batches(_Selection):
         rng = make_generator(self.seed, purpose, epoch, step)
         return augment_batch(xb, self.augment, prep, rng, crop, len(rows), self.part), yb
 
-    def epoch(
+    def share(
         self,
-        epoch: int,  # Counts from 0
-        crop: int | None = None,  # See `Batches.batch`
-        start: int = 0,  # Step to begin with; with `len(dl)` nothing is left
-    ) -> Iterator[tuple]:
-        "The batches of an epoch from a step on; always the same for the same arguments"
-        steps = self.steps(epoch, start)
-        if steps and self.shuffle == "local" and self.pixels is self.store.pixels:
-            steps = self._reading_ahead(steps)
-        return (self.batch(rows, epoch, step, crop) for step, rows in steps)
+        rank: int,  # From 0
+        size: int,  # Number of shares
+    ) -> "Batches":
+        "A loader of every `size`-th image: of each batch in training, of the whole in evaluation"
+        share = copy(self)
+        if self.shuffle:
+            share.part = slice(rank, None, size)
+        else:
+            share.indices = self.indices[rank::size]
+        return share
+
+    def _images(self, rows: Tensor, *position) -> Tensor:
+        "This loader's part of some rows; a transform sees the whole batch in each process"
+        if self.transform is None:
+            return _gather(self.pixels, rows[self.part]).to(self.device, non_blocking=True)
+        xb = _gather(self.pixels, rows).to(self.device, non_blocking=True)
+        return _apply_transform(self.transform, xb, derive_seed(self.seed, *position))[self.part]

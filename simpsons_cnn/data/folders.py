@@ -322,15 +322,58 @@ def _number_images(root: Path, found: dict, classes: list) -> tuple:  # Paths, a
         labels += [number[nfc(folder)]] * len(found[folder])
     return paths, np.array(labels, dtype=np.int64)
 
-# %% ../../nbs/data/03_folders.ipynb #6f7ffabf
-@dataclass(frozen=True, eq=False)
-class _LabelledImages:
-    "Images and the numbers of their characters"
+# %% ../../nbs/data/03_folders.ipynb #83510247
+def _rows(indices, n: int) -> np.ndarray:
+    "Row numbers from indices, or from a boolean mask with one value for each of `n` rows"
+    rows = np.asarray(list(indices))
+    if not rows.size:
+        rows = rows.astype(np.int64)  # an empty list becomes floats
+    return np.arange(n)[rows]
+
+# %% ../../nbs/data/03_folders.ipynb #27404373
+def _character_table(files: "ImageFiles"):
+    "A pandas table of the characters: number of images and share of all, most first"
+    import pandas as pd  # a prediction does without it, and its import is slow
+
+    share = files.counts / max(1, len(files))
+    table = pd.DataFrame(dict(character=files.classes, pictures=files.counts, share=share))
+    return table.sort_values(["pictures", "character"], ascending=[False, True], ignore_index=True)
+
+# %% ../../nbs/data/03_folders.ipynb #f2f7ee38
+def _as_markdown(files: "ImageFiles") -> str:
+    rows = [
+        f"| {escape_html(r.character)} | {r.pictures:,} | {r.share:.1%} |"
+        for r in _character_table(files).itertuples()
+    ]
+    if len(rows) > 12:
+        rows = rows[:6] + ["| … | | |"] + rows[-5:]
+    title = f"**{len(files):,} pictures of {len(files.classes)} characters**\n"
+    return "\n".join([title, "| character | pictures | share |", "|---|--:|--:|", *rows])
+
+# %% ../../nbs/data/03_folders.ipynb #2201e8c3
+@dataclass(frozen=True, eq=False, repr=False)
+class ImageFiles:
+    "Images in one folder per character; `scan` finds them"
 
     root: Path  # The folder that was scanned
     paths: list  # Path of each image, sorted by folder, then name
     labels: np.ndarray  # Index of each image's character in `classes`, int64, shape `(n,)`
     classes: list  # Names of the characters, sorted, in Unicode NFC
+
+    @classmethod
+    def scan(
+        cls,
+        root,  # Folder with one subfolder of images per character
+        classes: list = None,  # Allowed names in order (those of training, for a test folder)
+    ) -> "ImageFiles":
+        "List the images under `root`; raises `OSError` or `ValueError` for an unexpected folder"
+        root = Path(root)
+        found = _find_images(root)
+        _check_any(root, found)
+        classes = _training_classes(root, found) if classes is None else list(classes)
+        _check_known(root, found, classes)
+        paths, labels = _number_images(root, found, classes)
+        return cls(root, paths, labels, classes)
 
     def __len__(self):
         return len(self.paths)
@@ -350,52 +393,10 @@ class _LabelledImages:
         "Characters without an image"
         return [c for c, n in zip(self.classes, self.counts, strict=True) if n == 0]
 
-# %% ../../nbs/data/03_folders.ipynb #83510247
-def _rows(indices, n: int) -> np.ndarray:
-    "Row numbers from indices, or from a boolean mask with one value for each of `n` rows"
-    rows = np.asarray(list(indices))
-    if not rows.size:
-        rows = rows.astype(np.int64)  # an empty list becomes floats
-    return np.arange(n)[rows]
-
-# %% ../../nbs/data/03_folders.ipynb #27404373
-def _character_table(files: _LabelledImages):
-    "A pandas table of the characters: number of images and share of all, most first"
-    import pandas as pd  # a prediction does without it, and its import is slow
-
-    share = files.counts / max(1, len(files))
-    table = pd.DataFrame(dict(character=files.classes, pictures=files.counts, share=share))
-    return table.sort_values(["pictures", "character"], ascending=[False, True], ignore_index=True)
-
-# %% ../../nbs/data/03_folders.ipynb #f2f7ee38
-def _as_markdown(files: _LabelledImages) -> str:
-    rows = [
-        f"| {escape_html(r.character)} | {r.pictures:,} | {r.share:.1%} |"
-        for r in _character_table(files).itertuples()
-    ]
-    if len(rows) > 12:
-        rows = rows[:6] + ["| … | | |"] + rows[-5:]
-    title = f"**{len(files):,} pictures of {len(files.classes)} characters**\n"
-    return "\n".join([title, "| character | pictures | share |", "|---|--:|--:|", *rows])
-
-# %% ../../nbs/data/03_folders.ipynb #2201e8c3
-class ImageFiles(_LabelledImages):
-    "Images in one folder per character; `scan` finds them"
-
-    @classmethod
-    def scan(
-        cls,
-        root,  # Folder with one subfolder of images per character
-        classes: list = None,  # Allowed names in order (those of training, for a test folder)
-    ) -> "ImageFiles":
-        "List the images under `root`; raises `OSError` or `ValueError` for an unexpected folder"
-        root = Path(root)
-        found = _find_images(root)
-        _check_any(root, found)
-        classes = _training_classes(root, found) if classes is None else list(classes)
-        _check_known(root, found, classes)
-        paths, labels = _number_images(root, found, classes)
-        return cls(root, paths, labels, classes)
+    @property
+    def table(self):
+        "A pandas table of the characters: number of images and share of all, most first"
+        return _character_table(self)
 
     def select(
         self,
@@ -404,11 +405,6 @@ class ImageFiles(_LabelledImages):
         "Some of the images; characters and labels stay as they are"
         rows = _rows(indices, len(self))
         return replace(self, paths=[self.paths[i] for i in rows], labels=self.labels[rows])
-
-    @property
-    def table(self):
-        "A pandas table of the characters: number of images and share of all, most first"
-        return _character_table(self)
 
     def __repr__(self):
         return f"ImageFiles({len(self):,} pictures of {len(self.classes)} characters)"

@@ -90,10 +90,10 @@ def _checked_channels(name: str, values: tuple, lowest: float) -> tuple:
         raise ValueError(f"{name} must be three numbers from {lowest} to 1, got {values}")
     return values if isinstance(values, tuple) else tuple(map(float, values))
 
-# %% ../../nbs/data/02_preprocess.ipynb #69097169
+# %% ../../nbs/data/02_preprocess.ipynb #4e69d6c3
 @dataclass(frozen=True)
-class _Settings:
-    "What a `Preprocess` is made of; raises `ValueError` for bad settings"
+class Preprocess:
+    "From an image to what the network is given; raises `ValueError` for bad settings"
 
     size: int = 96  # Side of the square, in pixels, 1 to 4,096
     resize_rule: str = "stretch"  # 'stretch' to the square or 'pad' with grey
@@ -111,10 +111,6 @@ class _Settings:
         checked["std"] = _checked_channels("std", self.std, 0.001)
         for name, value in checked.items():
             object.__setattr__(self, name, value)
-
-# %% ../../nbs/data/02_preprocess.ipynb #4e69d6c3
-class Preprocess(_Settings):
-    "From an image to what the network is given"
 
     def __call__(
         self,

@@ -390,42 +390,6 @@ def _cached(path: Path | None, header: dict, compute) -> dict:
                 write_tensors(file, tensors, header)
     return tensors
 
-# %% ../../nbs/data/06_store.ipynb #0679ee5a
-class _DecodedImages:
-    "What follows from decoded images"
-
-    files: ImageFiles
-    pixels: Tensor
-    preprocess: Preprocess
-    path: Path | None = None
-    digest: str = ""
-
-    def __len__(self):
-        return len(self.pixels)
-
-    def __repr__(self):
-        size, mib = self.preprocess.size, self.pixels.nbytes / 2**20
-        shape = f"{len(self):,} pictures of {len(self.classes)} characters, {size} px"
-        return f"{type(self).__name__}({shape}, {mib:.1f} MiB)"
-
-    @property
-    def labels(self) -> Tensor:
-        return torch.from_numpy(self.files.labels)
-
-    @property
-    def classes(self) -> list:
-        return self.files.classes
-
-    def cached(
-        self,
-        name: str,  # Part of the file name, such as 'near_duplicates'
-        compute,  # Called without arguments; returns a dictionary of tensors
-        key: str = "",  # Anything else that the result depends on
-    ) -> dict:
-        "The result of `compute`, kept beside the array until the content or `key` changes"
-        header = {"format_version": 1, "store": self.digest, "key": key}
-        return _cached(self.path and self.path.with_suffix(f".{name}"), header, compute)
-
 # %% ../../nbs/data/06_store.ipynb #689c4966
 def _unreadable_message(n: int, unreadable: dict) -> str:
     lines = [f"  {name}: {reason}" for name, reason in unreadable.items()]
@@ -444,7 +408,7 @@ def _decoded_files(files: ImageFiles, unreadable: dict, skip: bool) -> ImageFile
 
 # %% ../../nbs/data/06_store.ipynb #4a05323a
 @dataclass(frozen=True, eq=False, repr=False)
-class PixelStore(_DecodedImages):
+class PixelStore:
     "Decoded images as one memory-mapped array; `build` makes or opens it"
 
     files: ImageFiles  # The images, row by row
@@ -489,3 +453,29 @@ class PixelStore(_DecodedImages):
         hashes = tuple(kept.manifest.rows) if all(kept.manifest.rows) else ()
         pixels = kept.pixels[: len(files)]
         return cls(files, pixels, job.prep, changes, bad, path, digest, hashes)
+
+    def __len__(self):
+        return len(self.pixels)
+
+    def __repr__(self):
+        size, mib = self.preprocess.size, self.pixels.nbytes / 2**20
+        shape = f"{len(self):,} pictures of {len(self.classes)} characters, {size} px"
+        return f"{type(self).__name__}({shape}, {mib:.1f} MiB)"
+
+    @property
+    def labels(self) -> Tensor:
+        return torch.from_numpy(self.files.labels)
+
+    @property
+    def classes(self) -> list:
+        return self.files.classes
+
+    def cached(
+        self,
+        name: str,  # Part of the file name, such as 'near_duplicates'
+        compute,  # Called without arguments; returns a dictionary of tensors
+        key: str = "",  # Anything else that the result depends on
+    ) -> dict:
+        "The result of `compute`, kept beside the array until the content or `key` changes"
+        header = {"format_version": 1, "store": self.digest, "key": key}
+        return _cached(self.path and self.path.with_suffix(f".{name}"), header, compute)
