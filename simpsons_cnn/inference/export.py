@@ -152,70 +152,38 @@ class _Graph:
         self.constants.append(self.onnx.numpy_helper.from_array(array, name))
         return name
 
-# %% ../../nbs/inference/03_export.ipynb #f73fe327
-class _NodeBase:
+# %% ../../nbs/inference/03_export.ipynb #ac0033a3
+def _unary(op: str):
+    "A method that writes an operator for the node alone"
+    return lambda node: node._apply(op)
+
+
+def _binary(op: str):
+    "A method that writes an operator for the node and another node, tensor or number"
+    return lambda node, other: node._apply(op, other)
+
+
+class _Node:
     "Stands in for a tensor; what is done with it is added to a graph"
 
     def __init__(self, graph: _Graph, name: str, dtype=np.float64):
-        self.graph, self.name, self.dtype = graph, name, dtype
+        self.graph = graph  # to which operators are added
+        self.name = name  # of its numbers in the graph
+        self.dtype = dtype  # of its numbers, and of constants that meet them
 
-    def _input(self, value) -> str:
-        if isinstance(value, str):
-            return value
-        if isinstance(value, _NodeBase):
-            return value.name
-        return self.graph.constant(value, self.dtype)
-
-    def _ints(self, *values) -> str:
-        return self.graph.constant(values, np.int64)
-
-    def _apply(self, op: str, *inputs, dtype=None, **attributes):
-        names = [self.name, *[self._input(v) for v in inputs]]
-        name = self.graph.add(op, names, **attributes)
-        return type(self)(self.graph, name, dtype or self.dtype)
-
-# %% ../../nbs/inference/03_export.ipynb #81137b3c
-class _Arithmetic(_NodeBase):
-    "The operators of a tensor"
-
-    def __add__(self, other):
-        return self._apply("Add", other)
-
-    def __sub__(self, other):
-        return self._apply("Sub", other)
+    __add__ = __radd__ = _binary("Add")
+    __sub__ = _binary("Sub")
+    __mul__ = __rmul__ = _binary("Mul")
+    __truediv__ = _binary("Div")
+    __matmul__ = _binary("MatMul")
+    __lt__ = _binary("Less")
+    __gt__ = _binary("Greater")
+    abs = _unary("Abs")
+    floor = _unary("Floor")
+    round = _unary("Round")
 
     def __rsub__(self, other):
         return self._apply("Neg") + other
-
-    def __mul__(self, other):
-        return self._apply("Mul", other)
-
-    def __truediv__(self, other):
-        return self._apply("Div", other)
-
-    def __matmul__(self, other):
-        return self._apply("MatMul", other)
-
-    def __lt__(self, other):
-        return self._apply("Less", other)
-
-    def __gt__(self, other):
-        return self._apply("Greater", other)
-
-    __radd__, __rmul__ = __add__, __mul__
-
-# %% ../../nbs/inference/03_export.ipynb #aff188db
-class _Elementwise(_Arithmetic):
-    "The methods of a tensor that change each number"
-
-    def abs(self):
-        return self._apply("Abs")
-
-    def floor(self):
-        return self._apply("Floor")
-
-    def round(self):
-        return self._apply("Round")
 
     def clamp(self, min=None, max=None):
         low, high = ["" if v is None else self.graph.constant(v, self.dtype) for v in (min, max)]
@@ -226,10 +194,6 @@ class _Elementwise(_Arithmetic):
 
     def float(self):
         return self._apply("Cast", to=self.graph.onnx.TensorProto.FLOAT, dtype=np.float32)
-
-# %% ../../nbs/inference/03_export.ipynb #153129c2
-class _Reductions(_Elementwise):
-    "The methods of a tensor that reduce dimensions, and `softmax`"
 
     def amax(self, *dims):
         axes = [self._ints(*dims)] if dims else []
@@ -248,10 +212,6 @@ class _Reductions(_Elementwise):
     def softmax(self, dim: int):
         return self._apply("Softmax", axis=dim)
 
-# %% ../../nbs/inference/03_export.ipynb #d7abb859
-class _Shapes(_Reductions):
-    "The methods of a tensor that change its shape"
-
     def unsqueeze(self, dim: int):
         return self._apply("Unsqueeze", self._ints(dim))
 
@@ -267,17 +227,28 @@ class _Shapes(_Reductions):
         ]
         return self._apply("Slice", starts, ends, self._ints(-2, -1))
 
-# %% ../../nbs/inference/03_export.ipynb #ac0033a3
-class _Node(_Shapes):
-    "Stands in for a tensor, with all that the description needs"
-
     def positions(self, dim: int):  # 0, 1, …, float64, as many as there are along `dim`
         shape = self._apply("Shape", dtype=np.int64)
         length = shape._apply("Gather", self.graph.constant(dim, np.int64))
-        zero, one = [
-            type(self)(self.graph, self.graph.constant(v, np.int64), np.int64) for v in (0, 1)
-        ]
+        zero, one = [_Node(self.graph, self.graph.constant(v, np.int64), np.int64) for v in (0, 1)]
         return zero._apply("Range", length, one).double()
+
+    def _apply(self, op: str, *inputs, dtype=None, **attributes):
+        "The result of an operator with this node as its first input"
+        names = [self.name, *[self._input(v) for v in inputs]]
+        name = self.graph.add(op, names, **attributes)
+        return _Node(self.graph, name, dtype or self.dtype)
+
+    def _input(self, value) -> str:
+        "The name of an input: a name, a node, or a number or tensor, which becomes a constant"
+        if isinstance(value, str):
+            return value
+        if isinstance(value, _Node):
+            return value.name
+        return self.graph.constant(value, self.dtype)
+
+    def _ints(self, *values) -> str:
+        return self.graph.constant(values, np.int64)
 
 # %% ../../nbs/inference/03_export.ipynb #5b9f7bdf
 def _pair(value) -> list:
