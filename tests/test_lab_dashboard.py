@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import pytest
 
@@ -22,7 +23,7 @@ class Obedient:
 
     def __call__(self, callbacks):
         end = time.monotonic() + 20
-        while not callbacks[0].requests.stop_wanted and time.monotonic() < end:
+        while not callbacks[0].control.stop_wanted and time.monotonic() < end:
             time.sleep(0.01)
         time.sleep(self.seconds)
         return "done"
@@ -88,7 +89,7 @@ def test_a_folder_in_use_is_refused(drawn, tmp_path):
     again = TrainingDashboard(config)
     with pytest.raises(FileExistsError, match="already holds a run"):
         again.result()
-    assert again.state == "failed" and "already holds a run" in again.bar.value
+    assert again.state == "failed" and "already holds a run" in again.view.bar.value
 
 
 def elements_of(text: str) -> list:
@@ -109,13 +110,24 @@ def test_names_are_text(drawn, tmp_path):
     dashboard = TrainingDashboard(quick_config(tmp_path, traindir=strange))
     dashboard.result()
     dashboard._draw()
-    for text in (dashboard.static_html(), dashboard.figures.value):
+    for text in (dashboard.static_html(), dashboard.view.figures.value):
         found = elements_of(text)
         assert [a for _, attributes in found for a in attributes if a.startswith("on")] == []
         ours = {"b"} if text.count("<b>Finished") else set()
         assert {tag for tag, _ in found} & {"script", "b"} == ours
         assert {a["src"][:10] for tag, a in found if tag == "img"} <= {"data:image"}
         assert "&lt;b&gt;" in text and "onerror=alert" in text
+
+
+def test_the_job_of_a_dashboard_that_was_a_callback():
+    "It was never started, and never will be"
+    dashboard = TrainingDashboard(Obedient(0.0))
+    run = SimpleNamespace(error=None, summary=lambda: "done")
+    dashboard.on_end(run)
+    dashboard.start()
+    with pytest.raises(ValueError, match="has no job"):
+        dashboard.result()
+    assert dashboard.state == "finished"
 
 
 @pytest.mark.parametrize("useless", [dict(resume=True), dict(callbacks=[Obedient(0.0)])])

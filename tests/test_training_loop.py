@@ -225,7 +225,7 @@ def test_each_callback_hears_of_a_failure(loaders):
     with pytest.raises(RuntimeError, match="no room"):
         fit(small_model(), *loaders, callbacks=[FailsAfterAnEpoch(), dashboard, ended])
     assert ended.said == "failed: no room"
-    assert dashboard.state == "failed" and "no room" in dashboard.bar.value
+    assert dashboard.state == "failed" and "no room" in dashboard.view.bar.value
 
 
 def test_a_plain_function_is_a_loss(loaders):

@@ -81,25 +81,31 @@ def _action_button(name: str, action) -> widgets.Button:
 
 # %% ../../nbs/lab/03_dashboard.ipynb #fb87c175
 class _View:
-    "Buttons, a word for the state, a bar and figures"
+    "The widgets of a dashboard, and their places on the page"
 
     def __init__(
         self,
         actions: dict,  # Name of a button -> function without arguments
     ):
         self.buttons = {name: _action_button(name, action) for name, action in actions.items()}
-        self.status, self.bar, self.figures = widgets.HTML(), widgets.HTML(), widgets.HTML()
+        self.status = widgets.HTML()  # the state, as a word
+        self.bar = widgets.HTML()  # how far the run is; at its end the message
+        self.figures = widgets.HTML()  # of the last epoch
         top = widgets.HBox([*self.buttons.values(), self.status])
         parts, layout = [top, self.bar, self.figures], dict(overflow="visible")
-        self.widget = widgets.VBox(parts, layout=layout).add_class("sc-live")
-        self.handles = []  # where the widget is on the page
+        self.widget = widgets.VBox(parts, layout=layout).add_class("sc-live")  # all of them
+        self.handles = []  # of the places on the page that show `widget`
 
-    def _show_state(self, state: str, has_job: bool):
+    def show_state(self, state: str, has_job: bool):
         for name, button in self.buttons.items():
             button.disabled = not _can_press(name, state, has_job)
         self.status.value = _state_html(state)
 
-    def _replace_by(self, page: str):
+    def display(self):
+        "Show the widgets here, too"
+        self.handles.append(display(self.widget, display_id=True))
+
+    def replace_by(self, page: str):
         "Show HTML in place of the widgets, and close them"
         for handle in self.handles:
             handle.update(HTML(page))
@@ -109,74 +115,66 @@ class _View:
                 widget.close()
 
 # %% ../../nbs/lab/03_dashboard.ipynb #07c0e8e4
-class _Requests:
-    "What the buttons ask of the thread that trains"
+class _Control:
+    "The state of a run, and what the buttons ask of the thread that trains"
 
-    def __init__(self):
-        self.unpaused, self.stop_wanted = threading.Event(), False
-        self.unpaused.set()
+    def __init__(
+        self,
+        show_state,  # Called with each new state
+    ):
+        self.state = "ready"  # a key of `_ENABLED`
+        self.training_began = False  # before that, the job reads the pictures
+        self.stop_wanted = False  # the thread that trains looks at it after each step
+        self._unpaused = threading.Event()  # it waits for this one as well
+        self._unpaused.set()
+        self._show_state = show_state
+        self._lock = threading.RLock()  # of all above
+        self.move("ready")
+
+    def pause(self):
+        "Hold training after this step"
+        with self._lock:
+            if self.move("paused", "preparing", "training"):
+                self._unpaused.clear()
+
+    def resume(self):
+        "Continue after a pause"
+        with self._lock:
+            if self.move("training" if self.training_began else "preparing", "paused"):
+                self._unpaused.set()
 
     def stop(self):
-        self.stop_wanted = True
-        self.unpaused.set()
+        "End training after this step"
+        with self._lock:
+            if self.move("stopping", "preparing", "training", "paused"):
+                self.stop_wanted = True
+                self._unpaused.set()
+
+    def begin_training(self):
+        with self._lock:
+            self.training_began = True
+            self.move("training", "ready", "preparing")
 
     def wait_while_paused(self) -> float:  # seconds
         "Return after the pause, and how long it was"
-        if self.unpaused.is_set():
+        if self._unpaused.is_set():
             return 0.0
         since = time.monotonic()
-        self.unpaused.wait()
+        self._unpaused.wait()
         return time.monotonic() - since
 
-# %% ../../nbs/lab/03_dashboard.ipynb #9519c37b
-class _StateView(_View):
-    "A view with a state"
-
-    def __init__(self, job, actions: dict):
-        self.job, self.state, self.lock = job, "ready", threading.RLock()
-        super().__init__(actions)
-        self._move("ready")
-
-    def _move(self, to: str, *allowed) -> bool:
+    def move(self, to: str, *allowed) -> bool:
         "Change the state if it is one of `allowed`, or always; returns whether it was changed"
-        with self.lock:
+        with self._lock:
             if allowed and self.state not in allowed:
                 return False
             self.state = to
-            self._show_state(to, self.job is not None)
+            self._show_state(to)
             return True
 
     def ended(self) -> bool:
         "Whether there is nothing more to come"
         return self.state in ("finished", "stopped", "failed")
-
-# %% ../../nbs/lab/03_dashboard.ipynb #019a86d3
-class _PausableView(_StateView):
-    "A view with requests to pause and to stop"
-
-    def __init__(self, job):
-        self.requests, self.steps = _Requests(), 0  # steps per epoch; 0 before training
-        actions = (self.start, self.pause, self.resume, self.stop)
-        super().__init__(job, dict(zip(_TOOLTIPS, actions, strict=True)))
-
-    def start(self):
-        "Start the job, in the background"
-
-    def pause(self):
-        "Hold training after this step"
-        with self.lock:
-            if self._move("paused", "preparing", "training"):
-                self.requests.unpaused.clear()
-
-    def resume(self):
-        "Continue after a pause"
-        if self._move("training" if self.steps else "preparing", "paused"):
-            self.requests.unpaused.set()
-
-    def stop(self):
-        "End training after this step"
-        if self._move("stopping", "preparing", "training", "paused"):
-            self.requests.stop()
 
 # %% ../../nbs/lab/03_dashboard.ipynb #479fb3a1
 class _Clock:
@@ -256,84 +254,13 @@ def _lasting_html(state: str, message: str, figures: str, history=None) -> str:
     page = element("div", heading, text, figures, class_="sc")
     return STYLE + page + _picture_html(history)
 
-# %% ../../nbs/lab/03_dashboard.ipynb #0f121c22
-class _RunDisplay(_PausableView):
-    "The bar, the figures and the end of a run"
-
-    def __init__(self, job, epochs: int, batch_size: int, at_end):
-        self.epochs, self.batch_size, self.at_end = epochs, batch_size, at_end
-        self.history = self.report = None
-        self.message = ""  # how the run ended
-        super().__init__(job)
-        self._draw()
-        self.bar.value = progress_html(0, "")
-
-    def _draw(self):
-        figures = dashboard_html(self.history, self.report, self.epochs)
-        self.figures.value = STYLE + element("div", figures, class_="sc")
-
-    def static_html(self) -> str:
-        "The dashboard without its buttons"
-        figures = dashboard_html(self.history, self.report, self.epochs)
-        return _lasting_html(self.state, self.message, figures, self.history)
-
-    def _end(self, state: str):
-        "Show the end, and replace the widgets"
-        self._move(state)
-        self.bar.value = _message_html(self.message, state == "failed")
-        self._replace_by(self.static_html())
-        if self.at_end:
-            self.at_end(self)
-
-    def _ipython_display_(self):
-        if self.ended():
-            display(HTML(self.static_html()))
-        else:
-            self.handles.append(display(self.widget, display_id=True))
-
 # %% ../../nbs/lab/03_dashboard.ipynb #9cfb350c
-def _end_state(history, stop_wanted: bool) -> str:
-    "'stopped' if a button or a callback ended the run early, otherwise 'finished'"
+def _end_state(history, stop_wanted: bool, error=None) -> str:
+    "'failed' after an error, 'stopped' if a button or a callback ended the run, else 'finished'"
+    if error is not None:
+        return "failed"
     early = history is not None and history.stop_reason
     return "stopped" if stop_wanted or early else "finished"
-
-# %% ../../nbs/lab/03_dashboard.ipynb #87c4f312
-class _Watcher(_RunDisplay, Callback):
-    "Shows a run, as a callback of `fit`"
-
-    thread = None  # of the job; a dashboard that only watches has none
-
-    def on_start(self, run):
-        if self.ended():
-            raise ValueError("A dashboard shows one run, and this one has ended; make a new one")
-        self.epochs, self.steps = run.num_epochs, run.steps_per_epoch
-        self.batch_size = self.batch_size or run.train_dl.batch_size
-        now = time.monotonic()
-        self.updates = _BarUpdates(now, self.epochs, self.steps, self.batch_size)
-        self._move("training", "ready", "preparing")
-        self._draw()
-        if not self.thread and not self.handles and in_jupyter():
-            display(self)
-
-    def on_step(self, run):
-        self.updates.clock.skip(self.requests.wait_while_paused())
-        if self.requests.stop_wanted:
-            run.stop("by hand")
-        elif bar := self.updates.after_step(time.monotonic(), run.epoch, run.step):
-            self.bar.value = bar
-
-    def on_epoch(self, run):
-        self.history, self.report = run.history, run.report
-        self._draw()
-
-    def on_end(self, run):
-        self.message = run.summary()
-        if self.thread:  # `train` still judges and saves
-            self._move("saving")
-        elif run.error is not None:
-            self._end("failed")
-        else:
-            self._end(_end_state(self.history, self.requests.stop_wanted))
 
 # %% ../../nbs/lab/03_dashboard.ipynb #0eae8bdd
 def _release_frames(error: BaseException):
@@ -356,99 +283,81 @@ def _free_memory():
         torch.cuda.empty_cache()
 
 # %% ../../nbs/lab/03_dashboard.ipynb #4360a07d
-class _Worker(_Watcher):
-    "Runs a job in a thread"
+class _Job:
+    "A call in a thread of its own, with what it returned or raised"
 
-    def __init__(self, job, epochs: int, batch_size: int, at_end):
+    def __init__(
+        self,
+        call,  # A function without arguments
+        control: _Control,  # Asks the call to stop
+        at_end,  # Called after it, in its thread
+    ):
+        self.call = call  # `None` after it was made: what it holds is free then
+        self.control = control
+        self.at_end = at_end
+        self.thread = None  # before the start
         self.returned = self.error = None
-        self.done = threading.Event()
-        super().__init__(job, epochs, batch_size, at_end)
+        self.done = threading.Event()  # also `at_end` has returned
 
     def start(self):
-        "Start the job, in the background"
-        if self.job and self._move("preparing", "ready"):
-            self.thread = threading.Thread(target=self._work, daemon=True)
-            atexit.register(self._at_exit)
-            self.thread.start()
+        self.thread = threading.Thread(target=self._work, daemon=True)
+        atexit.register(self._stop_at_exit)
+        self.thread.start()
 
-    def _work(self):
-        try:
-            self._run_job()
-            self.job = None
-            _free_memory()
-            atexit.unregister(self._at_exit)
-            how = _end_state(self.history, self.requests.stop_wanted)
-            self._end("failed" if self.error else how)
-        finally:
-            self.done.set()
+    def wait(self):
+        "Return after the end; an interrupt is a stop, and a second one is raised"
+        while not self.done.is_set():
+            try:
+                self.done.wait()
+            except KeyboardInterrupt:
+                if self.control.stop_wanted:
+                    raise
+                self.control.stop()
 
-    def _run_job(self):
-        try:
-            self.returned = self.job(callbacks=[self])
-            path = getattr(self.returned, "model_path", None)
-            self.message += f"\nSaved as {path}" if path else ""
-        except BaseException as error:
-            self.error, self.message = error, _error_message(error)
-        if self.error:
-            _release_frames(self.error)
+    async def wait_async(self):
+        "As `wait`, while the kernel hears the buttons"
+        while not self.done.is_set():
+            try:
+                await asyncio.sleep(0.1)
+            except asyncio.CancelledError:
+                if self.control.stop_wanted:
+                    raise
+                self.control.stop()
 
-    def _at_exit(self):
-        self.stop()
-        self.done.wait(4)
-
-# %% ../../nbs/lab/03_dashboard.ipynb #eaf60ed6
-def _join(worker: _Worker):
-    "Wait for the end of a job"
-    while not worker.done.is_set():
-        try:
-            worker.done.wait()
-        except KeyboardInterrupt:
-            if worker.requests.stop_wanted:
-                raise
-            worker.stop()
-
-# %% ../../nbs/lab/03_dashboard.ipynb #5304e387
-async def _join_async(worker: _Worker):
-    "Wait for the end of a job while the kernel hears the buttons"
-    while not worker.done.is_set():
-        try:
-            await asyncio.sleep(0.1)
-        except asyncio.CancelledError:
-            if worker.requests.stop_wanted:
-                raise
-            worker.stop()
-
-# %% ../../nbs/lab/03_dashboard.ipynb #8626e876
-class _AwaitedWorker(_Worker):
-    "A worker that hands over what its job returned"
-
-    def result(self):  # What the job returns: a `Run`, or a `History` from `fit`
-        "Wait for the job, after starting it if need be; raises what the job raised"
-        self.start()
-        if not self.thread:
-            raise ValueError("This dashboard has no job; use the return value of `fit`")
-        _join(self)
-        self._replace_by(self.static_html())
+    def result(self):
+        "What the call returned; raises what it raised"
         if self.error:
             raise self.error
         return self.returned
 
-    def __await__(self):
-        "`await dashboard` is `result` with a kernel that hears the buttons while the cell waits"
-        return self._wait().__await__()
+    def _work(self):
+        try:
+            self._make_call()
+            self.call = None
+            _free_memory()
+            atexit.unregister(self._stop_at_exit)
+            self.at_end()
+        finally:
+            self.done.set()
 
-    async def _wait(self):
-        self.start()
-        if self.thread:
-            await _join_async(self)
-        return self.result()
+    def _make_call(self):
+        try:
+            self.returned = self.call()
+        except BaseException as error:
+            self.error = error
+        if self.error:
+            _release_frames(self.error)
 
-# %% ../../nbs/lab/03_dashboard.ipynb #ae56e237
+    def _stop_at_exit(self):
+        self.control.stop()
+        self.done.wait(4)
+
+# %% ../../nbs/lab/03_dashboard.ipynb #5c1d0e07
 def _train(config, more, resume, callbacks):
     return train(config, [*callbacks, *more], resume)
 
-
-class TrainingDashboard(_AwaitedWorker):
+# %% ../../nbs/lab/03_dashboard.ipynb #ae56e237
+class TrainingDashboard(Callback):
     "Runs a job in the background and shows it; given to `fit` as a callback, it only shows"
 
     def __init__(
@@ -464,8 +373,130 @@ class TrainingDashboard(_AwaitedWorker):
             raise ValueError("callbacks and resume go with a Config; give them to your function")
         if self.config:
             job = partial(_train, job, tuple(callbacks), resume)
-        epochs = self.config.num_epochs if self.config else 1
-        super().__init__(job, epochs, batch_size, at_end)
+        self.batch_size = batch_size
+        self.at_end = at_end
+        self.epochs = self.config.num_epochs if self.config else 1
+        self.history = self.report = None  # of the epochs so far, and of the last one
+        self.message = ""  # how the run ended
+        self.updates = None  # of the bar, once training has begun
+        actions = (self.start, self.pause, self.resume, self.stop)
+        self.view = _View(dict(zip(_TOOLTIPS, actions, strict=True)))
+        self.control = _Control(partial(self.view.show_state, has_job=job is not None))
+        self.job = None  # or what runs in the background
+        if job is not None:
+            self.job = _Job(partial(job, callbacks=[self]), self.control, self._end_job)
+        self._draw()
+        self.view.bar.value = progress_html(0, "")
+
+    def start(self):
+        "Start the job, in the background"
+        if self.job and self.control.move("preparing", "ready"):
+            self.job.start()
+
+    def pause(self):
+        "Hold training after this step"
+        self.control.pause()
+
+    def resume(self):
+        "Continue after a pause"
+        self.control.resume()
+
+    def stop(self):
+        "End training after this step"
+        self.control.stop()
+
+    @property
+    def state(self) -> str:
+        "'ready', 'preparing', 'training', 'paused', 'stopping', 'saving', or how the run ended"
+        return self.control.state
+
+    def ended(self) -> bool:
+        "Whether there is nothing more to come"
+        return self.control.ended()
+
+    def result(self):  # What the job returns: a `Run`, or a `History` from `fit`
+        "Wait for the job, after starting it if need be; raises what the job raised"
+        self.start()
+        if not self._job_started():
+            raise ValueError("This dashboard has no job; use the return value of `fit`")
+        self.job.wait()
+        self.view.replace_by(self.static_html())
+        return self.job.result()
+
+    def __await__(self):
+        "`await dashboard` is `result` with a kernel that hears the buttons while the cell waits"
+        return self._wait().__await__()
+
+    def static_html(self) -> str:
+        "The dashboard without its buttons"
+        return _lasting_html(self.state, self.message, self._figures(), self.history)
+
+    def on_start(self, run):
+        if self.ended():
+            raise ValueError("A dashboard shows one run, and this one has ended; make a new one")
+        self.epochs = run.num_epochs
+        self.batch_size = self.batch_size or run.train_dl.batch_size
+        now = time.monotonic()
+        self.updates = _BarUpdates(now, self.epochs, run.steps_per_epoch, self.batch_size)
+        self.control.begin_training()
+        self._draw()
+        if not self._job_started() and not self.view.handles and in_jupyter():
+            display(self)
+
+    def on_step(self, run):
+        self.updates.clock.skip(self.control.wait_while_paused())
+        if self.control.stop_wanted:
+            run.stop("by hand")
+        elif bar := self.updates.after_step(time.monotonic(), run.epoch, run.step):
+            self.view.bar.value = bar
+
+    def on_epoch(self, run):
+        self.history, self.report = run.history, run.report
+        self._draw()
+
+    def on_end(self, run):
+        self.message = run.summary()
+        if self._job_started():  # `train` still judges and saves
+            self.control.move("saving")
+        else:
+            self._end(run.error)
+
+    def _end_job(self):
+        if self.job.error:
+            self.message = _error_message(self.job.error)
+        elif path := getattr(self.job.returned, "model_path", None):
+            self.message += f"\nSaved as {path}"
+        self._end(self.job.error)
+
+    def _end(self, error):
+        "Show the end, and replace the widgets"
+        self.control.move(_end_state(self.history, self.control.stop_wanted, error))
+        self.view.bar.value = _message_html(self.message, self.state == "failed")
+        self.view.replace_by(self.static_html())
+        if self.at_end:
+            self.at_end(self)
+
+    async def _wait(self):
+        self.start()
+        if self._job_started():
+            await self.job.wait_async()
+        return self.result()
+
+    def _job_started(self) -> bool:
+        "Whether the run is that of the job, and not of a `fit` in a cell"
+        return self.job is not None and self.job.thread is not None
+
+    def _figures(self) -> Html:
+        return dashboard_html(self.history, self.report, self.epochs)
+
+    def _draw(self):
+        self.view.figures.value = STYLE + element("div", self._figures(), class_="sc")
+
+    def _ipython_display_(self):
+        if self.ended():
+            display(HTML(self.static_html()))
+        else:
+            self.view.display()
 
     def __repr__(self):
         return f"TrainingDashboard({self.state}{', ' if self.message else ''}{self.message})"
