@@ -55,7 +55,7 @@ def test_a_file_that_cannot_be_written(files, tmp_path):
     good, cleaner.decisions.path = cleaner.decisions.path, tmp_path  # a folder is no file
     cleaner.cards[1].keep.click()
     assert "is not decided" in cleaner.status.value
-    cleaner.undo.click()
+    cleaner.toolbar.undo.click()
     assert "Nothing is undone" in cleaner.status.value
     assert [*cleaner.decisions.fixes] == [*read_fixes(good)] == files.names[:1]
 
@@ -69,9 +69,23 @@ def test_letters(files, tmp_path):
     field.value = "kKi"  # no suggestion: refused, with a message
     assert "is not decided" in cleaner.status.value
     field.value = "kKinnnnnnnnnnnn"  # beyond the last page
-    assert cleaner.page_label.value.startswith("<span>page 8 of 8")
+    assert cleaner.toolbar.page_label.value.startswith("<span>page 8 of 8")
     field.value += "uu"
-    assert cleaner.start == 0 and not read_fixes(tmp_path / "fixes.csv")
+    assert cleaner.pages.index == 0 and not read_fixes(tmp_path / "fixes.csv")
+
+
+def test_focus(files, tmp_path):
+    cleaner = LabelCleaner(files, make_table(files.names[:5]), tmp_path / "fixes.csv", page=4)
+    a, b, c, d = (card.keep for card in cleaner.cards)
+    focused = []
+    for button in (a, b, c, d, cleaner.toolbar.next, cleaner.toolbar.undo):
+        button.focus = lambda button=button: focused.append(button)
+    for button in (b, d, a, c):  # a was passed over; the last one is the end of the page
+        button.click()
+    cleaner.toolbar.next.click()
+    a.click()  # the only picture of the last page
+    cleaner.cards[0].character.value = "nobody"  # refused: the focus stays
+    assert focused == [c, a, c, cleaner.toolbar.next, cleaner.toolbar.undo]
 
 
 def test_a_killed_kernel_loses_nothing(files, tmp_path):
@@ -90,11 +104,11 @@ os.kill(os.getpid(), 9)
     assert forks("forked:execute", program).code == -9
     cleaner = LabelCleaner(files.root, pd.read_csv(table), fixes, page=4)
     assert [card.name for card in cleaner.grid.children] == files.names[2:6]
-    cleaner.view.value = "Decided"
+    cleaner.toolbar.view.value = "Decided"
     assert [card.name for card in cleaner.grid.children] == files.names[1::-1]
     verdicts = [re.sub("<.*?>", "", card.verdict.value) for card in cleaner.grid.children]
     assert verdicts == ["✓ kept", "✗ dropped"]
-    cleaner.undo.click()
+    cleaner.toolbar.undo.click()
     assert [*read_fixes(fixes)] == files.names[:1]
 
 
@@ -109,7 +123,7 @@ def test_names_are_text(files, tmp_path):
     cleaner.cards[0].keep.click()
     cleaner.cards[1].character.value = "<b>"
     parts = [w for card in cleaner.cards for w in (card.picture, card.verdict)]
-    page = "".join(w.value for w in [*parts, cleaner.status, cleaner.page_label])
+    page = "".join(w.value for w in [*parts, cleaner.status, cleaner.toolbar.page_label])
     page = re.sub("base64[^>]*", "", page)
     assert page.count("<img") == 3 and "&lt;b&gt;" in page
     assert "<img src=x" not in page and "<b><" not in page
@@ -122,7 +136,7 @@ def test_more_decisions_than_suspects(files, tmp_path):
     for name in files.names[:5]:
         decisions.decide(name, "keep")
     cleaner = LabelCleaner(files, make_table(files.names[5:7]), tmp_path / "fixes.csv")
-    cleaner.view.value = "Decided"
+    cleaner.toolbar.view.value = "Decided"
     assert len(cleaner.grid.children) == 5
 
 

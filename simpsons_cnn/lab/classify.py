@@ -68,20 +68,30 @@ def _make_why(name: str) -> widgets.Button:
     return widgets.Button(description="Why?", tooltip=tooltip, layout=dict(width="auto"))
 
 # %% ../../nbs/lab/05_classify.ipynb #3f67e8ca
-class _PictureCard(widgets.VBox):
-    "A picture with its answer, or with the reason why there is none"
+class _AnswerCard(widgets.VBox):
+    "A picture with its answer and a button that explains it, or the reason why there is none"
 
-    def __init__(self, clf: Classifier, source, name: str):
+    def __init__(
+        self,
+        clf: Classifier,
+        source,  # A path, or bytes
+        name: str,  # Shown below the picture
+        k: int,  # Candidates to show
+    ):
         self.clf, self.source, self.name = clf, source, name
         self.picture, self.answer = widgets.HTML(), widgets.HTML()
+        self.why = _make_why(name)  # "Why?", or "Picture" while the evidence is shown
+        self.why.on_click(lambda _: self._on_why())
         super().__init__([self.picture, self.answer])
         self.add_class("sc-card")
         self._show(_opened(source), name)
+        if self._find_answer(k):
+            self.children = [*self.children, self.why]
 
     def _show(self, image, alt: str):
         self.picture.value = _named_picture(image, self.name, alt)
 
-    def _answer(self, k: int) -> bool:
+    def _find_answer(self, k: int) -> bool:
         "Show the best `k` candidates, or an error; returns whether there is an answer"
         try:
             self.answer.value = _prediction_html(self.clf.predict(_opened(self.source)), k)
@@ -90,18 +100,8 @@ class _PictureCard(widgets.VBox):
             return False
         return True
 
-# %% ../../nbs/lab/05_classify.ipynb #65f1a010
-class _AnswerCard(_PictureCard):
-    "A card with a button that shows where the evidence is"
-
-    def __init__(self, clf: Classifier, source, name: str, k: int):
-        super().__init__(clf, source, name)
-        self.why = _make_why(name)
-        self.why.on_click(lambda _: self._on_why())
-        if self._answer(k):
-            self.children = [*self.children, self.why]
-
     def _on_why(self):
+        "Show the evidence in the picture, or the picture again"
         source = _opened(self.source)
         if self.why.description == "Picture":
             self._show(source, self.name)
@@ -194,30 +194,8 @@ def _folder_error_html(text: str, error: Exception) -> Html:
     reason = getattr(error, "strerror", None) or error
     return _error_html(f"'{text}' cannot be read ({reason})")
 
-# %% ../../nbs/lab/05_classify.ipynb #e8e1e0b5
-class _ClassifyForm(widgets.VBox):
-    "The parts of a `ClassifyPictures`, from top to bottom"
-
-    def __init__(self, max_cards: int, folders: bool):
-        limit = _upload_limit(folders)
-        self.upload, self.clear = _make_upload(limit), _make_clear()
-        self.folder = _make_folder() if folders else None
-        self.status, self.answers = widgets.HTML(), _CardGrid(max_cards)
-        self.clear.on_click(lambda _: self._on_clear())
-        fields = [field for field in (self.upload, self.folder, self.clear) if field]
-        head = widgets.HBox(fields).add_class("sc-head")
-        note = widgets.HTML(element("small", limit))
-        super().__init__([widgets.HTML(STYLE), head, note, self.status, self.answers])
-
-    def _say(self, message: str):
-        self.status.value = element("div", message, role="status")
-
-    def _on_clear(self):
-        self.answers.clear()
-        self._say("No pictures")
-
 # %% ../../nbs/lab/05_classify.ipynb #d264f24a
-class ClassifyPictures(_ClassifyForm):
+class ClassifyPictures(widgets.VBox):
     "Upload pictures or enter a folder, see which characters they show"
 
     def __init__(
@@ -227,18 +205,33 @@ class ClassifyPictures(_ClassifyForm):
         max_cards: int = 24,  # Cards shown at a time
         folders: bool = True,  # A field for folders on this machine; `False` for visitors' pages
     ):
-        super().__init__(max_cards, folders)
+        limit = _upload_limit(folders)
         self.clf, self.k, self.max_cards = clf, k, max_cards
+        self.upload, self.clear = _make_upload(limit), _make_clear()
+        self.folder = _make_folder() if folders else None
+        self.status = widgets.HTML()  # how many pictures, or why there are none
+        self.answers = _CardGrid(max_cards)
         self.upload.observe(lambda change: self._on_upload(change.new), "value")
+        self.clear.on_click(lambda _: self._on_clear())
         if self.folder:
             self.folder.observe(lambda change: self._on_folder(change.new.strip()), "value")
+        fields = [field for field in (self.upload, self.folder, self.clear) if field]
+        head = widgets.HBox(fields).add_class("sc-head")
+        note = widgets.HTML(element("small", limit))
+        super().__init__([widgets.HTML(STYLE), head, note, self.status, self.answers])
         self._say(f"{len(clf.classes)} characters")
+
+    def __repr__(self):
+        return f"ClassifyPictures({self.clf!r}, {len(self.answers.children)} pictures)"
 
     def show(self, pictures: list):
         "Add cards for pictures: (path or bytes, name) each"
         new = pictures[: self.max_cards]
         self.answers.add([_AnswerCard(self.clf, *picture, self.k) for picture in new])
         self._say(_count_message(len(new), len(pictures)))
+
+    def _say(self, message: str):
+        self.status.value = element("div", message, role="status")
 
     def _on_upload(self, files):
         if files:
@@ -255,5 +248,6 @@ class ClassifyPictures(_ClassifyForm):
         else:
             self.show(pictures)
 
-    def __repr__(self):
-        return f"ClassifyPictures({self.clf!r}, {len(self.answers.children)} pictures)"
+    def _on_clear(self):
+        self.answers.clear()
+        self._say("No pictures")

@@ -6,6 +6,7 @@
 __all__ = ['Decisions', 'LabelCleaner']
 
 # %% ../../nbs/lab/06_cleaner.ipynb #9b50461c
+import math
 from pathlib import Path
 
 import ipywidgets as widgets
@@ -18,37 +19,19 @@ from ..scoring.metrics import Report
 from ..training.suspects import find_suspects, rank_suspects
 
 # %% ../../nbs/lab/06_cleaner.ipynb #75c9c188
-class _FixesOnDisk:
-    "Fixes of pictures in memory, in step with their file"
-
-    def __init__(self, files: ImageFiles, path):
-        self.files, self.path = files, Path(path)
-        folder = self.path.parent
-        if not folder.is_dir():
-            raise FileNotFoundError(
-                f"No folder '{folder}' to keep '{self.path.name}' in; make it first"
-            )
-        labels = [files.classes[label] for label in files.labels]
-        self.labels = dict(zip(files.names, labels, strict=True))
-        self.fixes = self._read() if self.path.exists() else {}
-
-    def _read(self) -> dict:
-        "The fixes in the file, under the names in the folder, whose Unicode form may be another"
-        names, fixes = list(self.labels), read_fixes(self.path)
-        rows = zip(find_rows(fixes, names), fixes.items(), strict=True)
-        return {name if row is None else names[row]: fix for row, (name, fix) in rows}
-
-    def _of_these_files(self) -> dict:
-        return {name: fix for name, fix in self.fixes.items() if name in self.labels}
-
-    def _write(self, name: str, fix: Fix | None):
-        record_fix(self.path, name, *(fix or ("undo",)))
-        self.fixes.pop(name, None)
-        if fix:
-            self.fixes[name] = fix
+def _read_fixes_of(
+    names: list,  # Pictures in the folder
+    path: Path,  # File of fixes; it need not exist
+) -> dict:
+    "The fixes in a file, under the names in the folder, whose Unicode form may be another"
+    if not path.exists():
+        return {}
+    fixes = read_fixes(path)
+    rows = zip(find_rows(fixes, names), fixes.items(), strict=True)
+    return {name if row is None else names[row]: fix for row, (name, fix) in rows}
 
 # %% ../../nbs/lab/06_cleaner.ipynb #d96f10e3
-class Decisions(_FixesOnDisk):
+class Decisions:
     "Decisions about pictures, in step with a file of fixes"
 
     def __init__(
@@ -56,15 +39,20 @@ class Decisions(_FixesOnDisk):
         files: ImageFiles,  # The pictures as scanned, without fixes applied
         path="fixes.csv",  # The file; created with the first decision
     ):
-        super().__init__(files, path)
+        path = Path(path)
+        if not path.parent.is_dir():
+            raise FileNotFoundError(
+                f"No folder '{path.parent}' to keep '{path.name}' in; make it first"
+            )
+        labels = [files.classes[label] for label in files.labels]
+        self.files = files
+        self.path = path
+        self.labels = dict(zip(files.names, labels, strict=True))  # picture -> character
+        self.fixes = _read_fixes_of(list(self.labels), path)  # picture -> fix, the last one last
         self.undo_stack = [(name, None) for name in self.fixes]  # (picture, fix before)
 
     def __len__(self):
         return len(self.fixes)
-
-    def apply(self) -> ImageFiles:
-        "The pictures with corrected labels, without the dropped ones"
-        return apply_fixes(self.files, self._of_these_files())
 
     def decide(
         self,
@@ -89,6 +77,20 @@ class Decisions(_FixesOnDisk):
         self.undo_stack.pop()
         return name
 
+    def apply(self) -> ImageFiles:
+        "The pictures with corrected labels, without the dropped ones"
+        return apply_fixes(self.files, self._of_these_files())
+
+    def _of_these_files(self) -> dict:
+        return {name: fix for name, fix in self.fixes.items() if name in self.labels}
+
+    def _write(self, name: str, fix: Fix | None):
+        "Write a fix, or that there is none any more; only then remember it"
+        record_fix(self.path, name, *(fix or ("undo",)))
+        self.fixes.pop(name, None)
+        if fix:
+            self.fixes[name] = fix
+
 # %% ../../nbs/lab/06_cleaner.ipynb #64f1a006
 def _line(*parts, **attributes) -> Html:
     return element("div", *parts, **{"class_": "sc-line"} | attributes)
@@ -103,6 +105,17 @@ def _description_html(label: str, suggestion: str, other: str) -> Html:
     else:
         reason = "the network is unsure"
     return join_html(_line("labelled ", element("b", label)), _line(reason))
+
+# %% ../../nbs/lab/06_cleaner.ipynb #e2c23225
+def _card_html(root: Path, side: int, name: str, label: str, reasons: tuple) -> Html:
+    "Pictures and description; `reasons` are the suggestion and the copy, both may be empty"
+    suggestion, other = reasons
+    pictures = [picture_html(root / name, name, side)]
+    if other:
+        pictures.append(picture_html(root / other, f"its copy {other}", side))
+    title = _line(name.split("/")[-1], title=name)
+    description = _description_html(label, suggestion, other)
+    return join_html(element("div", *pictures, class_="sc-pair"), title, description)
 
 # %% ../../nbs/lab/06_cleaner.ipynb #64f1a008
 _VERDICTS = dict(keep="✓ kept", drop="✗ dropped", move="→ ")
@@ -129,50 +142,31 @@ def _character_field(classes: list) -> widgets.Combobox:
     )
 
 # %% ../../nbs/lab/06_cleaner.ipynb #c2f7ed77
-class _CardControls(widgets.VBox):
-    "A picture, a verdict, and the controls to decide"
+class _Card(widgets.VBox):
+    "A picture, what was decided about it, and the controls to decide"
 
     def __init__(
         self,
+        root: Path,  # Folder of the pictures
         classes: list,  # Characters to choose from
+        side: int,  # Of the picture, in pixels
         on_decide,  # Called with the card, the action and the character
     ):
-        self.suggestion = ""
+        self.root, self.side, self.on_decide = root, side, on_decide
+        self.name = ""  # of the picture
+        self.suggestion = ""  # another character, for the button "It is …"
         self.picture, self.verdict = widgets.HTML(), widgets.HTML()
         self.keep, self.drop = _card_button("Keep"), _card_button("Drop")
-        self.move, self.character = _card_button("It is …", "0 0 auto"), _character_field(classes)
+        self.move = _card_button("It is …", "0 0 auto")
+        self.character = _character_field(classes)
         self.keep.on_click(lambda _: on_decide(self, "keep", ""))
         self.drop.on_click(lambda _: on_decide(self, "drop", ""))
         self.move.on_click(lambda _: on_decide(self, "move", self.suggestion))
-
-        def on_character(change):
-            if change.new:  # the field is also emptied
-                on_decide(self, "move", change.new)
-
-        self.character.observe(on_character, "value")
+        self.character.observe(self._on_character, "value")
         row = widgets.HBox([self.keep, self.drop], layout=dict(overflow="visible"))
         row.add_class("sc-row")
         super().__init__([self.picture, self.verdict, row, self.move, self.character])
         self.add_class("sc-card")
-
-# %% ../../nbs/lab/06_cleaner.ipynb #e2c23225
-def _card_html(root: Path, side: int, name: str, label: str, reasons: tuple) -> Html:
-    "Pictures and description; `reasons` are the suggestion and the copy, both may be empty"
-    suggestion, other = reasons
-    pictures = [picture_html(root / name, name, side)]
-    if other:
-        pictures.append(picture_html(root / other, f"its copy {other}", side))
-    title = _line(name.split("/")[-1], title=name)
-    description = _description_html(label, suggestion, other)
-    return join_html(element("div", *pictures, class_="sc-pair"), title, description)
-
-# %% ../../nbs/lab/06_cleaner.ipynb #64f1a013
-class _FilledCard(_CardControls):
-    "A card that can show one picture after the other"
-
-    def __init__(self, root: Path, classes: list, side: int, on_decide):
-        self.root, self.side, self.name = root, side, ""  # of the picture in pixels; its name
-        super().__init__(classes, on_decide)
 
     def fill(
         self,
@@ -191,19 +185,6 @@ class _FilledCard(_CardControls):
         self.keep.tooltip, self.drop.tooltip = f"Keep {name} as {label}", f"Drop {name}"
         self.move.tooltip, self.character.tooltip = f"{name} is {guess}", f"Who is in {name}?"
 
-# %% ../../nbs/lab/06_cleaner.ipynb #ea769aa8
-def _pressed(card: _FilledCard, fix: Fix | None) -> widgets.Button | None:
-    "The button that stands for a decision; `None` if there is no decision, or no such button"
-    if fix is None:
-        return None
-    if fix.action == "move":
-        return card.move if fix.character == card.suggestion else None
-    return card.keep if fix.action == "keep" else card.drop
-
-# %% ../../nbs/lab/06_cleaner.ipynb #64f1a015
-class _Card(_FilledCard):
-    "A card that shows what was decided"
-
     def mark(
         self,
         fix: Fix | None,  # What was decided
@@ -211,11 +192,24 @@ class _Card(_FilledCard):
     ):
         "Show what was decided"
         self.verdict.value = _verdict_html(fix)
+        pressed = self._button_of(fix)
         for button in (self.keep, self.drop, self.move):
-            button.button_style = "primary" if button is _pressed(self, fix) else ""
+            button.button_style = "primary" if button is pressed else ""
         for css_class, wanted in (("sc-decided", fix is not None), ("sc-current", current)):
             change = self.add_class if wanted else self.remove_class
             change(css_class)
+
+    def _button_of(self, fix: Fix | None) -> widgets.Button | None:
+        "The button that stands for a decision; `None` if there is no decision, or no such button"
+        if fix is None:
+            return None
+        if fix.action == "move":
+            return self.move if fix.character == self.suggestion else None
+        return self.keep if fix.action == "keep" else self.drop
+
+    def _on_character(self, change):
+        if change.new:  # the field is also emptied
+            self.on_decide(self, "move", change.new)
 
 # %% ../../nbs/lab/06_cleaner.ipynb #64f1a019
 def _suspects_by_name(table, decisions: Decisions) -> dict:  # Picture -> (suggestion, other)
@@ -229,6 +223,44 @@ def _suspects_by_name(table, decisions: Decisions) -> dict:  # Picture -> (sugge
         raise ValueError(f"None of the {len(table):,} pictures in the table is under '{root}'")
     return known
 
+# %% ../../nbs/lab/06_cleaner.ipynb #beb8fb78
+def _names_of_view(view: str, decisions: Decisions, suspects: dict) -> list:
+    "Names of the pictures to review, or of those that are decided"
+    if view == "Decided":
+        return [name for name in reversed(decisions.fixes) if name in decisions.labels]
+    return [name for name in suspects if name not in decisions.fixes]
+
+# %% ../../nbs/lab/06_cleaner.ipynb #51a12aa2
+class _Pages:
+    "A list of names, of which one page is shown"
+
+    def __init__(
+        self,
+        names: list,
+        size: int,  # Names on a page
+    ):
+        self.names, self.size = names, size
+        self.index = 0  # of the page that is shown
+
+    def __len__(self):
+        return max(1, math.ceil(len(self.names) / self.size))
+
+    def shown(self) -> list:
+        "The names on the page that is shown"
+        start = self.index * self.size
+        return self.names[start : start + self.size]
+
+    def go_to(self, index: int) -> bool:  # Whether there is such a page
+        "Show another page"
+        exists = 0 <= index < len(self)
+        if exists:
+            self.index = index
+        return exists
+
+    def page_of(self, name: str) -> int | None:
+        "Index of the page with a name; `None` if it is not in the list"
+        return self.names.index(name) // self.size if name in self.names else None
+
 # %% ../../nbs/lab/06_cleaner.ipynb #64f1a021
 def _make_view() -> widgets.ToggleButtons:
     return widgets.ToggleButtons(
@@ -241,6 +273,33 @@ def _make_view() -> widgets.ToggleButtons:
 def _text_button(text: str, tooltip: str) -> widgets.Button:
     return widgets.Button(description=text, tooltip=tooltip, layout=dict(width="auto"))
 
+# %% ../../nbs/lab/06_cleaner.ipynb #1c5e415c
+class _Toolbar(widgets.HBox):
+    "The view, the buttons for pages and undo, and where one is"
+
+    def __init__(self):
+        self.view = _make_view()
+        self.previous = _text_button("Previous", "Previous page")
+        self.next = _text_button("Next", "Next page")
+        self.undo = _text_button("Undo", "Undo the last decision")
+        self.page_label = widgets.HTML()
+        parts = [self.view, self.previous, self.next, self.undo, self.page_label]
+        super().__init__(parts, layout=dict(flex_flow="row wrap"))
+        self.add_class("sc-head")
+
+    def show(self, pages: _Pages, decisions: Decisions):
+        "Say which page is shown, and disable the buttons that would do nothing"
+        self.previous.disabled = pages.index == 0
+        self.next.disabled = pages.index == len(pages) - 1
+        self.undo.disabled = not decisions.undo_stack
+        text = f"page {pages.index + 1:,} of {len(pages):,}, {len(decisions):,} decided"
+        self.page_label.value = element("span", text)
+
+# %% ../../nbs/lab/06_cleaner.ipynb #434972cd
+def _status_html(message: str, error: bool = False) -> Html:
+    role, css_class = ("alert", "sc-line sc-error") if error else ("status", "sc-line")
+    return _line(message or Html("&nbsp;"), role=role, class_=css_class)
+
 # %% ../../nbs/lab/06_cleaner.ipynb #d093e7cb
 def _make_keys() -> widgets.Text:
     return widgets.Text(
@@ -250,198 +309,26 @@ def _make_keys() -> widgets.Text:
         layout=dict(width="440px"),
     )
 
-# %% ../../nbs/lab/06_cleaner.ipynb #434972cd
-def _status_html(message: str, error: bool = False) -> Html:
-    role, css_class = ("alert", "sc-line sc-error") if error else ("status", "sc-line")
-    return _line(message or Html("&nbsp;"), role=role, class_=css_class)
-
-# %% ../../nbs/lab/06_cleaner.ipynb #d7637b24
-class _CleanerView(widgets.VBox):
-    "Views, buttons, a status line and a grid of cards"
-
-    def __init__(self):
-        self.view, self.key_field = _make_view(), _make_keys()
-        self.previous = _text_button("Previous", "Previous page")
-        self.next = _text_button("Next", "Next page")
-        self.undo = _text_button("Undo", "Undo the last decision")
-        self.page_label, self.status = widgets.HTML(), widgets.HTML()
-        self.grid = widgets.Box().add_class("sc-cards")
-        head = [self.view, self.previous, self.next, self.undo, self.page_label]
-        head = widgets.HBox(head, layout=dict(flex_flow="row wrap")).add_class("sc-head")
-        super().__init__([widgets.HTML(STYLE), head, self.key_field, self.status, self.grid])
-
-    def _say(self, message: str, error: bool = False):
-        self.status.value = _status_html(message, error)
-
-# %% ../../nbs/lab/06_cleaner.ipynb #beb8fb78
-def _names_of_view(view: str, decisions: Decisions, suspects: dict) -> list:
-    "Names of the pictures to review, or of those that are decided"
-    if view == "Decided":
-        return [name for name in reversed(decisions.fixes) if name in decisions.labels]
-    return [name for name in suspects if name not in decisions.fixes]
-
-# %% ../../nbs/lab/06_cleaner.ipynb #51a12aa2
-def _page_position(start: int, page: int, total: int) -> tuple:  # (number from 1, pages in all)
-    "Which page begins at index `start` of `total` names, with `page` names on each"
-    return start // page + 1, max(1, -(-total // page))
-
-# %% ../../nbs/lab/06_cleaner.ipynb #1c5e415c
-class _MarkedView(_CleanerView):
-    "A view that shows what was decided about the pictures of the page"
-
-    def __init__(self, decisions: Decisions, cards: list, page: int):
-        self.decisions, self.cards, self.page = decisions, cards, page  # pictures per page
-        self.names, self.start = [], 0  # of all pages; index of the first one shown
-        self.current = None  # the card that keys decide about
-        super().__init__()
-
-    def _mark_cards(self):
-        fixes, cards = self.decisions.fixes, self.grid.children
-        self.current = next((card for card in cards if card.name not in fixes), None)
-        for card in cards:
-            card.mark(fixes.get(card.name), card is self.current)
-        number, num_pages = _page_position(self.start, self.page, len(self.names))
-        self.previous.disabled, self.next.disabled = number == 1, number == num_pages
-        self.undo.disabled = not self.decisions.undo_stack
-        text = f"page {number:,} of {num_pages:,}, {len(self.decisions):,} decided"
-        self.page_label.value = element("span", text)
-
-# %% ../../nbs/lab/06_cleaner.ipynb #36f1544e
-class _PagedView(_MarkedView):
-    "A view that turns pages"
-
-    def __init__(self, decisions: Decisions, suspects: dict, cards: list, page: int):
-        self.suspects = suspects
-        super().__init__(decisions, cards, page)
-        self.previous.on_click(lambda _: self._turn_page(-1))
-        self.next.on_click(lambda _: self._turn_page(1))
-
-    def _turn_page(self, by: int):
-        self.go_to_page(self.start // self.page + by)
-
-    def go_to_page(
-        self,
-        index: int,  # Of the page, from 0; a page that does not exist is ignored
-    ):
-        "Show a page"
-        start = index * self.page
-        if index and not 0 <= start < len(self.names):
-            return
-        self.start = start
-        names = self.names[start : start + self.page]
-        self.grid.children = self.cards[: len(names)]
-        for card, name in zip(self.grid.children, names, strict=True):
-            card.fill(name, self.decisions.labels[name], *self.suspects.get(name, ("", "")))
-        self._say("")
-        self._mark_cards()
-
-# %% ../../nbs/lab/06_cleaner.ipynb #59039eb9
-class _CleanerPages(_PagedView):
-    "Pages of cards, for the pictures to review and for those that are decided"
-
-    def __init__(self, decisions: Decisions, suspects: dict, cards: list, page: int):
-        super().__init__(decisions, suspects, cards, page)
-        self.view.observe(lambda _: self._list_names(), "value")
-        self._list_names()
-
-    def _list_names(self):
-        "List the pictures of the view, and show the first page"
-        self.names = _names_of_view(self.view.value, self.decisions, self.suspects)
-        self.go_to_page(0)
-        if not self.names:
-            decided = self.view.value == "Decided"
-            self._say("Nothing is decided yet" if decided else "Nothing left to review")
-
-# %% ../../nbs/lab/06_cleaner.ipynb #c71591d8
-class _RecordingPages(_CleanerPages):
-    "Pages that record a decision and show it"
-
-    def _decide(self, card: _Card, action: str, character: str) -> bool:
-        "Record a decision; returns whether that worked"
-        try:
-            self.decisions.decide(card.name, action, character)
-        except (ValueError, OSError) as error:
-            self._say(f"{card.name} is not decided: {error}", error=True)
-            return False
-        finally:
-            card.character.value = ""
-        self._mark_cards()
-        self._say(f"{card.name}: {_VERDICTS[action]}{character}")
-        return True
-
-# %% ../../nbs/lab/06_cleaner.ipynb #18e1c286
-def _next_undecided(pages: _CleanerPages, card: _Card) -> _Card | None:
-    "The next card of the page without a decision; `None` if all are decided"
-    later = pages.grid.children[pages.cards.index(card) + 1 :]
-    undecided = [c for c in later if c.name not in pages.decisions.fixes]
-    return undecided[0] if undecided else pages.current
-
-# %% ../../nbs/lab/06_cleaner.ipynb #66bed677
-class _DecidingPages(_RecordingPages):
-    "Pages whose cards decide"
-
-    def _on_decide(self, card: _Card, action: str, character: str):
-        "Decide, and move the focus to the next picture without a decision"
-        if not self._decide(card, action, character):
-            return
-        following = _next_undecided(self, card)
-        if following:
-            following.keep.focus()
-        elif self.next.disabled:
-            self.undo.focus()
-        else:
-            self.next.focus()
-
-# %% ../../nbs/lab/06_cleaner.ipynb #fc81378c
-class _UndoingPages(_DecidingPages):
-    "Pages with a button for undo"
-
-    def __init__(self, decisions: Decisions, suspects: dict, cards: list, page: int):
-        super().__init__(decisions, suspects, cards, page)
-        self.undo.on_click(lambda _: self._on_undo())
-
-    def _on_undo(self):
-        try:
-            name = self.decisions.undo()
-        except OSError as error:
-            self._say(f"Nothing is undone: {error}", error=True)
-            return
-        if name in self.names:
-            index = self.names.index(name) // self.page
-            if index != self.start // self.page:
-                self.go_to_page(index)
-        if name:
-            self._mark_cards()
-            self._say(f"{name}: undone")
-
 # %% ../../nbs/lab/06_cleaner.ipynb #64f1a028
 _KEY_ACTIONS = dict(k="keep", i="move", d="drop")
 
 
-class _KeyedPages(_UndoingPages):
-    "Pages that listen to the field for keys"
+def _added_letters(old: str, new: str) -> str:
+    "What was typed at the end of a text, in lower case; empty if something else was changed"
+    return new.removeprefix(old).lower() if new.startswith(old) else ""
 
-    def __init__(self, decisions: Decisions, suspects: dict, cards: list, page: int):
-        super().__init__(decisions, suspects, cards, page)
-        self.key_field.observe(lambda change: self._on_keys(change.old, change.new), "value")
-
-    def _on_keys(self, old: str, new: str):
-        "Act on the letters that were added"
-        if new.startswith(old):
-            for key in new[len(old) :].lower():
-                self._on_key(key)
-
-    def _on_key(self, key: str):
-        card = self.current
-        if key == "u":
-            self._on_undo()
-        elif key in "np":
-            self._turn_page(1 if key == "n" else -1)
-        elif key in _KEY_ACTIONS and card:
-            self._decide(card, _KEY_ACTIONS[key], card.suggestion if key == "i" else "")
+# %% ../../nbs/lab/06_cleaner.ipynb #18e1c286
+def _next_undecided(
+    cards: list,  # On the page
+    fixes: dict,  # Of the decided pictures
+    start: int = 0,  # Index of the card to begin with; those before it come last
+) -> _Card | None:
+    "The next card without a decision; `None` if all are decided"
+    in_turn = [*cards[start:], *cards[:start]]
+    return next((card for card in in_turn if card.name not in fixes), None)
 
 # %% ../../nbs/lab/06_cleaner.ipynb #bce6974b
-class LabelCleaner(_KeyedPages):
+class LabelCleaner(widgets.VBox):
     "Review the pictures whose label is most likely wrong, a page at a time"
 
     def __init__(
@@ -459,13 +346,119 @@ class LabelCleaner(_KeyedPages):
             name = min(kwargs)
             raise TypeError(f"{name!r} goes to find_suspects, which a table replaces; leave it out")
         files = files if isinstance(files, ImageFiles) else ImageFiles.scan(files)
-        decisions = Decisions(files, fixes)
-        table = find_suspects(decisions.apply(), **kwargs) if table is None else table
-        by_name = _suspects_by_name(table, decisions)
-        args = files.root, files.classes, side, lambda *decision: self._on_decide(*decision)
-        cards = [_Card(*args) for _ in range(min(page, len(files)))]
-        super().__init__(decisions, by_name, cards, page)
+        self.decisions = Decisions(files, fixes)
+        table = find_suspects(self.decisions.apply(), **kwargs) if table is None else table
+        self.suspects = _suspects_by_name(table, self.decisions)  # picture -> (suggestion, copy)
+        self.pages = _Pages([], page)  # of the names in the view
+        args = files.root, files.classes, side, self._on_button
+        self.cards = [_Card(*args) for _ in range(min(page, len(files)))]  # filled on each page
+        self.current = None  # the card that keys decide about
+        self.toolbar = _Toolbar()
+        self.key_field = _make_keys()
+        self.status = widgets.HTML()  # what happened last
+        self.grid = widgets.Box().add_class("sc-cards")  # the cards that have a picture
+        parts = [self.toolbar, self.key_field, self.status, self.grid]
+        super().__init__([widgets.HTML(STYLE), *parts])
+        self._listen()
+        self._list_names()
 
     def __repr__(self):
         decided = f"{len(self.decisions):,} decided in '{self.decisions.path}'"
         return f"LabelCleaner({len(self.suspects):,} pictures, {decided})"
+
+    def go_to_page(
+        self,
+        index: int,  # Of the page, from 0; a page that does not exist is ignored
+    ):
+        "Show a page"
+        if not self.pages.go_to(index):
+            return
+        names = self.pages.shown()
+        self.grid.children = self.cards[: len(names)]
+        for card, name in zip(self.grid.children, names, strict=True):
+            card.fill(name, self.decisions.labels[name], *self.suspects.get(name, ("", "")))
+        self._say("")
+        self._show_decisions()
+
+    def _listen(self):
+        "Call the methods below when something is pressed or typed"
+        self.toolbar.view.observe(lambda _: self._list_names(), "value")
+        self.toolbar.previous.on_click(lambda _: self._turn_page(-1))
+        self.toolbar.next.on_click(lambda _: self._turn_page(1))
+        self.toolbar.undo.on_click(lambda _: self._undo())
+        self.key_field.observe(self._on_keys, "value")
+
+    def _list_names(self):
+        "List the pictures of the view, and show the first page"
+        view = self.toolbar.view.value
+        self.pages.names = _names_of_view(view, self.decisions, self.suspects)
+        self.go_to_page(0)
+        if not self.pages.names:
+            decided = view == "Decided"
+            self._say("Nothing is decided yet" if decided else "Nothing left to review")
+
+    def _turn_page(self, by: int):
+        self.go_to_page(self.pages.index + by)
+
+    def _show_decisions(self):
+        "Mark the cards of the page, and say where one is"
+        fixes, cards = self.decisions.fixes, self.grid.children
+        self.current = _next_undecided(cards, fixes)
+        for card in cards:
+            card.mark(fixes.get(card.name), card is self.current)
+        self.toolbar.show(self.pages, self.decisions)
+
+    def _say(self, message: str, error: bool = False):
+        self.status.value = _status_html(message, error)
+
+    def _on_button(self, card: _Card, action: str, character: str):
+        "Decide, and move the focus to the next picture without a decision"
+        if not self._decide(card, action, character):
+            return
+        start = self.cards.index(card) + 1
+        following = _next_undecided(self.grid.children, self.decisions.fixes, start)
+        if following:
+            following.keep.focus()
+        elif self.toolbar.next.disabled:
+            self.toolbar.undo.focus()
+        else:
+            self.toolbar.next.focus()
+
+    def _on_keys(self, change):
+        "Act on the letters that were added"
+        for key in _added_letters(change.old, change.new):
+            card = self.current
+            if key == "u":
+                self._undo()
+            elif key in "np":
+                self._turn_page(1 if key == "n" else -1)
+            elif key in _KEY_ACTIONS and card:
+                self._decide(card, _KEY_ACTIONS[key], card.suggestion if key == "i" else "")
+
+    def _decide(self, card: _Card, action: str, character: str) -> bool:
+        "Record a decision and show it, or say why not; returns whether that worked"
+        try:
+            self.decisions.decide(card.name, action, character)
+        except (ValueError, OSError) as error:
+            self._say(f"{card.name} is not decided: {error}", error=True)
+            return False
+        finally:
+            card.character.value = ""
+        self._show_decisions()
+        self._say(f"{card.name}: {_VERDICTS[action]}{character}")
+        return True
+
+    def _undo(self):
+        "Undo the last decision, and show the page of its picture"
+        try:
+            name = self.decisions.undo()
+        except OSError as error:
+            self._say(f"Nothing is undone: {error}", error=True)
+            return
+        if not name:
+            return
+        index = self.pages.page_of(name)
+        if index not in (None, self.pages.index):
+            self.go_to_page(index)
+        self._show_decisions()
+        self._say(f"{name}: undone")
