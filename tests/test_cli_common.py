@@ -11,6 +11,7 @@ import torch
 from simpsons_cnn.cli.common import (
     CommandParser,
     add_network,
+    check_makeable,
     check_target,
     make_out_folder,
     open_classifier,
@@ -143,6 +144,19 @@ def test_a_file_that_cannot_be_written(tmp_path, name, overwrite, error, message
     (tmp_path / "there.csv").write_text("")
     with pytest.raises(error, match=message):
         check_target(tmp_path / name, overwrite, "name another --csv")
+
+
+@pytest.mark.parametrize("option", ["--out", "--store_directory"])
+def test_a_folder_that_cannot_be_made_is_said_before_the_work(tmp_path, monkeypatch, option):
+    "With the name of the option that gave it"
+    (tmp_path / "there.csv").write_text("")
+    check_makeable(tmp_path / "new/deeper", option)
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(NotADirectoryError, match=f"there.csv' is a file; name another {option}$"):
+        check_makeable(tmp_path / "there.csv/new", option)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(PermissionError, match=f"Cannot write to .*; name another {option}$"):
+        check_makeable(tmp_path / "new", option)
 
 
 @pytest.mark.parametrize("name", ["there.csv", "there.csv/new"])

@@ -66,6 +66,22 @@ def test_not_a_folder(tmp_path):
         pictures_under(tmp_path / "nowhere")
 
 
+LEFT_OUT = "files under '{}' are left out, because they are no pictures of a format that is read"
+
+
+@pytest.mark.parametrize("look", [pictures_under, ImageFiles.scan], ids=["walk", "scan"])
+def test_what_is_left_out_is_said_once(tmp_path, capsys, look):
+    make_folder(tmp_path, "moe/1.png", "carl/1.png", "carl/.hidden.txt")
+    for name in ("moe/a.jxl", "moe/b.txt", "carl/c.txt", "carl/\x1b[2K.txt"):
+        (tmp_path / name).write_text("no picture")
+    (tmp_path / "moe/gone.png").symlink_to("nowhere.png")
+    assert len(look(tmp_path)) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and len(said.err.splitlines()) == 1
+    assert said.err.startswith(f"note: 5 {LEFT_OUT.format(tmp_path)}, or links to nothing (")
+    assert said.err.endswith(r"(carl/\x1b[2K.txt, carl/c.txt, moe/a.jxl and 2 more)" + "\n")
+
+
 def test_character_without_images(tmp_path):
     make_folder(tmp_path, "moe/1.png", "lenny/1.png")
     (tmp_path / "carl").mkdir()

@@ -162,6 +162,38 @@ def test_thin_image_takes_little_memory(tmp_path, size):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
 
 
+def png_with_text(where: str, *chunks) -> io.BytesIO:
+    "A PNG with chunks (kind, content) 'before' its pixels or 'behind' them"
+    data = as_file(SCENE, "png").getvalue()
+    at = data.index(b"IDAT") - 4 if where == "before" else data.index(b"IEND") - 4
+    texts = b"".join(
+        len(content).to_bytes(4, "big")
+        + kind
+        + content
+        + zlib.crc32(kind + content).to_bytes(4, "big")
+        for kind, content in chunks
+    )
+    return io.BytesIO(data[:at] + texts + data[at:])
+
+
+@pytest.mark.parametrize("where", ["before", "behind"])
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [(b"zTXt", b"a\0\0" + zlib.compress(bytes(2**20 + 1)))],
+        [(b"iTXt", b"a\0\1\0\0\0" + zlib.compress(bytes(2**20 + 1)))],
+        [(b"iCCP", b"a\0\0" + zlib.compress(bytes(2**20 + 1)))],
+        [(b"tEXt", b"a%d\0" % i + b"x" * (2**20 - 9)) for i in range(65)],
+    ],
+    ids=["zTXt", "iTXt", "iCCP", "tEXt"],
+)
+def test_a_png_with_long_texts_is_refused_in_our_words(where, chunks):
+    picture = png_with_text(where, *chunks)
+    with pytest.raises(ValueError, match="at most 1 MiB of text in one piece .* without its texts"):
+        read_rgb(picture)
+    assert np.array_equal(read_rgb(png_with_text(where, (b"tEXt", b"a\0short"))), SCENE)
+
+
 def test_damaged_exif_is_silent():
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -144,9 +144,15 @@ NESTED = dict(name="Ensemble", num_classes=4, members=[member()] * 2, temperatur
         (dict(members=[member(), member(num_classes=5)], temperatures=[1, 1]), r"got \[4, 5\]"),
         (dict(members=[member(num_classes=5)] * 2, temperatures=[1, 1]), "network of 5"),
         (dict(temperatures=[1, 1]), "give 3 temperatures, got 2"),
-        (dict(temperatures=[1, 1, 0]), "temperatures must be from .001 to 1,000"),
-        (dict(temperatures=[1, 1, float("nan")]), "temperatures must be from .001 to 1,000"),
-        (dict(temperatures=[1, 1, "2"]), "has an incomplete header"),
+        (dict(temperatures=[1, 1, 0]), "temperature must be a number from 0.001 to 1,000"),
+        (
+            dict(temperatures=[1, 1, float("nan")]),
+            "temperature must be a number from 0.001 to 1,000",
+        ),
+        (
+            dict(temperatures=[1, 1, "2"]),
+            "temperature must be a number from 0.001 to 1,000, got '2'",
+        ),
         (
             dict(members=[dict(name="OwnNetwork", factory="os:abort", num_classes=4)] * 2),
             "the network 'os:abort', which is not registered here",

@@ -1,11 +1,14 @@
 "Model files that are damaged, crafted or of another program are refused; opening one stays light"
 
 import json
+import math
+import os
 import random
 import resource
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -16,6 +19,7 @@ from torch import nn
 
 import simpsons_cnn.core.tensors as tensors
 from simpsons_cnn.data.preprocess import Preprocess
+from simpsons_cnn.inference.classifier import Classifier
 from simpsons_cnn.networks import model_file
 from simpsons_cnn.networks.model_file import load_model, load_reference, load_weights, save_model
 from simpsons_cnn.networks.reference import SimpsonsCNN
@@ -148,7 +152,7 @@ DEEP = dict(name="ResidualCNN", num_classes=4, channels=[8, 8], blocks=[1, 1], d
         ),
         (dict(architecture={}), "has an incomplete header"),
         (dict(preprocess={"zoom": 2}), "has an incomplete header"),
-        (dict(preprocess={"size": 0}), "has an incomplete header"),
+        (dict(preprocess={"size": 0}), "header that cannot be used: size must be a whole number"),
         (dict(preprocess={"size": 32}), "crop must be at least 64 px each way, got 32"),
         (dict(classes=["a", "b", "c", None]), "classes must be names as text, got None"),
         (dict(classes=[0, 1, 2, 3]), "classes must be names as text, got 0"),
@@ -187,6 +191,99 @@ def test_headers_that_make_no_sense(crafted, changes, words):
 def test_tensors_that_do_not_fit(crafted, changed, words):
     with pytest.raises(ValueError, match=words):
         load_model(crafted(changed))
+
+
+@pytest.fixture
+def little_memory():
+    "The test may take 256 MiB of addresses more than the process has now"
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    most = pages * resource.getpagesize() + 2**28
+    resource.setrlimit(resource.RLIMIT_AS, (most, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def with_holes(file, header: dict | None, size: int, shapes: dict):
+    "Write a file of this size, nearly all of it a hole, whose header claims one more tensor"
+    entries = {k: dict(dtype="F32", shape=s, data_offsets=[0, 4]) for k, s in shapes.items()}
+    entries["w"] = dict(dtype="U8", shape=[size], data_offsets=[0, size])
+    if header is not None:
+        entries["__metadata__"] = {"simpsons_cnn": json.dumps(dict(sha256="0" * 64) | header)}
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text)
+    os.truncate(file, 8 + len(text) + size)
+    return file
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits are those of Linux")
+@pytest.mark.parametrize(
+    "version, gib, words",
+    [
+        (None, 20, "was not written by save_model"),
+        (2, 20, "does not fit the network: w is unknown"),
+        (9, 0.3, "is damaged: its content does not match its SHA-256"),
+    ],
+    ids=["foreign", "misfit", "version"],
+)
+def test_a_file_larger_than_the_memory(small, path, tmp_path, little_memory, version, gib, words):
+    "It is refused for its header, or read in pieces"
+    header = json.loads(safe_open(str(path), "pt").metadata()["simpsons_cnn"])
+    header = None if version is None else header | dict(format_version=version)
+    shapes = {name: list(tensor.shape) for name, tensor in small.state_dict().items()}
+    file = with_holes(tmp_path / "huge.safetensors", header, int(gib * 2**30), shapes)
+    with pytest.raises(ValueError, match=words):
+        load_model(file)
+
+
+TEMPERATURE = "temperature must be a number from 0.001 to 1,000, got "
+MEAN = "mean must be three numbers from 0 to 1, got "
+
+
+@pytest.mark.parametrize(
+    "section, name, value, words",
+    [
+        ("calibration", "temperature", "hot", f"{TEMPERATURE}'hot'"),
+        ("calibration", "temperature", "1.5", f"{TEMPERATURE}'1.5'"),
+        ("calibration", "temperature", math.nan, f"{TEMPERATURE}nan"),
+        ("calibration", "temperature", math.inf, f"{TEMPERATURE}inf"),
+        ("calibration", "temperature", -1, f"{TEMPERATURE}-1"),
+        ("calibration", "temperature", 10**400, f"{TEMPERATURE}1000"),
+        ("calibration", "temperature", None, f"{TEMPERATURE}None"),
+        ("calibration", "temperature", True, f"{TEMPERATURE}True"),
+        ("calibration", "temperature", [1], f"{TEMPERATURE}\\[1\\]"),
+        ("calibration", "threshold", "0", "threshold must be a finite number, got '0'"),
+        ("calibration", "threshold", 10**400, "threshold must be a finite number, got 1000"),
+        ("calibration", "threshold", math.nan, "threshold must be a finite number, got nan"),
+        ("calibration", "kept", "95 %", "coverage must be a number from 0 to 1, got '95 %'"),
+        ("calibration", "pictures", "many", "pictures must be a number from 0 to 1,000,000,000"),
+        ("calibration", "ece_after", math.nan, "ece_after must be a number from 0 to 1, got nan"),
+        ("calibration", "ece_before", "x", "ece_before must be a number from 0 to 1, got 'x'"),
+        ("preprocess", "mean", [0, 0, "x"], MEAN),
+        ("preprocess", "mean", [0, 0, math.nan], MEAN),
+        ("preprocess", "mean", 0.5, MEAN),
+        ("preprocess", "mean", None, MEAN),
+        ("preprocess", "std", "abc", "std must be three numbers from 0.001 to 1, got 'abc'"),
+        ("preprocess", "size", True, "size must be a whole number from 1 to 4,096, got True"),
+        ("preprocess", "crop", "64", "crop must be a whole number from 1 to 64, got '64'"),
+        ("architecture", "dropout_rate", math.nan, "dropout_rate must be a number from 0 to 1"),
+        ("architecture", "dropout_rate", "0", "dropout_rate must be a number from 0 to 1, got '0'"),
+        ("architecture", "num_classes", "4", "num_classes must be whole numbers, got '4'"),
+        ("architecture", "channels", [4, "4"], "channels must be whole numbers, got '4'"),
+        ("architecture", "hidden", [8.5, 8], "hidden must be whole numbers, got 8.5"),
+        ("architecture", "hidden", None, "hidden must be whole numbers, got None"),
+    ],
+)
+def test_numbers_of_a_header(crafted, path, section, name, value, words):
+    "Those that the library uses are numbers, and in a range"
+    header = json.loads(safe_open(str(path), "pt").metadata()["simpsons_cnn"])
+    if section == "calibration":
+        changed = dict(about=dict(calibration={name: value}))
+    else:
+        changed = {section: header[section] | {name: value}}
+    with pytest.raises(ValueError, match=f"crafted' .*{words}") as refused:
+        Classifier.load(crafted(**changed), "cpu")
+    assert "TypeError" not in str(refused.value)
 
 
 def test_weights_of_another_network(small):

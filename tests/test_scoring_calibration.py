@@ -20,8 +20,8 @@ from simpsons_cnn.scoring.calibration import (
     "kwargs, message",
     [
         (dict(measure="logits"), "Unknown measure 'logits'; did you mean 'logit'"),
-        (dict(temperature=0), "temperature must be from .001 to 1,000, got 0"),
-        (dict(temperature=math.nan), "temperature must be from .001 to 1,000, got nan"),
+        (dict(temperature=0), "temperature must be a number from 0.001 to 1,000, got 0"),
+        (dict(temperature=math.nan), "temperature must be a number from 0.001 to 1,000, got nan"),
         (dict(threshold=math.inf), "threshold must be a finite number, got inf"),
         (dict(threshold=math.nan), "threshold must be a finite number, got nan"),
     ],

@@ -268,3 +268,23 @@ def test_a_folder_in_place_of_a_file_of_the_run_is_refused(root, outputs):
     (outputs["out_model_directory"] / "last.ckpt").mkdir(parents=True)
     with pytest.raises(FileExistsError, match="last.ckpt' is a folder or a device"):
         make_output_folders(config)
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        (dict(valid=0.99999, batch_size=64), "valid must leave 64 pictures .*, got 0.99999, which"),
+        (dict(valid=0.5, batch_size=41), "got 0.5, which leaves 40 of 80; lower valid or batch_s"),
+        (dict(valid=0.5, batch_size=81), "batch_size must be at most the number of training pict"),
+    ],
+)
+def test_too_few_pictures_are_left_to_train_on(root, changes, words):
+    "The message names the setting that leaves too few"
+    with pytest.raises(ValueError, match=words):
+        scan_folders(Config.demo(root, **changes))
+
+
+def test_a_split_file_decides_how_many_are_left(root, tmp_path):
+    (tmp_path / "split.csv").touch()
+    files, _ = scan_folders(Config.demo(root, split=tmp_path / "split.csv", batch_size=79))
+    assert len(files) == 80

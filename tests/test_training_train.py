@@ -286,6 +286,19 @@ def test_verify_needs_a_run(images, settings, tmp_path, no_figures):
     assert verify(tmp_path / "run", learning_rate=0.1)["loss"] > 0.01
 
 
+@pytest.mark.parametrize("given", ["", "model", "model/model.safetensors"])
+def test_verify_takes_the_folder_of_a_run_and_its_model(tmp_path, given):
+    "Either leads to what the run noted"
+    (tmp_path / "model").mkdir()
+    for name in ("config.yaml", "split.csv", "model.safetensors"):
+        (tmp_path / "model" / name).touch()
+    with pytest.raises(FileNotFoundError, match="No 'report.json' in '.*/model'; verify takes"):
+        verify(tmp_path / given)
+    (tmp_path / "model/report.json").write_text("{}")
+    with pytest.raises(ValueError, match="/model/report.json' does not say how the run's first"):
+        verify(tmp_path / given)
+
+
 def test_verify_refuses_a_report_that_somebody_changed(images, settings, tmp_path, no_figures):
     path = train(settings(), callbacks=[]).model_path.with_name("report.json")
     report = json.loads(path.read_text())

@@ -181,6 +181,17 @@ class CommandParser(argparse.ArgumentParser):
             self.error(_unknown_message(unknown[0], list(self._option_string_actions), self.prog))
         return namespace
 
+    def refuse_unused(
+        self,
+        args: argparse.Namespace,  # Parsed options
+        why: str,  # Why the following ones have no effect beside the others
+        *names: str,  # Such as 'overwrite'
+    ):
+        "End with an error if one of some options was typed, which would have no effect"
+        typed = [k for k, v in vars(args).items() if k in names and v != self.get_default(k)]
+        if typed:
+            self.error(f"{why}; leave out {', '.join(f'--{name}' for name in typed)}")
+
     def error(self, message: str):
         self.exit(2, safe_str(f"error: {message}\n"))
 
@@ -230,9 +241,13 @@ def open_classifier(
 ):  # -> `Classifier`
     "Load a model, after registering its network if `--network` says where that is"
     from simpsons_cnn.inference.classifier import Classifier  # imports slowly
+    from simpsons_cnn.networks.presets import is_own_network
 
     register_named_network(args)
-    return Classifier.load(args.model, device)
+    classifier = Classifier.load(args.model, device)
+    if args.network and not is_own_network(classifier.model):
+        raise ValueError(f"'{args.model}' holds no network of your own; leave out --network")
+    return classifier
 
 # %% ../../nbs/cli/01_common.ipynb #5f803e99
 def add_store_directory(parser: CommandParser):

@@ -50,9 +50,8 @@ def simpsons_ensemble(
     args = parser.parse_args(argv)
     moved = dict(traindir=args.traindir, store_directory=args.store_directory)
     overrides = {name: path for name, path in moved.items() if path is not None}
-    if args.no_calibrate and overrides:
-        unused = ", ".join(f"--{name}" for name in overrides)
-        parser.error(f"--no_calibrate looks at no pictures; leave out {unused}")
+    if args.no_calibrate:
+        parser.refuse_unused(args, "--no_calibrate looks at no pictures", "device", *moved)
     if args.out.parent.is_dir():  # else it is made with the file
         check_target(args.out, args.overwrite, "name another --out")
     check_makeable(args.out.parent)

@@ -110,11 +110,15 @@ def _targets(args) -> dict:  # kind -> path
 # %% ../../nbs/cli/05_export.ipynb #66ff6d73
 def _check_options(parser: CommandParser, args):
     "End with an error for an option without use; `FileNotFoundError` for a folder that is missing"
-    if args.pictures and not (args.web or {"onnx", "torch"} & _asked_for(args).keys()):
+    kinds = _asked_for(args).keys()
+    if args.pictures and not (args.web or {"onnx", "torch"} & kinds):
         parser.error("--pictures is for comparing --onnx, --torch or --web; give one of them")
     for name in ("examples", "onnxruntime-web"):
         if getattr(args, name.replace("-", "_")) and not args.web:
             parser.error(f"--{name} needs --web FOLDER")
+    if not kinds:
+        why = "--web and --hub write to a folder of their own, --push to none"
+        parser.refuse_unused(args, why, "overwrite")
     from simpsons_cnn.data.folders import check_outside
 
     for pictures in filter(None, (args.pictures, args.examples)):

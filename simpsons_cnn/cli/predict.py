@@ -160,7 +160,8 @@ def simpsons_predict(
     argv: list = None,  # Arguments; `None` takes those of the program
 ):
     "Name the character in pictures, with probabilities"
-    args = _predict_parser().parse_args(argv)
+    parser = _predict_parser()
+    args = parser.parse_args(argv)
     if args.k < 1:
         raise ValueError(f"k must be 1 or more, got {args.k}")
     check_different(args.pictures)
@@ -168,6 +169,8 @@ def simpsons_predict(
         _predict_shard(args)
         return
     target = _csv_target(args)
+    if target is None:
+        parser.refuse_unused(args, "no file is written without --csv or a folder", "overwrite")
     clf = open_classifier(args, args.device)
     found = _predict_each(clf, args.pictures, args.tta)
     _print_predictions(found, args.k, target, args.model)
@@ -295,7 +298,10 @@ def simpsons_evaluate(
     argv: list = None,  # Arguments; `None` takes those of the program
 ):
     "Judge a model on a folder of pictures with known names"
-    args = _evaluate_parser().parse_args(argv)
+    parser = _evaluate_parser()
+    args = parser.parse_args(argv)
+    if not args.out:
+        parser.refuse_unused(args, "no file is written without --out", "overwrite")
     from simpsons_cnn.data.folders import check_outside
 
     for option in ("out", "store_directory"):

@@ -50,9 +50,12 @@ def simpsons_runs(
     argv: list = None,  # Arguments; `None` takes those of the program
 ):
     "List the runs in a folder and compare their curves"
-    args = _runs_parser().parse_args(argv)
+    parser = _runs_parser()
+    args = parser.parse_args(argv)
     if args.out:
         check_target(args.out, args.overwrite, "name another --out", ".png")
+    else:
+        parser.refuse_unused(args, "no file is written without --out", "overwrite")
     from simpsons_cnn.training.runs import list_runs
 
     runs = list_runs(args.folder)

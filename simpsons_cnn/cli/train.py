@@ -19,7 +19,7 @@ from simpsons_cnn.cli.common import (
     score_line,
     tidy_errors,
 )
-from ..core.config import Config
+from ..core.config import Config, is_split_file
 
 # %% ../../nbs/cli/02_train.ipynb #cef38937
 _SHORT_NAMES = dict(num_epochs="--epochs", learning_rate="--lr", out_directory="--out")
@@ -370,6 +370,11 @@ def _check_run_options(parser: CommandParser, options: argparse.Namespace):
 _BESIDE_VERIFY = ("traindir", "store_directory", "fixes", "device", "mixed_precision")
 
 
+_RUN_FOLDERS = {"out_model_directory", "out_graphics_directory", "out_inference_directory"}
+_OF_WHOLE_RUNS = _RUN_FOLDERS | {"testdir", "weight_averaging", "monitor", "patience", "refit"}
+_OF_WHOLE_RUNS |= {"part_of_partitions", "track", "checkpoint_seconds", "overwrite", "licence"}
+
+
 def _unused_settings(options: argparse.Namespace, settings: dict):
     "Yields why some settings are not used, and which; `settings`: those that were typed"
     if options.verify:
@@ -377,30 +382,27 @@ def _unused_settings(options: argparse.Namespace, settings: dict):
         why = f"--verify repeats the run as it was: of the settings only {free} may differ"
         yield why, settings.keys() - set(_BESIDE_VERIFY)
     if options.find_lr:
-        yield "--find_lr tries the learning rates itself", {"learning_rate"}
+        yield "--find_lr tries the learning rates itself", {"learning_rate", "schedule"}
+        yield "--find_lr ends after a hundred steps and keeps no network", _OF_WHOLE_RUNS
     if options.folds:
         why = "--folds judges each picture once, and trains as many epochs as were asked for"
         yield why, {"valid", "monitor", "patience", "refit"}
     if options.seeds and "split_seed" in settings:
         yield "--seeds names the seeds, and --split_seed that of the split", {"seed"}
-    if settings.get("split", "group") not in ("group", "random"):
+    if is_split_file(settings.get("split", "group")):
         yield f"the split file '{settings['split']}' says what is held out", {"valid", "split_seed"}
-    if {
-        "out_model_directory",
-        "out_graphics_directory",
-        "out_inference_directory",
-    } <= settings.keys():
+    if settings.keys() >= _RUN_FOLDERS:
         yield "three options name all folders of the run", {"out_directory", "runs_directory"}
     if "out_directory" in settings:
         yield "--out_directory names the folder of the run", {"runs_directory"}
+    elif not (options.config or options.resume or _RUN_FOLDERS & settings.keys()):
+        yield "without --out_directory each run gets a new folder", {"overwrite"}
 
 
 def _check_used(parser: CommandParser, options: argparse.Namespace, settings: dict):
     "End with an error for a setting that was typed and would not be used"
     for why, names in _unused_settings(options, settings):
-        unused = [f"--{name}" for name in settings if name in names]
-        if unused:
-            parser.error(f"{why}; leave out {', '.join(unused)}")
+        parser.refuse_unused(argparse.Namespace(**settings), why, *names)
 
 # %% ../../nbs/cli/02_train.ipynb #4858f76b
 @tidy_errors

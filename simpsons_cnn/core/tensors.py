@@ -9,6 +9,8 @@ __all__ = ['write_tensors', 'DamagedFile', 'read_tensors', 'read_header', 'weigh
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from itertools import chain
 
 import numpy as np
 import safetensors.torch
@@ -27,12 +29,13 @@ def _split_at_digits(data: bytes) -> tuple[bytes, memoryview]:
     return data[:start], memoryview(data)[start + 64 :]
 
 # %% ../../nbs/core/04_tensors.ipynb #40339ff3
-def _file_digest(data: bytes) -> str:
-    "SHA-256 of a whole file, its own 64 digits read as zeros"
+def _file_digest(data: bytes, rest=()) -> str:
+    "SHA-256 of a whole file, its own 64 digits read as zeros; `rest`: what follows, in pieces"
     before, behind = _split_at_digits(data)
     digest = hashlib.sha256(before)
     digest.update(b"0" * 64)
-    digest.update(behind)
+    for piece in chain([behind], rest):
+        digest.update(piece)
     return digest.hexdigest()
 
 # %% ../../nbs/core/04_tensors.ipynb #3abea81a
@@ -104,11 +107,10 @@ def _read_entries(f, path) -> tuple[bytes, dict]:  # The first part, and its JSO
     return first_part, entries
 
 
-def _read_parts(path) -> tuple[bytes, dict]:  # All bytes, and the header as a dictionary
-    "Read a safetensors file; never asks for more memory than the file is long"
-    with open(path, "rb") as f:
-        first_part, entries = _read_entries(f, path)
-        return first_part + f.read(), entries
+def _pieces(f) -> Iterator[bytes]:
+    "The rest of an open file, a little at a time"
+    while piece := f.read(2**20):
+        yield piece
 
 # %% ../../nbs/core/04_tensors.ipynb #46e5f020
 def _own_header(path, entries: dict, writer: str) -> dict:
@@ -134,11 +136,11 @@ def _check_version(path, header: dict, version, writer: str):
         )
 
 
-def _check_header(path, header: dict, data: bytes, version, writer: str):
+def _check_header(path, header: dict, first_part: bytes, rest, version, writer: str):
     "Raise `DamagedFile` for a wrong checksum, `ValueError` for another version"
     found = header.get("format_version")
     has_checksum = found == version or "sha256" in header
-    if has_checksum and header.get("sha256") != _file_digest(data):
+    if has_checksum and header.get("sha256") != _file_digest(first_part, rest):
         raise DamagedFile(
             f"'{path}' is damaged: its content does not match its SHA-256; restore it from a copy"
         )
@@ -149,11 +151,17 @@ def read_tensors(
     path,  # File written by `write_tensors`
     version,  # The `format_version` that its header must have
     writer: str,  # Name of the function that writes such files, for the error
+    check=None,  # Called with the header and name -> shape before tensors are read; may raise
 ) -> tuple[dict, dict]:  # name -> tensor; the header
     "Read a file and check all of it; `DamagedFile`, or `ValueError` for another version"
-    data, entries = _read_parts(path)
-    header = _own_header(path, entries, writer)
-    _check_header(path, header, data, version, writer)
+    with open(path, "rb") as f:
+        first_part, entries = _read_entries(f, path)
+        header = _own_header(path, entries, writer)
+        if check and header.get("format_version") == version:
+            check(header, {k: e.get("shape") for k, e in entries.items() if k != "__metadata__"})
+        _check_header(path, header, first_part, _pieces(f), version, writer)
+        f.seek(0)
+        data = f.read()
     try:
         return safetensors.torch.load(data), header
     except Exception as e:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core.text import escape_html, first_few, unknown_name_message
+from ..core.text import escape_html, first_few, safe_str, unknown_name_message
 
 # %% ../../nbs/data/03_folders.ipynb #b0587368
 _COMMON_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm")
@@ -121,13 +121,37 @@ def _entries(folder) -> tuple[list[str], list[str], list[str]]:
     others = {e.name for e in entries}.difference(images, folders)
     return images, folders, sorted(others)
 
+# %% ../../nbs/data/03_folders.ipynb #5e1f07d4
+class _LeftOut:
+    "Visible files that are no pictures: how many, and the first names"
+
+    def __init__(self, root: Path):
+        self.root, self.n, self.first = root, 0, []
+
+    def add(self, name: str):
+        self.n += 1
+        self.first = sorted([*self.first, name])[:3]
+
+    def note(self):
+        "Print that they are left out, if there are any"
+        if not self.n:
+            return
+        names, more = first_few(self.first), self.n - len(self.first)
+        if more:
+            names += f" and {more:,} more"
+        print(
+            f"note: {self.n:,} files under '{safe_str(self.root)}' are left out, because they are"
+            f" no pictures of a format that is read, or links to nothing ({names})",
+            file=sys.stderr,
+        )
+
 # %% ../../nbs/data/03_folders.ipynb #634b61bd
 def walk_pictures(
     folder,  # Folder to search, with all its subfolders
 ) -> Iterator[Path]:
     "Images under a folder, one by one in the order of the system; raises `OSError`"
     folder = Path(folder)
-    seen = set()
+    seen, others = set(), _LeftOut(folder)
     todo = [(folder, os.path.realpath(folder))]
     for here, real in todo:  # the loop appends to this list
         if real in seen:
@@ -139,9 +163,12 @@ def walk_pictures(
                 folders.append(entry.name)
             elif _is_image_file(entry):
                 yield here / entry.name
+            else:
+                others.add((here / entry.name).relative_to(folder).as_posix())
         for name in sorted(folders):
             path, child = here / name, os.path.join(real, name)
             todo.append((path, os.path.realpath(path) if path.is_symlink() else child))
+    others.note()
 
 # %% ../../nbs/data/03_folders.ipynb #546a5eb5
 def pictures_under(
@@ -253,29 +280,20 @@ def _check_utf8(folder: Path, names: list):
                 f"as {encoding}; set the environment variable PYTHONUTF8=1"
             )
 
-# %% ../../nbs/data/03_folders.ipynb #84a96129
-def _note_others(root: Path, others: list):
-    "Print how many visible files in the folders of the characters are left out"
-    if others:
-        print(
-            f"note: {len(others):,} files under '{root}' are left out, because they are no pictures"
-            f" of a format that is read, or links to nothing ({first_few(others)})",
-            file=sys.stderr,
-        )
-
 # %% ../../nbs/data/03_folders.ipynb #c10cfa45
 def _find_images(root: Path) -> dict:
     "Folder of each character under `root` -> names of its images, all checked"
     folders = _character_folders(root)
     _check_utf8(root, folders)
     _check_distinct(root, folders)
-    found, left_out = {}, []
+    found, left_out = {}, _LeftOut(root)
     for folder in folders:
         found[folder], deeper, others = _entries(root / folder)
         _check_utf8(root / folder, found[folder])
         _check_depth(root / folder, found[folder], deeper)
-        left_out += [f"{folder}/{name}" for name in others]
-    _note_others(root, left_out)
+        for name in others:
+            left_out.add(f"{folder}/{name}")
+    left_out.note()
     return found
 
 # %% ../../nbs/data/03_folders.ipynb #ec34a4fb

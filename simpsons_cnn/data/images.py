@@ -139,10 +139,25 @@ def _no_pixel_limit() -> Iterator[int | None]:
             Image.MAX_IMAGE_PIXELS = limit
 
 # %% ../../nbs/data/01_images.ipynb #cd532ada
+@contextmanager
+def _naming_long_texts() -> Iterator[None]:
+    "Within, Pillow's errors about the texts in a PNG say what to do"
+    try:
+        yield
+    except ValueError as e:
+        if "MAX_TEXT_" not in str(e):  # the names of Pillow's limits
+            raise
+        raise ValueError(
+            "a PNG must hold at most 1 MiB of text in one piece and 64 MiB in all, as a bomb may"
+            " be packed in it; save it without its texts"
+        ) from None
+
+
 def _identify(source) -> Image.Image:
     "`Image.open` for the allowed formats, with one kind of error for everything else"
     try:
-        return Image.open(source, formats=_FORMATS)
+        with _naming_long_texts():
+            return Image.open(source, formats=_FORMATS)
     except UnidentifiedImageError:
         hint = "" if "HEIF" in _FORMATS else "; HEIC needs pip install pillow-heif"
         raise ValueError(
@@ -266,7 +281,8 @@ def to_rgb(
     if im.format == "TIFF":
         _rotation(im)  # reads the EXIF data quietly; `load` would warn about damaged ones
     _scale_transparent_value(im)
-    im.load()
+    with _naming_long_texts():
+        im.load()
     rotation = _rotation(im)
     im = _to_8_bit_rgb(im)
     if rotation is not None:

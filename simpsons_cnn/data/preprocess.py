@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..core.text import is_number, short_repr
 from .images import open_for_decoding, to_rgb
 
 # %% ../../nbs/data/02_preprocess.ipynb #ada71e60
@@ -80,14 +81,17 @@ def _on_channels(scale_shift: tuple, device) -> Tensor:  # Shape (2, 3, 1, 1)
 
 # %% ../../nbs/data/02_preprocess.ipynb #b85437c0
 def _checked_side(name: str, value: int, highest: int) -> int:
-    if not (isinstance(value, (int, np.integer)) and 1 <= value <= highest):
-        raise ValueError(f"{name} must be a whole number from 1 to {highest:,}, got {value!r}")
+    if not (isinstance(value, (int, np.integer)) and is_number(value, 1, highest)):
+        got = short_repr(value)
+        raise ValueError(f"{name} must be a whole number from 1 to {highest:,}, got {got}")
     return int(value)
 
 
 def _checked_channels(name: str, values: tuple, lowest: float) -> tuple:
-    if not (len(values) == 3 and all(lowest <= v <= 1 for v in values)):
-        raise ValueError(f"{name} must be three numbers from {lowest} to 1, got {values}")
+    numbers = [v for v in values if is_number(v, lowest, 1)] if np.iterable(values) else []
+    if len(numbers) != 3 or len(values) != 3:
+        got = short_repr(values)
+        raise ValueError(f"{name} must be three numbers from {lowest} to 1, got {got}")
     return values if isinstance(values, tuple) else tuple(map(float, values))
 
 # %% ../../nbs/data/02_preprocess.ipynb #4e69d6c3

@@ -11,6 +11,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ..core.text import check_number
+
 # %% ../../nbs/networks/06_ensemble.ipynb #3fdbd95b
 def _mean_answer(
     logits: Tensor,  # Of each member, shape `(members, n, classes)`
@@ -36,8 +38,8 @@ def _check_members(members: list, temperatures: list):
         raise ValueError(f"members must have the same number of outputs, got {outputs}")
     if len(temperatures) != len(members):
         raise ValueError(f"give {len(members)} temperatures, got {len(temperatures)}")
-    if not all(0.001 <= t <= 1000 for t in temperatures):
-        raise ValueError(f"temperatures must be from .001 to 1,000, got {temperatures}")
+    for temperature in temperatures:
+        check_number("temperature", temperature, 0.001, 1000)
 
 # %% ../../nbs/networks/06_ensemble.ipynb #cab61ed0
 class Ensemble(nn.Module):

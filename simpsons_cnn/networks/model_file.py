@@ -20,7 +20,7 @@ from .. import __version__
 from ..core.device import seeded_generators
 from ..core.files import find_model_file
 from ..core.tensors import read_header, read_tensors, write_tensors
-from ..core.text import first_few, short_repr, unknown_name_message
+from ..core.text import check_number, first_few, short_repr, unknown_name_message
 from ..data.preprocess import Preprocess
 from .ensemble import MAX_MEMBERS, Ensemble
 from .presets import PRESETS, OwnNetwork, UnregisteredNetwork
@@ -28,7 +28,7 @@ from .reference import SimpsonsCNN
 
 # %% ../../nbs/networks/05_model_file.ipynb #32e09316
 def _shapes(model: nn.Module) -> dict:
-    return {name: tensor.shape for name, tensor in model.state_dict().items()}
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 # %% ../../nbs/networks/05_model_file.ipynb #e42ebb99
 FORMAT_VERSION = 2
@@ -142,6 +142,19 @@ def save_model(
     write_tensors(path, model.state_dict(), header)
 
 # %% ../../nbs/networks/05_model_file.ipynb #3974aaa3
+_WHOLE = ("num_classes", "channels", "hidden", "blocks")  # one number, or a list of them
+
+
+def _check_numbers(part: dict):
+    "Raise `ValueError` for something in the description of a network that should be a number"
+    for name in (name for name in _WHOLE if name in part):
+        values = part[name] if isinstance(part[name], list) else [part[name]]
+        wrong = [v for v in values if not isinstance(v, int) or isinstance(v, bool)]
+        if wrong:
+            raise ValueError(f"{name} must be whole numbers, got {short_repr(wrong[0])}")
+    check_number("dropout_rate", part.get("dropout_rate", 0), 0, 1)
+
+
 def _num_blocks(part: dict) -> int:
     "How many blocks of layers a description asks for"
     return max(1, len(part.get("channels", ())), sum(part.get("blocks", ())))
@@ -151,6 +164,8 @@ def _check_parts(header: dict, parts: list, num_tensors: int):
     "Raise `ValueError` for descriptions of networks that would be too large to build"
     if len(parts) > MAX_MEMBERS:
         raise ValueError(f"an ensemble has at most {MAX_MEMBERS} members, got {len(parts):,}")
+    for part in parts:
+        _check_numbers(part)
     blocks = sum(_num_blocks(part) for part in parts)
     if blocks > num_tensors:
         raise ValueError(f"{blocks:,} blocks for {num_tensors:,} tensors")
@@ -177,36 +192,46 @@ def _preprocess_of(header: dict, min_side: int) -> Preprocess:
 
 # %% ../../nbs/networks/05_model_file.ipynb #12e13734
 def _misfit(tensor: Tensor, expected: Tensor) -> str:
-    "Why a tensor cannot take the place of another; empty if it can"
-    if tensor.shape != expected.shape:
-        return f"has shape {tuple(tensor.shape)}, not {tuple(expected.shape)}"
+    "Why a tensor cannot take the place of another of this shape; empty if it can"
     if tensor.dtype != expected.dtype:
         return f"is {tensor.dtype}, not {expected.dtype}"
     return "" if tensor.isfinite().all() else "is not finite"
 
 # %% ../../nbs/networks/05_model_file.ipynb #7dc6604a
+def _wrong_shapes(own: dict, shapes: dict) -> list:
+    "How tensors differ in name and shape from those of a network, as texts; name -> shape"
+    wrong = [f"{k} is missing" for k in own.keys() - shapes.keys()]
+    wrong += [f"{k} is unknown" for k in shapes.keys() - own.keys()]
+    for k in own.keys() & shapes.keys():
+        if shapes[k] != own[k]:
+            wrong.append(f"{k} has shape {shapes[k]}, not {own[k]}")
+    return sorted(wrong)
+
+
 def _misfits(model: nn.Module, tensors: dict) -> list:
     "What is wrong with tensors that should fill a network, as texts"
     own = model.state_dict()
-    wrong = [f"{k} is missing" for k in own.keys() - tensors.keys()]
-    wrong += [f"{k} is unknown" for k in tensors.keys() - own.keys()]
-    for k in own.keys() & tensors.keys():
-        why = _misfit(tensors[k], own[k])
-        if why:
-            wrong.append(f"{k} {why}")
-    return sorted(wrong)
+    wrong = _wrong_shapes(_shapes(model), {k: tuple(v.shape) for k, v in tensors.items()})
+    if wrong:
+        return wrong
+    reasons = {k: _misfit(tensors[k], own[k]) for k in own}
+    return sorted(f"{k} {why}" for k, why in reasons.items() if why)
 
 # %% ../../nbs/networks/05_model_file.ipynb #b69a29c6
+def _refuse_misfits(source, wrong: list):
+    "Raise `ValueError` if anything is wrong with the tensors of a file"
+    if wrong:
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise ValueError(f"'{source}' does not fit the network: {'; '.join(wrong[:5])}{more}")
+
+
 def load_weights(
     model: nn.Module,  # Filled in place, also if it is on the meta device
     tensors: dict,  # name -> tensor
     source,  # Where they are from, for the error
 ):
     "Fill a network; raises `ValueError` unless all tensors fit and are finite"
-    wrong = _misfits(model, tensors)
-    if wrong:
-        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise ValueError(f"'{source}' does not fit the network: {'; '.join(wrong[:5])}{more}")
+    _refuse_misfits(source, _misfits(model, tensors))
     model.load_state_dict(tensors, assign=any(p.is_meta for p in model.parameters()))
 
 # %% ../../nbs/networks/05_model_file.ipynb #9df44584
@@ -216,6 +241,34 @@ def _check_is_file(path):
         raise FileNotFoundError(f"No model file at '{path}'")
 
 
+def _described(path, header: dict, num_tensors: int) -> tuple:  # (network, `preprocess`, `about`)
+    "What a header says, the network without weights; raises `ValueError`"
+    try:
+        model = _network_of(header, num_tensors)
+        preprocess = _preprocess_of(header, model.min_side)
+        _check_names(header["classes"])
+        about = dict(header["about"])
+        _check_about(about)
+    except UnregisteredNetwork as e:
+        raise ValueError(f"'{path}' holds {e}") from None
+    except ValueError as e:
+        raise ValueError(f"'{path}' has a header that cannot be used: {e}") from None
+    except Exception as e:
+        raise ValueError(f"'{path}' has an incomplete header ({type(e).__name__}: {e})") from None
+    names, outputs = len(set(header["classes"])), model.hparams["num_classes"]
+    if names != outputs:
+        raise ValueError(f"'{path}' names {names} characters for a network of {outputs}")
+    return model, preprocess, about
+
+
+def _described_fitting(path, header: dict, shapes: dict) -> tuple:
+    "`_described`, if it fits the tensors that follow; `shapes`: name -> list of sides"
+    described = _described(path, header, len(shapes))
+    found = {k: tuple(v) if isinstance(v, list) else v for k, v in shapes.items()}
+    _refuse_misfits(path, _wrong_shapes(_shapes(described[0]), found))
+    return described
+
+
 def load_model(
     path,  # File written by `save_model`, or the folder of a run
     device="cpu",  # Where the network is wanted
@@ -223,20 +276,13 @@ def load_model(
     "Read a trained network, running nothing from the file; `FileNotFoundError` or `ValueError`"
     path = find_model_file(path)
     _check_is_file(path)
-    tensors, header = read_tensors(path, FORMAT_VERSION, "save_model")
-    try:
-        model = _network_of(header, len(tensors))
-        header["preprocess"] = _preprocess_of(header, model.min_side)
-        _check_names(header["classes"])
-        header["about"] = dict(header["about"])
-        _check_about(header["about"])
-    except UnregisteredNetwork as e:
-        raise ValueError(f"'{path}' holds {e}") from None
-    except Exception as e:
-        raise ValueError(f"'{path}' has an incomplete header ({type(e).__name__}: {e})") from None
-    names, outputs = len(set(header["classes"])), model.hparams["num_classes"]
-    if names != outputs:
-        raise ValueError(f"'{path}' names {names} characters for a network of {outputs}")
+    described = []
+
+    def check(header, shapes):
+        described.extend(_described_fitting(path, header, shapes))
+
+    tensors, header = read_tensors(path, FORMAT_VERSION, "save_model", check)
+    model, header["preprocess"], header["about"] = described
     load_weights(model, tensors, path)
     return model.to(device).eval(), header
 

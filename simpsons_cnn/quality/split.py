@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pandas as pd
 
+from ..core.config import is_split_file
 from ..core.device import num_workers
 from ..core.files import atomic_write, read_limited
 from ..core.text import first_few, unknown_name_message
@@ -297,10 +298,10 @@ def make_split(
     seed: int = 0,  # The same seed gives the same split
 ) -> tuple:  # Rows of training and of validation images, each sorted; number of each image's group
     "Split decoded images"
+    if is_split_file(how):
+        return load_split(how, store.files)
     if how == "random":
         return *split_per_character(store.labels, valid, seed), np.arange(len(store))
-    if how != "group":
-        return load_split(how, store.files)
     groups, cut_pairs = group_pictures(near_duplicates(store), store.labels)
     train_idx, valid_idx = split_by_group(store.labels, groups, valid, seed)
     warn_of_torn_pairs(cut_pairs, np.isin(np.arange(len(store)), valid_idx))

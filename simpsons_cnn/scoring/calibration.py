@@ -8,12 +8,13 @@ __all__ = ['OOD_SCORES', 'reliability', 'expected_calibration_error', 'fit_tempe
 
 # %% ../../nbs/scoring/02_calibration.ipynb #58304f11
 import math
+import sys
 from dataclasses import asdict, dataclass
 
 import numpy as np
 from torch import Tensor, nn
 
-from ..core.text import unknown_name_message
+from ..core.text import check_number, is_number, short_repr, unknown_name_message
 
 # %% ../../nbs/scoring/02_calibration.ipynb #90ed157e
 def reliability(
@@ -103,10 +104,15 @@ class Calibration:
     def __post_init__(self):
         if self.measure not in OOD_SCORES:
             raise ValueError(unknown_name_message("measure", self.measure, OOD_SCORES))
-        if not 0.001 <= self.temperature <= 1000:
-            raise ValueError(f"temperature must be from .001 to 1,000, got {self.temperature}")
-        if self.threshold is not None and not -math.inf < self.threshold < math.inf:
-            raise ValueError(f"threshold must be a finite number, got {self.threshold}")
+        check_number("temperature", self.temperature, 0.001, 1000)
+        check_number("coverage", self.coverage, 0, 1)
+        check_number("pictures", self.pictures, 0, 10**9)
+        for name in ("ece_before", "ece_after"):
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name), 0, 1)
+        most = sys.float_info.max
+        if self.threshold is not None and not is_number(self.threshold, -most, most):
+            raise ValueError(f"threshold must be a finite number, got {short_repr(self.threshold)}")
 
     @classmethod
     def from_dict(cls, saved: dict):  # As `to_dict` makes it

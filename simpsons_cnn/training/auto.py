@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core.config import Config
+from ..core.config import Config, is_split_file
 from ..core.text import safe_str
 from ..data.folders import ImageFiles
 from ..data.images import open_picture
@@ -149,7 +149,7 @@ def suggest_folds(
     n: int,  # Number of images in `traindir`
 ) -> str:  # Empty where there are many, or a split file decides
     "One line on cross-validation, for few images"
-    if n >= _FEW or config.split not in ("group", "random"):
+    if n >= _FEW or is_split_file(config.split):
         return ""
     return (
         f"few to judge by: with --folds 5 all {n:,} pictures are judged, and trained on in the end"

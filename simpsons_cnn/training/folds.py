@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..core.config import Config
+from ..core.config import Config, is_split_file
 from ..core.device import pick_device
 from ..core.figures import PHONE_WIDTH, NotebookFigure, figure_png
 from ..core.files import atomic_write
@@ -284,7 +284,7 @@ def _check_request(config: Config, folds: int):
     "Raise `ValueError` for what cannot be cross-validated"
     if isinstance(folds, bool) or not isinstance(folds, int) or folds < 2:
         raise ValueError(f"folds must be a whole number of 2 or more, got {short_repr(folds)}")
-    if config.split not in ("group", "random"):
+    if is_split_file(config.split):
         raise ValueError(
             "split must be 'group' or 'random' with folds, which take the place of a split file,"
             f" got {short_repr(config.split)}"

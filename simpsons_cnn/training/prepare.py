@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..core.config import Config, import_function
+from ..core.config import Config, import_function, is_split_file
 from ..core.device import pick_device, seeded_generators
 from simpsons_cnn.core.files import (
     atomic_write,
@@ -285,12 +285,26 @@ def _check_results_outside(config: Config):
             check_outside(folder, pictures)
 
 # %% ../../nbs/training/06_prepare.ipynb #5f3cdfbe
+def _check_enough(
+    config: Config,
+    n: int,  # Images in the folder
+):
+    "Raise `ValueError` if the images to train on would not fill a batch"
+    check_batch_size(config.batch_size, n)
+    left = n if is_split_file(config.split) else round(n * (1 - config.valid))
+    if left < config.batch_size:
+        raise ValueError(
+            f"valid must leave {config.batch_size:,} pictures or more, a batch, to train on, got"
+            f" {config.valid:g}, which leaves {left:,} of {n:,}; lower valid or batch_size"
+        )
+
+
 def scan_folders(
     config: Config,
     files: ImageFiles = None,  # Of `traindir`, without fixes, if it has been scanned
 ) -> tuple:  # `ImageFiles` for training, and for testing or `None`
     "The images of a configuration, before any is opened; raises as `ImageFiles.scan` does"
-    if config.split not in ("group", "random") and not Path(config.split).is_file():
+    if is_split_file(config.split) and not Path(config.split).is_file():
         raise FileNotFoundError(
             f"split must be 'group', 'random' or a CSV file, got {config.split!r}, which is no file"
         )
@@ -298,7 +312,7 @@ def scan_folders(
     files = ImageFiles.scan(config.traindir) if files is None else files
     if config.fixes:
         files = apply_fixes(files, config.fixes)
-    check_batch_size(config.batch_size, round(len(files) * (1 - config.valid)))
+    _check_enough(config, len(files))
     return files, ImageFiles.scan(config.testdir, classes=files.classes) if config.testdir else None
 
 # %% ../../nbs/training/06_prepare.ipynb #069bcf3c

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
-from ..core.config import Config
+from ..core.config import Config, is_split_file
 from ..core.figures import PHONE_WIDTH, NotebookFigure, figure_png
 from ..core.files import atomic_write
 from ..core.text import safe_str, short_repr
@@ -29,7 +29,7 @@ from .train import Run, train
 def _settings_of(config: Config, seed: int, folder: Path) -> Config:
     "The settings of a series for one of its seeds; `folder` is that of the series"
     changes = dict(seed=seed)
-    if config.split_seed is None and config.split in ("group", "random"):
+    if config.split_seed is None and not is_split_file(config.split):
         changes["split_seed"] = config.seed
     changes |= dict(runs_directory=folder, out_directory=folder / f"seed_{seed}")
     return Config.load(**config.flat() | changes)

@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from ..core.config import Config
+from ..core.config import Config, is_split_file
 from ..core.device import pick_device, pick_dtype
 from ..core.figures import figure_png, one_warning_of_missing_letters
 from ..core.files import atomic_write, lock_folder, remove_temp_files
@@ -328,7 +328,7 @@ def _doubts(config: Config) -> list:
             f"dropout_rate {config.dropout_rate:g} is not used: the network"
             f" {config.architecture!r} is your own and decides about dropout itself"
         )
-    if config.split not in ("group", "random") and config.split_seed is not None:
+    if is_split_file(config.split) and config.split_seed is not None:
         lines.append(f"split_seed {config.split_seed} is not used: the split file decides")
     if not mixes and config.mix_alpha != Config().mix_alpha:
         lines.append(f"mix_alpha {config.mix_alpha:g} is not used: cutmix and mixup are 0")
