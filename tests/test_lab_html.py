@@ -1,5 +1,6 @@
-"""No name from outside becomes HTML, wherever it stands"""
+"""No name from outside becomes HTML, wherever it stands; curves can be read on a phone"""
 
+import re
 from html.parser import HTMLParser
 
 import numpy as np
@@ -7,6 +8,7 @@ import pandas as pd
 import pytest
 
 from simpsons_cnn.lab.html import (
+    STYLE,
     bar_html,
     html_bars,
     html_pictures,
@@ -85,3 +87,13 @@ def test_characters_of_a_dashboard_are_text():
     assert not [name for _, attrs in found for name in attrs if name.startswith("on")]
     assert sum(tag == "img" for tag, _ in found) == 2
     assert ">0.33<" in page  # one in three is found
+
+
+def test_letters_of_curves_are_large_enough_for_a_phone():
+    phone = 340  # pixels between the margins of a page
+    (rule,) = re.findall(r"\.sc svg \{[^}]*\}", STYLE)
+    svg = svg_curves("Loss", {"training": [0.0123, 0.5]}, 10)
+    (width,) = re.findall(r"viewBox='0 0 (\d+) ", svg)
+    sizes = re.findall(r"font-size:([\d.]+)px", rule) + re.findall(r"font-size='([\d.]+)'", svg)
+    assert len(sizes) == 2  # of the rule, and of the title
+    assert min(map(float, sizes)) * phone / int(width) >= 9

@@ -36,7 +36,7 @@ def _explain_parser() -> CommandParser:
     parser.add_argument("--character", metavar="NAME", help=text)
     add_device(parser)
     add_network(parser)
-    add_overwrite(parser, "figures")
+    add_overwrite(parser, "a figure")
     return parser
 
 # %% ../../nbs/cli/08_explain.ipynb #29d8f99d

@@ -72,7 +72,7 @@ def _export_parser() -> CommandParser:
     text = "folder of pictures to compare on, at most 500 of them; without it 500 are drawn"
     parser.add_argument("--pictures", type=Path, help=text)
     add_network(parser)
-    add_overwrite(parser, "files")
+    add_overwrite(parser, "a file")
     return parser
 
 # %% ../../nbs/cli/05_export.ipynb #5143c12b

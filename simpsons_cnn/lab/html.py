@@ -74,7 +74,7 @@ def _round_ticks(
 # %% ../../nbs/lab/01_html.ipynb #66f1a008
 _rules.append("""
 .sc svg {display:block; width:100%; max-width:440px; height:auto; aspect-ratio:440/240;
-  font-size:11.5px; fill:currentColor}
+  font-size:12px; fill:currentColor}
 """)
 _LEFT, _RIGHT, _TOP, _BOTTOM = 38, 430, 34, 216  # edges of the plot
 
