@@ -16,7 +16,7 @@ from simpsons_cnn.networks.model_file import _network_of
 from simpsons_cnn.networks.presets import check_network
 from simpsons_cnn.networks.reference import set_dropout_generator
 from simpsons_cnn.training.prepare import check_own_network
-from simpsons_cnn.training.train import _all_batches
+from simpsons_cnn.training.train import _with_all_images
 
 SOURCE = """
 from torch import nn
@@ -225,7 +225,7 @@ def test_a_refit_sees_transformed_images(folder):
     how = dict(batch_size=16, augment=sc.Augment(), device="cpu", transform=torch.neg)
     data = SimpleNamespace(train_dl=sc.Batches(store, range(40), **how))
     data.valid_dl = sc.Batches(store, range(40, 60), device="cpu")
-    assert _all_batches(data).transform is torch.neg
+    assert _with_all_images(data).train_dl.transform is torch.neg
 
 
 VARY = """

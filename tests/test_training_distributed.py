@@ -23,14 +23,14 @@ from simpsons_cnn.training.checkpoint import Checkpoint
 from simpsons_cnn.training.distributed import (
     LostProcess,
     Ranks,
-    agreed,
-    bytes_of_first,
-    gather_texts,
+    all_gather_texts,
+    broadcast_bytes,
     in_threads,
-    joined,
+    process_group,
+    raise_together,
     sum_gradients,
     synchronised_norms,
-    using,
+    use_ranks,
 )
 from simpsons_cnn.training.loop import fit, judge
 from simpsons_cnn.training.run import TrainingRun
@@ -77,7 +77,7 @@ class Losses(Callback):
 
 def train(store, ranks=Ranks(), noted=None, **kwargs):  # noqa: B008  frozen
     noted = noted or Losses()
-    with using(ranks):
+    with use_ranks(ranks):
         history = fit(Exact(), *loaders(store), callbacks=[noted], **(dict(recipe=RECIPE) | kwargs))
     return noted.losses, history
 
@@ -109,7 +109,7 @@ def test_each_validation_picture_counts_once(store):
     expected = evaluate(model, loaders(store)[1])
 
     def judged(ranks):
-        with using(ranks):
+        with use_ranks(ranks):
             return judge(TrainingRun(Exact(), *loaders(store), nn.CrossEntropyLoss(), RECIPE))
 
     for report in in_threads(4, judged):
@@ -125,7 +125,7 @@ def test_a_callback_that_stops_at_the_start_stops_all_processes(store):
 
     def work(ranks):
         callbacks = [] if ranks.rank else [Stops()]
-        with using(ranks):
+        with use_ranks(ranks):
             return fit(Exact(), *loaders(store), recipe=RECIPE, callbacks=callbacks)
 
     assert [len(history) for history in in_threads(2, work, seconds=5)] == [0, 0]
@@ -163,7 +163,7 @@ def test_a_run_is_resumed_with_another_number_of_processes(store, tmp_path):
 )
 def test_pictures_that_cannot_be_shared(store, batch_size, size, message):
     def refused(ranks):
-        with using(ranks), pytest.raises(OSError if ranks.rank else ValueError) as error:
+        with use_ranks(ranks), pytest.raises(OSError if ranks.rank else ValueError) as error:
             fit(Exact(), *loaders(store, batch_size), recipe=RECIPE, callbacks=[])
         return error.value
 
@@ -175,7 +175,7 @@ def test_pictures_that_cannot_be_shared(store, batch_size, size, message):
 def float32_losses(store, ranks=Ranks()):  # noqa: B008  frozen
     noted, model = Losses(), create_model("reference", 10, seed=0, channels=(4, 4, 8, 8, 8, 8))
     recipe = RECIPE.model_copy(update=dict(learning_rate=2e-4, num_epochs=10))
-    with using(ranks):
+    with use_ranks(ranks):
         fit(model, *loaders(store), recipe=recipe, callbacks=[noted])
     return noted.losses
 
@@ -256,17 +256,17 @@ def test_bfloat16_keeps_its_statistics_in_float32():
 
 def test_texts_and_bytes_of_any_length():
     texts = ["", "a", "née Bouvier " * 50]
-    assert in_threads(3, lambda ranks: gather_texts(texts[ranks.rank], ranks)) == [texts] * 3
+    assert in_threads(3, lambda ranks: all_gather_texts(texts[ranks.rank], ranks)) == [texts] * 3
     data = bytes(range(256)) * 3
     sent = in_threads(
-        2, lambda ranks: bytes_of_first(data if ranks.rank == 0 else b"x" * 999, ranks)
+        2, lambda ranks: broadcast_bytes(data if ranks.rank == 0 else b"x" * 999, ranks)
     )
     assert sent == [data, data]
 
 
 def test_an_error_of_the_first_keeps_its_kind():
     def failing(ranks):
-        with agreed(ranks):
+        with raise_together(ranks):
             if ranks.rank == 0:
                 raise FileExistsError("'runs/1' already holds a run")
 
@@ -276,7 +276,7 @@ def test_an_error_of_the_first_keeps_its_kind():
 
 def test_a_rank_that_is_gone_is_noticed():
     def leaves(ranks):
-        ranks.add(torch.ones(1))  # both are there
+        ranks.all_reduce(torch.ones(1))  # both are there
         if ranks.rank == 0:
             return None
         return pytest.raises(LostProcess, ranks.add, torch.ones(1)).value
@@ -321,7 +321,7 @@ def as_torchrun_starts(monkeypatch):
 
 
 def test_a_group_is_left_at_the_end(as_torchrun_starts):
-    with joined() as ranks:
+    with process_group() as ranks:
         assert dist.is_initialized() and (ranks.rank, ranks.size) == (0, 1)
     assert not dist.is_initialized()
 
@@ -329,14 +329,14 @@ def test_a_group_is_left_at_the_end(as_torchrun_starts):
 def test_after_an_error_the_group_is_not_torn_down(as_torchrun_starts, monkeypatch):
     "The other processes may wait in it: gloo would abort, and hide the error"
     monkeypatch.setattr(dist, "destroy_process_group", lambda: pytest.fail("torn down"))
-    with pytest.raises(ValueError, match="no pictures"), joined():
+    with pytest.raises(ValueError, match="no pictures"), process_group():
         raise ValueError("no pictures")
     monkeypatch.undo()
 
 
 def test_mps_passes_no_messages(store):
     def refused(ranks):
-        with using(ranks):
+        with use_ranks(ranks):
             train_dl, valid_dl = loaders(store)
             train_dl.device = torch.device("mps")
             fit(create_model("reference", 10, seed=0), train_dl, valid_dl, recipe=RECIPE)

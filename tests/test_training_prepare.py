@@ -21,7 +21,7 @@ from simpsons_cnn.training.prepare import (
     run_folders,
     scan_folders,
 )
-from simpsons_cnn.training.train import _all_batches
+from simpsons_cnn.training.train import _with_all_images
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def outputs(tmp_path):
 def test_the_order_of_the_settings_is_that_of_the_batches(root, order, shuffle):
     config = Config.demo(root, size=64, batch_size=30, testdir=None, order=order)
     data = prepare(config, *scan_folders(config))
-    assert data.train_dl.shuffle == _all_batches(data).shuffle == shuffle
+    assert data.train_dl.shuffle == _with_all_images(data).train_dl.shuffle == shuffle
     assert data.valid_dl.shuffle is False
 
 

@@ -176,8 +176,8 @@ def _check_format(target: Path):
 
 # %% ../../nbs/inference/07_shards.ipynb #4b2dceec
 @dataclass(frozen=True)
-class _ShardFiles:
-    "What to name, and where the results go"
+class ShardJob:
+    "Names the pictures of one shard of a folder; `run` again continues where a kill ended it"
 
     model: Path  # Model file
     folder: Path  # Folder of pictures, searched with its subfolders
@@ -202,6 +202,13 @@ class _ShardFiles:
         digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
         return self.target.with_name(f"{self.target.name}.partial-{digest[:12]}")
 
+    def run(
+        self,
+        clf: Classifier,  # The opened model
+    ) -> int:  # How many of the pictures that were named now cannot be read
+        "Write the target; raises `FileExistsError` while another process runs this job"
+        return _run_job(self, clf)
+
 # %% ../../nbs/inference/07_shards.ipynb #8a3971cb
 def _check_drive(sources: list, found: Predictions):
     "Raise `FileNotFoundError` if no picture of a group is there any more"
@@ -213,7 +220,7 @@ def _check_drive(sources: list, found: Predictions):
 
 # %% ../../nbs/inference/07_shards.ipynb #c548c49b
 def _write_group(
-    job: _ShardFiles, clf: Classifier, names: list, file: Path, pool, bar
+    job: ShardJob, clf: Classifier, names: list, file: Path, pool, bar
 ) -> int:  # How many cannot be read
     "Name a group of pictures and write its file"
     sources = [str(job.folder / name) for name in names]
@@ -223,7 +230,7 @@ def _write_group(
     return len(found.unreadable)
 
 
-def _write_groups(job: _ShardFiles, clf: Classifier, partial: Path) -> tuple:  # (files, unreadable)
+def _write_groups(job: ShardJob, clf: Classifier, partial: Path) -> tuple:  # (files, unreadable)
     "Write the groups that are not there yet"
     with open(partial / "names", "rb") as listed:
         total = sum(1 for _ in listed)
@@ -239,25 +246,18 @@ def _write_groups(job: _ShardFiles, clf: Classifier, partial: Path) -> tuple:  #
     return files, unreadable
 
 # %% ../../nbs/inference/07_shards.ipynb #b0056677
-@dataclass(frozen=True)
-class ShardJob(_ShardFiles):
-    "Names the pictures of one shard of a folder; `run` again continues where a kill ended it"
-
-    def run(
-        self,
-        clf: Classifier,  # The opened model
-    ) -> int:  # How many of the pictures that were named now cannot be read
-        "Write the target; raises `FileExistsError` while another process runs this job"
-        partial = self.partial
-        with lock_folder(partial):
-            remove_temp_files(partial)
-            if not (partial / "names").exists():
-                _write_names(self.folder, self.shard, partial / "names")
-            files, unreadable = _write_groups(self, clf, partial)
-            whole = partial / f"whole{self.target.suffix}"
-            with replace_file(whole) as temp:
-                empty = self.to_bytes(_table(clf, [], Predictions(), self.k))
-                _FORMATS[self.target.suffix].join(empty, files, temp)
-            os.replace(whole, self.target)
-        shutil.rmtree(partial, ignore_errors=True)
-        return unreadable
+def _run_job(job: ShardJob, clf: Classifier) -> int:
+    "See `ShardJob.run`"
+    partial = job.partial
+    with lock_folder(partial):
+        remove_temp_files(partial)
+        if not (partial / "names").exists():
+            _write_names(job.folder, job.shard, partial / "names")
+        files, unreadable = _write_groups(job, clf, partial)
+        whole = partial / f"whole{job.target.suffix}"
+        with replace_file(whole) as temp:
+            empty = job.to_bytes(_table(clf, [], Predictions(), job.k))
+            _FORMATS[job.target.suffix].join(empty, files, temp)
+        os.replace(whole, job.target)
+    shutil.rmtree(partial, ignore_errors=True)
+    return unreadable

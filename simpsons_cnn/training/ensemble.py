@@ -24,7 +24,6 @@ from ..core.tensors import weights_hash
 from ..core.text import first_few
 from ..networks.ensemble import Ensemble
 from ..networks.model_file import load_model, save_model, split_hash
-from ..quality.split import split_table
 from ..scoring.calibration import Calibration, calibrate_logits
 from ..scoring.metrics import Report, collect_logits, overall_scores
 from .prepare import TrainingData, prepare, scan_folders
@@ -134,8 +133,7 @@ def _validation_data(settings: Path, data: dict, device, overrides: dict) -> Tra
     "The pictures of a run, split as they were; raises `ValueError` if they have changed"
     config = Config.load(settings, **dict(testdir=None) | overrides)
     prepared = prepare(config, scan_folders(config)[0], device=device)
-    store, indices = prepared.train_dl.store, prepared.valid_dl.indices
-    table = split_table(store.files, prepared.groups, indices, store.hashes)
+    table = prepared.split_table()
     if split_hash(table.sha256, table.split) != data["split"]:
         raise ValueError(
             f"The pictures under '{config.traindir}', or their split, are not those that the"

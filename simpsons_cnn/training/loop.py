@@ -28,10 +28,10 @@ from ..scoring.metrics import Report, collect_logits, score_logits
 from .callbacks import EarlyStopping, Progress
 from .checkpoint import Checkpoint
 from simpsons_cnn.training.distributed import (
-    agreed,
     current_ranks,
+    gather_batch,
+    raise_together,
     sum_gradients,
-    whole_batch,
 )
 from .history import History
 from .run import TrainingRun, check_callbacks, running
@@ -47,7 +47,7 @@ def train_epoch(run: TrainingRun):
         xb, labels = run.mix(xb, yb)
         with torch.autocast(xb.device.type, run.dtype, enabled=run.dtype is not None):
             logits = run.model(xb)
-        loss = loss_of_labels(run.loss, *whole_batch(run.ranks, logits.float(), labels))
+        loss = loss_of_labels(run.loss, *gather_batch(run.ranks, logits.float(), labels))
         run.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         sum_gradients(run.model, run.ranks)
@@ -63,7 +63,7 @@ def judge(run: TrainingRun) -> Report:
     ranks, dl = run.ranks, run.valid_dl
     share = dl if ranks.size == 1 else dl.share(ranks.rank, ranks.size)
     logits, targets = collect_logits(run.judged_model, share, run.dtype)
-    whole = [ranks.gather(t, len(dl.indices)) for t in (logits, targets)]
+    whole = [ranks.all_gather(t, len(dl.indices)) for t in (logits, targets)]
     with evaluating(run.loss) if isinstance(run.loss, nn.Module) else nullcontext():
         return score_logits(*whole, dl, run.loss)
 
@@ -166,7 +166,7 @@ def fit(
         checkpoint = Checkpoint(checkpoint)
     loss = _choose_loss(loss, recipe, changes, train_dl)
     parts = (model, train_dl, valid_dl, loss, recipe, weight_decay, callbacks, checkpoint)
-    with agreed(current_ranks()):
+    with raise_together(current_ranks()):
         run = TrainingRun(*parts)
     with running(run):
         for _ in run.epochs():

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 
@@ -37,7 +38,7 @@ from ..data.shards import open_store
 from ..data.store import PixelStore
 from ..networks.presets import PRESETS, check_network, create_model
 from ..quality.duplicates import groups_to_judge, near_duplicates
-from ..quality.split import make_split
+from ..quality.split import make_split, split_table
 from ..scoring.plotting import REPORT_FIGURES
 from .schedule import crop_size_at
 
@@ -370,6 +371,11 @@ class TrainingData:
         missing = self.test_dl.store.files.missing if self.test_dl else []
         groups = np.asarray(self.groups)[valid.numpy()]
         return "\n".join([first, *_remarks(store, valid.tolist(), groups, missing)])
+
+    def split_table(self) -> pd.DataFrame:
+        "Which images are trained on, and which validate; see `split_table` of `quality.split`"
+        store = self.train_dl.store
+        return split_table(store.files, self.groups, self.valid_dl.indices, store.hashes)
 
     def warn_of_leaks(self):
         "Warn of test images whose copy is trained on"

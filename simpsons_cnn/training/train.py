@@ -28,7 +28,7 @@ from ..data.folders import ImageFiles
 from ..networks.losses import log_prior, resolve_imbalance, weights_by_name
 from ..networks.model_file import dataset_hash, save_model, split_hash
 from ..networks.presets import PRESETS
-from ..quality.split import split_differences, split_table
+from ..quality.split import split_differences
 from ..scoring.calibration import Calibration, calibrate_logits
 from simpsons_cnn.scoring.logit_adjustment import (
     LogitAdjustment,
@@ -42,11 +42,11 @@ from .callbacks import Callback, Progress, StopAfter
 from .checkpoint import Checkpoint, describe_environment, differences
 from simpsons_cnn.training.distributed import (
     Ranks,
-    agreed,
-    bytes_of_first,
+    all_gather_texts,
+    broadcast_bytes,
     current_ranks,
-    gather_texts,
-    joined,
+    process_group,
+    raise_together,
 )
 from .history import History, NonFiniteLoss, plot_history, read_report
 from .loop import as_callbacks, fit
@@ -65,6 +65,7 @@ from simpsons_cnn.training.prepare import (
     run_folders,
     scan_folders,
 )
+from .run import MAY_CHANGE
 from .trackers import tracker_of
 
 # %% ../../nbs/training/07_train.ipynb #605b6d10
@@ -121,7 +122,6 @@ def _fit_config(config: Config, data: TrainingData, model: nn.Module, **kwargs) 
 
 # %% ../../nbs/training/07_train.ipynb #38f713cd
 _FOLDERS = {"traindir", "testdir", "store_directory", "fixes"}
-_ELSEWHERE = _FOLDERS | {"device", "mixed_precision", "patience", "refit"}
 
 
 def _identity(config: Config) -> dict:
@@ -129,7 +129,7 @@ def _identity(config: Config) -> dict:
     identity = {}
     for name, section in config.model_dump(mode="json").items():
         if name != "output_parameters":
-            identity |= {k: v for k, v in section.items() if k not in _ELSEWHERE}
+            identity |= {k: v for k, v in section.items() if k not in _FOLDERS | MAY_CHANGE}
     return identity
 
 # %% ../../nbs/training/07_train.ipynb #35368309
@@ -171,12 +171,12 @@ def _afterwards(run: Run) -> dict:
     return done
 
 # %% ../../nbs/training/07_train.ipynb #bfe1f272
-def _metadata(run: Run, table: pd.DataFrame) -> dict:
-    "What the model file says of its training; `table` is the split"
+def _metadata(run: Run, split_table: pd.DataFrame) -> dict:
+    "What the model file says of its training"
     images = dict(
-        pictures=len(table),
-        digest=dataset_hash(table.sha256),
-        split=split_hash(table.sha256, table.split),
+        pictures=len(split_table),
+        digest=dataset_hash(split_table.sha256),
+        split=split_hash(split_table.sha256, split_table.split),
     )
     return dict(
         config=run.config.model_dump(mode="json"),
@@ -187,14 +187,19 @@ def _metadata(run: Run, table: pd.DataFrame) -> dict:
     ) | _afterwards(run)
 
 # %% ../../nbs/training/07_train.ipynb #cb4c0fb3
+def _environment(config: Config, data: TrainingData) -> dict:
+    "What else the last bits of a run depend on"
+    device = data.train_dl.device
+    return describe_environment(device, pick_dtype(config.mixed_precision, device))
+
+
 def _report(run: Run, data: TrainingData) -> dict:
     "The content of report.json"
-    device = data.train_dl.device
     return dict(
         best_epoch=run.history.best_epoch,
         stopped=run.history.stop_reason,
         first_steps=run.history.first_steps,
-        surroundings=describe_environment(device, pick_dtype(run.config.mixed_precision, device)),
+        surroundings=_environment(run.config, data),
         **_scores(run),
     ) | _afterwards(run)
 
@@ -231,11 +236,12 @@ def _save_figures(run: Run, data: TrainingData) -> list:  # Paths
     return paths
 
 # %% ../../nbs/training/07_train.ipynb #7ac1a9bb
-def _save_network(run: Run, data: TrainingData, table: pd.DataFrame):
-    "Write model, history and report; without a report the run is unfinished; `table`: the split"
-    store, folder = data.train_dl.store, run.config.out_model_directory
+def _save_network(run: Run, data: TrainingData, split_table: pd.DataFrame):
+    "Write model, history and report; without a report the run is unfinished"
+    folder = run.config.out_model_directory
     (folder / "report.json").unlink(missing_ok=True)  # one from before a refit is not of this model
-    metadata = _metadata(run, table)
+    store = data.train_dl.store
+    metadata = _metadata(run, split_table)
     save_model(run.model_path, run.model, store.classes, store.preprocess, metadata)
     atomic_write(folder / "history.csv", run.history.table.to_csv(index=False))
     atomic_write(folder / "report.json", json.dumps(_report(run, data), indent=1))
@@ -288,18 +294,30 @@ def _judge_test(model: nn.Module, data: TrainingData, calibration: Calibration) 
     "Scores on the test images; `None` if there are none"
     if not data.test_dl:
         return None
-    judged = collect_logits(model, data.test_dl)
-    return judge_calibrated(*judged, data.test_dl, data.test_groups, calibration)
+    logits, targets = collect_logits(model, data.test_dl)
+    return judge_calibrated(logits, targets, data.test_dl, data.test_groups, calibration)
 
 
-def _judge(config: Config, model: nn.Module, history: History, data: TrainingData) -> Run:
+def _judged_run(
+    config: Config,
+    model: nn.Module,
+    history: History,
+    data: TrainingData,
+    adjustment: LogitAdjustment | None = None,  # That the model has got
+) -> Run:
     "The finished run; one that was stopped and can be resumed does not see the test set"
-    path = config.out_model_directory / "model.safetensors"
     logits, targets = collect_logits(model, data.valid_dl)
     calibration = calibrate_logits(logits, targets)
-    report = judge_calibrated(logits, targets, data.valid_dl, data.groups, calibration)
-    test_report = None if history.resumable else _judge_test(model, data, calibration)
-    return Run(config, model, history, report, test_report, calibration, path)
+    return Run(
+        config,
+        model,
+        history,
+        report=judge_calibrated(logits, targets, data.valid_dl, data.groups, calibration),
+        test_report=None if history.resumable else _judge_test(model, data, calibration),
+        calibration=calibration,
+        model_path=config.out_model_directory / "model.safetensors",
+        adjustment=adjustment,
+    )
 
 # %% ../../nbs/training/07_train.ipynb #6796d3eb
 @contextmanager
@@ -336,7 +354,7 @@ def _doubts(config: Config) -> list:
 
 
 def _epochs_made(checkpoint: Checkpoint) -> int:
-    "Of the run that is resumed"
+    "How many epochs the run that is resumed has made; 0 for a new one"
     found = checkpoint.read()
     return len(found[1]["history"]["rows"]) if found else 0
 
@@ -345,10 +363,10 @@ def _start_message(config: Config, data: TrainingData, checkpoint: Checkpoint) -
     "What is trained, where, and from which epoch on"
     device = data.train_dl.device
     precision = "bfloat16" if pick_dtype(config.mixed_precision, device) else "float32"
-    lines = [repr(data), f"{config.architecture} network on {device}, in {precision}"]
+    network = f"{config.architecture} network on {device}, in {precision}"
     if current_ranks().size > 1:
-        lines[1] += f", {current_ranks().size} processes"
-    lines += _doubts(config)
+        network += f", {current_ranks().size} processes"
+    lines = [repr(data), network, *_doubts(config)]
     if checkpoint.read():
         lines.append(f"resuming after {_epochs_made(checkpoint)} epochs")
     elif checkpoint.resume:
@@ -356,41 +374,58 @@ def _start_message(config: Config, data: TrainingData, checkpoint: Checkpoint) -
     return "\n".join(lines)
 
 # %% ../../nbs/training/07_train.ipynb #c3cbbbf4
-def _all_batches(data: TrainingData) -> Batches:
-    "Training batches of training and validation images together"
+def _with_all_images(data: TrainingData) -> TrainingData:
+    "The same, but training and validation images together are trained on"
     dl = data.train_dl
-    indices = torch.cat([dl.indices, data.valid_dl.indices]).sort().values
-    how = dict(device=dl.device, shuffle=dl.shuffle, transform=dl.transform)
-    return Batches(dl.store, indices, dl.batch_size, dl.augment, dl.seed, **how)
+    train_dl = Batches(
+        dl.store,
+        torch.cat([dl.indices, data.valid_dl.indices]).sort().values,
+        dl.batch_size,
+        dl.augment,
+        dl.seed,
+        device=dl.device,
+        shuffle=dl.shuffle,
+        transform=dl.transform,
+    )
+    return replace(data, train_dl=train_dl)
 
 # %% ../../nbs/training/07_train.ipynb #6cdaabb7
-def _fit_all(run: Run, data: TrainingData, dl: Batches, callbacks, checkpoint: Checkpoint) -> tuple:
-    "Train a new network on all images, for as many epochs as were best; resumes if it can"
-    config, path = run.config, run.model_path.with_name("refit.ckpt")
-    kept = Checkpoint(path, True, checkpoint.seconds, checkpoint.identity)
-    shown = [Progress()] if any(isinstance(c, Progress) for c in callbacks) else []
-    if shown:
-        print(f"refit on all {len(dl.indices):,} pictures; scores below are of pictures trained on")
-    model, of_all = _create_model(config, data), replace(data, train_dl=dl)
-    changes = dict(num_epochs=run.history.best_epoch, patience=0)
-    history = _fit_config(config, of_all, model, callbacks=shown, checkpoint=kept, **changes)
+def _fit_again(config: Config, data: TrainingData, num_epochs: int, **kwargs) -> tuple:
+    "Train a new network for so many epochs; (the network with its last weights, its `History`)"
+    model = _create_model(config, data)
+    history = _fit_config(config, data, model, num_epochs=num_epochs, patience=0, **kwargs)
     model.load_state_dict(history.last_weights)
     return model, history
 
 # %% ../../nbs/training/07_train.ipynb #77e589e6
+def _refit_callbacks(callbacks, num_pictures: int) -> list:
+    "A progress display, and a line that announces it, if the run had one"
+    if not any(isinstance(callback, Progress) for callback in callbacks):
+        return []
+    print(f"refit on all {num_pictures:,} pictures; scores below are of pictures trained on")
+    return [Progress()]
+
+
 def _refit(run: Run, data: TrainingData, callbacks, checkpoint: Checkpoint):
     "Put a network trained on all images into the run; one that was stopped is to be resumed"
-    dl = _all_batches(data)
-    model, history = _fit_all(run, data, dl, callbacks, checkpoint)
+    of_all, num_epochs = _with_all_images(data), run.history.best_epoch
+    num_pictures = len(of_all.train_dl.indices)
+    model, history = _fit_again(
+        run.config,
+        of_all,
+        num_epochs,
+        callbacks=_refit_callbacks(callbacks, num_pictures),
+        checkpoint=replace(checkpoint, path=run.model_path.with_name("refit.ckpt"), resume=True),
+    )
     if history.resumable:
         run.history.resumable, run.history.stop_reason = True, history.stop_reason
         return
     if run.adjustment:
-        prior = log_prior(dl.counts)
+        prior = log_prior(of_all.train_dl.counts)
         shift_logits(model, -run.adjustment.tau * prior)
         run.adjustment = replace(run.adjustment, log_prior=prior.tolist())
     run.model = model
-    run.refit = (run.refit or {}) | dict(epochs=run.history.best_epoch, pictures=len(dl.indices))
+    run.refit = (run.refit or {}) | dict(epochs=num_epochs, pictures=num_pictures)
 
 # %% ../../nbs/training/07_train.ipynb #2e1029aa
 class _HistoryFile(Callback):
@@ -403,7 +438,9 @@ class _HistoryFile(Callback):
         atomic_write(self.path, run.history.table.to_csv(index=False))
 
 # %% ../../nbs/training/07_train.ipynb #82799d2a
-def _fit_or_keep(config, data, model, callbacks, checkpoint) -> tuple:  # (history, the error)
+def _fit_or_keep(
+    config: Config, data: TrainingData, model: nn.Module, callbacks: list, checkpoint: Checkpoint
+) -> tuple:  # (`History`, the error or `None`)
     "Train; a loss that breaks down after some epochs leaves the best weights, and its error"
     try:
         history = _fit_config(config, data, model, callbacks=callbacks, checkpoint=checkpoint)
@@ -416,59 +453,63 @@ def _fit_or_keep(config, data, model, callbacks, checkpoint) -> tuple:  # (histo
     return history, None
 
 # %% ../../nbs/training/07_train.ipynb #a9da7ee6
-def _train_and_save(config, data, table, callbacks, checkpoint) -> Run:
+def _train_and_save(
+    config: Config,
+    data: TrainingData,
+    split_table: pd.DataFrame,
+    callbacks: list,
+    checkpoint: Checkpoint,
+) -> Run:
     "Train; save what was learnt, also if the loss broke down after some epochs"
+    folder = config.out_model_directory
     model = _create_model(config, data)
     _check_imbalance(config, data, model)
-    callbacks = [_HistoryFile(config.out_model_directory / "history.csv"), *callbacks]
+    callbacks = [_HistoryFile(folder / "history.csv"), *callbacks]
     made = _epochs_made(checkpoint)
-    history, broken = _fit_or_keep(config, data, model, callbacks, checkpoint)
+    history, error = _fit_or_keep(config, data, model, callbacks, checkpoint)
     if len(history) > made:  # a refit that there is was for fewer epochs
-        Checkpoint(config.out_model_directory / "refit.ckpt").clear()
+        Checkpoint(folder / "refit.ckpt").clear()
     adjustment = _adjust(config, data, model)
-    run = _judge(config, model, history, data)
-    run.adjustment = adjustment
-    _save_network(run, data, table)
+    run = _judged_run(config, model, history, data, adjustment)
+    _save_network(run, data, split_table)
     _save_answers(run, data)
-    if broken:
-        raise broken
+    if error:
+        raise error
     if config.refit and not history.resumable:
         _refit(run, data, callbacks, checkpoint)
-        _save_network(run, data, table)  # the answers are those before the refit
+        _save_network(run, data, split_table)  # the answers are those before the refit
     return run
 
-# %% ../../nbs/training/07_train.ipynb #5930ba09
-def _split_of(data: TrainingData) -> pd.DataFrame:
-    "Which images are trained on, and which validate"
-    store = data.train_dl.store
-    return split_table(store.files, data.groups, data.valid_dl.indices, store.hashes)
-
 # %% ../../nbs/training/07_train.ipynb #95755e97
-def _begin_run(config: Config, table: pd.DataFrame, checkpoint: Checkpoint):
-    "Compare the images of a resumed run, or clear the folders for a new one; `table`: the split"
+def _table_hash(table: pd.DataFrame) -> str:
+    "SHA-256 of a table as CSV"
+    return hashlib.sha256(table.to_csv().encode()).hexdigest()
+
+
+def _begin_run(config: Config, split_table: pd.DataFrame, checkpoint: Checkpoint):
+    "Compare the images of a resumed run, or clear the folders for a new one"
     folder = config.out_model_directory
     if checkpoint.read():
-        _check_images(folder, table)
+        _check_images(folder, split_table)
     else:
         remove_run(config)
     kept = Config.load(**(config.flat() | dict(overwrite=False)))  # permission is for one run
     kept.save(folder / "config.yaml")
-    atomic_write(folder / "split.csv", table.to_csv(index=False))
+    atomic_write(folder / "split.csv", split_table.to_csv(index=False))
     if folder.parent.parent == config.runs_directory:
         link_run(folder.parent)
-    images = hashlib.sha256(table.to_csv().encode()).hexdigest()
-    checkpoint.identity |= dict(pictures=images)
+    checkpoint.identity |= dict(pictures=_table_hash(split_table))  # known only now
 
 # %% ../../nbs/training/07_train.ipynb #f0bb5cdf
 def _prepare_all(config: Config, files, test_files, ranks: Ranks) -> TrainingData:
     "Decode and split in all processes; raises `ValueError` unless they see the same images"
-    with agreed(ranks):
+    with raise_together(ranks):
         data = prepare(config, files, test_files, pick_device(config.device))
     if ranks.size == 1:
         return data
-    digest = hashlib.sha256(_split_of(data).to_csv().encode()).hexdigest()
-    with agreed(ranks):
-        if len(set(gather_texts(digest, ranks))) > 1:
+    digest = _table_hash(data.split_table())
+    with raise_together(ranks):
+        if len(set(all_gather_texts(digest, ranks))) > 1:
             raise ValueError(
                 f"The processes see different pictures under '{config.traindir}'; give all of them"
                 " the same"
@@ -481,21 +522,20 @@ def _send_settings(config: Config | None, ranks: Ranks) -> Config:
     if ranks.size == 1:
         return config
     own = b"" if ranks.rank else config.model_dump_json(exclude_unset=True).encode()
-    return Config.model_validate_json(bytes_of_first(own, ranks))
+    return Config.model_validate_json(broadcast_bytes(own, ranks))
 
 
 def _follow(ranks: Ranks):
     "Train with the first process: in all steps, without files and output"
     config = _send_settings(None, ranks)
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
-        with agreed(ranks):
+        with raise_together(ranks):
             files = scan_folders(config)
         data = _prepare_all(config, *files, ranks)
         model = _create_model(config, data)
         history = _fit_config(config, data, model, callbacks=[])
         if config.refit and not history.resumable:
-            run = Run(config, model, history, None, model_path=config.traindir)
-            _fit_all(run, data, _all_batches(data), [], Checkpoint(None))
+            _fit_again(config, _with_all_images(data), history.best_epoch, callbacks=[])
 
 # %% ../../nbs/training/07_train.ipynb #cf1457dc
 def _check_before_decoding(config: Config, files: ImageFiles):
@@ -516,10 +556,11 @@ def _open_checkpoint(config: Config, resume: bool) -> Checkpoint:
 # %% ../../nbs/training/07_train.ipynb #fc6af20a
 def _lead(config: Config, callbacks, resume: bool, ranks: Ranks, files=None) -> Run:
     "Scan, decode, split, train, judge, save"
-    announce, callbacks = callbacks is None, as_callbacks(callbacks)
+    announce = callbacks is None
+    callbacks = as_callbacks(callbacks)
     pick_device(config.device)
     _send_settings(config, ranks)
-    with agreed(ranks):
+    with raise_together(ranks):
         files, test_files = scan_folders(config, files)
     _check_before_decoding(config, files)
     with run_folders(config, resume) as config, _own_folders(config):
@@ -529,11 +570,11 @@ def _lead(config: Config, callbacks, resume: bool, ranks: Ranks, files=None) -> 
         callbacks = [*callbacks, *tracker_of(config)]  # raises if its package is missing
         data = _prepare_all(config, files, test_files, ranks)
         data.warn_of_leaks()
-        table = _split_of(data)
-        _begin_run(config, table, checkpoint)
+        split_table = data.split_table()
+        _begin_run(config, split_table, checkpoint)
         if announce:
             print(_start_message(config, data, checkpoint), flush=True)
-        return _train_and_save(config, data, table, callbacks, checkpoint)
+        return _train_and_save(config, data, split_table, callbacks, checkpoint)
 
 # %% ../../nbs/training/07_train.ipynb #827ff9ac
 def train(
@@ -543,7 +584,7 @@ def train(
     files: ImageFiles = None,  # Of `traindir`, without fixes, if it has been scanned
 ) -> Run:  # `None` in the other ones of several processes
     "Scan, decode, split, train, judge, save; raises before training for bad input"
-    with joined() as ranks:
+    with process_group() as ranks:
         return _follow(ranks) if ranks.rank else _lead(config, callbacks, resume, ranks, files)
 
 # %% ../../nbs/training/07_train.ipynb #3e67748d
@@ -554,19 +595,20 @@ def train_on_all(
     resume: bool = False,  # Continue in the output folders
 ):
     "Give a judged run its network, and save it; a training that was stopped is to be resumed"
-    config, path = run.config, run.model_path.with_name("refit.ckpt")
+    config = run.config
+    path = run.model_path.with_name("refit.ckpt")
     with _own_folders(config):
         make_output_folders(config, resume)
         check_room(config, len(data.train_dl.store.classes))
         checkpoint = Checkpoint(path, resume, config.checkpoint_seconds, _identity(config))
-        table = _split_of(data).assign(split="train")
-        _begin_run(config, table, checkpoint)
+        split_table = data.split_table().assign(split="train")
+        _begin_run(config, split_table, checkpoint)
         _refit(run, data, as_callbacks(callbacks), checkpoint)
         if run.history.resumable:
             return
         _save_answers(run, data)
         run.test_report = _judge_test(run.model, data, run.calibration)
-        _save_network(run, data, table)
+        _save_network(run, data, split_table)
 
 # %% ../../nbs/training/07_train.ipynb #6c0f2a11
 def _model_folder(folder: Path) -> Path:
@@ -608,8 +650,8 @@ def _loss_difference(now: list, was: list) -> float:
 # %% ../../nbs/training/07_train.ipynb #db89fe6e
 def _first_steps_again(config: Config, data: TrainingData, n: int) -> list:
     "Losses and hashes of the first `n` steps"
-    model, callbacks = _create_model(config, data), [StopAfter(n)]
-    steps = _fit_config(config, data, model, callbacks=callbacks).first_steps
+    model = _create_model(config, data)
+    steps = _fit_config(config, data, model, callbacks=[StopAfter(n)]).first_steps
     if len(steps) < n:
         raise KeyboardInterrupt  # which `fit` has only noted
     return steps
@@ -623,12 +665,12 @@ def verify(
     folder = _model_folder(Path(folder))
     was, environment = _recorded(folder)
     config = Config.load(folder / "config.yaml", **(dict(testdir=None) | overrides))
-    device = pick_device(config.device)
-    data = prepare(config, scan_folders(config)[0], device=device)
-    store, indices = data.train_dl.store, data.valid_dl.indices
-    _check_images(folder, split_table(store.files, data.groups, indices, store.hashes))
+    data = prepare(config, scan_folders(config)[0], device=pick_device(config.device))
+    _check_images(folder, data.split_table())
     now = _first_steps_again(config, data, len(was))
-    here = describe_environment(device, pick_dtype(config.mixed_precision, device))
-    changes = differences(environment, here)
-    loss = _loss_difference(now, was)
-    return dict(steps=len(was), same=now == was, loss=loss, surroundings=changes)
+    return dict(
+        steps=len(was),
+        same=now == was,
+        loss=_loss_difference(now, was),
+        surroundings=differences(environment, _environment(config, data)),
+    )
