@@ -88,6 +88,7 @@ def settings_error(error: ValidationError) -> ValueError:
 class DatasetParameters(_Section):
     "Where the pictures are and how they are stored"
 
+    # Which pictures
     traindir: Path = _setting(
         "data/demo/train", "Folder with one subfolder of pictures per character"
     )
@@ -107,6 +108,7 @@ class DatasetParameters(_Section):
     split_seed: int | None = _setting(
         None, "Decides which pictures are held out; `null`: `seed` does", ge=0, lt=2**31
     )
+    # How they are stored
     size: int = _setting(96, "Side of a stored picture in pixels", ge=64, le=512)
     fixes: Path | None = _setting(
         None,
@@ -233,6 +235,7 @@ def _check_remedies(class_weights: str, imbalance):
 class TrainingParameters(_Section):
     "The loop: how long, how fast, and by what measure"
 
+    # How long and how fast
     num_epochs: int = _setting(16, "Passes over the training pictures", ge=1, le=10**6)
     batch_size: int = _setting(128, "Pictures per step", ge=2, le=10**6)
     order: Literal["random", "local"] = _setting(
@@ -266,6 +269,7 @@ class TrainingParameters(_Section):
         ge=64,
         le=512,
     )
+    # What is minimised, and which epoch is kept
     gamma: float = _setting(
         0.0, "Focal loss: how much easy pictures fade; 0 is cross entropy", ge=0, le=100
     )
@@ -300,6 +304,7 @@ class TrainingParameters(_Section):
         "In the end, train once more on training and validation pictures together, for as many "
         "epochs as were best; the scores are those of the run before",
     )
+    # From which seed, and on what hardware
     seed: int = _setting(
         0,
         "Decides the weights at the start, the order, the augmentation, and without `split_seed` "
@@ -339,6 +344,7 @@ class TrainingParameters(_Section):
 class Augment(_Section):
     "How training pictures are varied and mixed"
 
+    # How pictures are varied
     crop_scale: float = _setting(
         0.5,
         "Smallest share of the picture that a crop covers, "
@@ -371,6 +377,7 @@ class Augment(_Section):
         "TrivialAugment: one more change of random strength for each picture, chosen at random "
         "from ten; usually with `rotation`, `brightness`, `contrast` and `colour` 0",
     )
+    # How they are mixed
     cutmix: float = _setting(
         0.0,
         "CutMix: share of the batches in which a rectangle of each picture comes from another, "
@@ -397,6 +404,7 @@ class Augment(_Section):
         gt=0,
         le=100,
     )
+    # What else is done to a batch
     transform: str | None = _setting(
         None,
         "A function of your own, 'module:function', that varies the uint8 pictures of a batch "
