@@ -45,7 +45,7 @@ def scans(monkeypatch):
 
 def note(controls, key: str) -> str:
     "What is written beside a field while the form cannot start a run"
-    return controls.notes[key].value if controls.start.disabled else ""
+    return controls.settings.notes[key].value if controls.start.disabled else ""
 
 
 def test_other_settings_do_not_scan(controls, scans):
@@ -54,7 +54,7 @@ def test_other_settings_do_not_scan(controls, scans):
     controls.fields["learning_rate"].value = "0.01"
     controls.fields["num_epochs"].value = 3
     assert scans == []
-    assert "120 pictures of 10 characters" in controls.notes["traindir"].value
+    assert "120 pictures of 10 characters" in controls.settings.notes["traindir"].value
 
 
 def test_each_text_of_a_folder_is_scanned_once(controls, scans, drawn):
@@ -80,13 +80,13 @@ def test_a_changed_folder_is_scanned_again(controls, drawn):
     some = sorted((drawn / "train/mossy_mo").iterdir())[0]
     some.unlink()
     controls.fields["gamma"].value = 0.5
-    assert "119 pictures of 10 characters" in controls.notes["traindir"].value
+    assert "119 pictures of 10 characters" in controls.settings.notes["traindir"].value
     missing = drawn / "later"
     controls.fields["testdir"].value = str(missing)
     assert "No folder" in note(controls, "testdir")
     (drawn / "test").rename(missing)
     controls.fields["gamma"].value = 0.75
-    assert "20 pictures" in controls.notes["testdir"].value
+    assert "20 pictures" in controls.settings.notes["testdir"].value
     assert not controls.start.disabled
 
 
@@ -132,24 +132,25 @@ def elements_of(text: str) -> list:
 
 def test_names_are_text(controls):
     failed = TrainingDashboard(Config.load(None, traindir=EVIL, testdir=EVIL))
-    failed.state = "failed"
+    failed.control.move("failed")
     found = elements_of(_runs_html([failed, TrainingDashboard(Config.demo())], (1, 2)))
     assert "img" not in found and "script" not in found
     assert found.count("svg") == 2
     controls.fields["traindir"].value = EVIL
-    assert elements_of(controls.notes["traindir"].value) == ["div"]
+    assert elements_of(controls.settings.notes["traindir"].value) == ["div"]
 
 
 def test_forms_of_one_folder_share_their_runs(controls, tmp_path):
     "After a page is loaded again, its cell makes a new form; the run must be heard there"
     run = TrainingDashboard(lambda callbacks: None)
-    run.config, run.state = Config.demo(), "paused"
+    run.config = Config.demo()
+    run.control.move("paused")
     controls.runs.append(run)
-    again = TrainingControls(controls.presets, folder=tmp_path / "x/../runs")
-    elsewhere = TrainingControls(controls.presets, folder=tmp_path / "other")
+    again = TrainingControls(controls.settings.presets, folder=tmp_path / "x/../runs")
+    elsewhere = TrainingControls(controls.settings.presets, folder=tmp_path / "other")
     assert again.runs == [run] and elsewhere.runs == []
     assert again.start.disabled and again.again.disabled
-    run.state = "finished"
+    run.control.move("finished")
     run.at_end(run)  # tells the newest form
     assert not again.start.disabled
 
@@ -157,9 +158,10 @@ def test_forms_of_one_folder_share_their_runs(controls, tmp_path):
 def test_a_cell_that_is_run_again_trains_again(controls, tmp_path, monkeypatch):
     "And does not hand out the finished run of the form before it"
     run = TrainingDashboard(lambda callbacks: None)
-    run.config, run.state = Config.demo(), "finished"
+    run.config = Config.demo()
+    run.control.move("finished")
     controls.runs.append(run)
-    again = TrainingControls(controls.presets, folder=tmp_path / "runs")
+    again = TrainingControls(controls.settings.presets, folder=tmp_path / "runs")
     begun = []
 
     def begin():
@@ -183,5 +185,5 @@ def test_scores_of_a_run_that_has_ended_are_those_of_the_network_that_was_kept()
     best = dict(epoch=1, accuracy=0.5, macro_f1=0.25)
     run.history = SimpleNamespace(best=best)
     assert _score_cells(run) == ["0.5000", "0.2500", "–"]
-    run.returned = SimpleNamespace(report=Report(np.eye(2, dtype=int), ["ann", "bob"]))
+    run.job.returned = SimpleNamespace(report=Report(np.eye(2, dtype=int), ["ann", "bob"]))
     assert _score_cells(run) == ["1.0000", "1.0000", "–"]

@@ -172,30 +172,56 @@ def _values_of(fields: dict) -> dict:
 
 # %% ../../nbs/lab/04_controls.ipynb #10560572
 class _SettingsForm:
-    "A list of presets, and a field for each setting that is tried often"
+    "A list of presets, and a field and a note for each setting that is tried often"
 
     def __init__(
         self,
         presets: dict,  # name -> `Config`; the first is shown
+        after_check,  # Called with whether a mistake was found
     ):
         self.presets = presets
+        self.after_check = after_check
         text = "Settings to begin with; the fields below change some of them"
         self.preset = widgets.Dropdown(options=list(presets), **_field_layout("preset", text))
         self.fields = {key: _setting_widget(key) for key in _FIELDS}
-        self.filling = False  # while a preset is copied into the fields
-
-    def _use_preset(self, change=None):
-        self.filling = True
-        settings = self.presets[self.preset.value].flat()
-        for key, field in self.fields.items():
-            _set_value(field, settings[key])
-        self.filling = False
+        self.notes = {key: widgets.HTML() for key in (*_FIELDS, "start")}  # 'start': all others
+        self._scans = dict(traindir=_LastScan(), testdir=_LastScan())
+        self._filling = False  # while a preset is copied into the fields
+        self.preset.observe(self._use_preset, "value")
+        for field in self.fields.values():
+            field.observe(self.check, "value")
+        self._use_preset()
 
     @property
     def config(self) -> Config:
         "The settings shown; raises `ValueError` for a mistake"
         preset = self.presets[self.preset.value].flat()
         return Config.load(None, **(preset | _values_of(self.fields)))
+
+    def check(self, change=None):
+        "Look at the settings, and show what is wrong or what was found"
+        if self._filling:
+            return
+        try:
+            found, errors = _folder_notes(self.config, self._scans)
+        except ValueError as error:
+            found, errors = {}, _errors_by_field(error)
+        for key, note in self.notes.items():
+            note.value = _note_html(errors.get(key) or found.get(key, ""), key in errors)
+        self.after_check(bool(errors))
+
+    def enable(self, enabled: bool):
+        "Let the fields be changed, or not"
+        for field in self.fields.values():
+            field.disabled = not enabled
+
+    def _use_preset(self, change=None):
+        self._filling = True
+        settings = self.presets[self.preset.value].flat()
+        for key, field in self.fields.items():
+            _set_value(field, settings[key])
+        self._filling = False
+        self.check()
 
 # %% ../../nbs/lab/04_controls.ipynb #9bccbc78
 def _modification_times(folder) -> dict:  # name of a subfolder -> nanoseconds
@@ -286,54 +312,6 @@ def _form_box(first: widgets.Widget, inputs: dict, notes: dict) -> widgets.VBox:
     rows = [widgets.HBox([inputs[key], note]) for key, note in notes.items()]
     return widgets.VBox([widgets.HBox([first]), *rows]).add_class("sc-live")
 
-# %% ../../nbs/lab/04_controls.ipynb #c83edb14
-class _FormWithNotes(_SettingsForm):
-    "A form with room for a note beside each field, and with its buttons"
-
-    def __init__(self, presets: dict):
-        super().__init__(presets)
-        self.notes = {key: widgets.HTML() for key in (*_FIELDS, "start")}
-        self.start = _form_button("Start training", button_style="primary")
-        self.again = _form_button("Continue last run", tooltip="Go on where it was stopped")
-        buttons = widgets.HBox([self.start, self.again], layout=dict(margin="0 0 0 116px"))
-        self.form = _form_box(self.preset, self.fields | dict(start=buttons), self.notes)
-
-    def _show_notes(self, found: dict, errors: dict):
-        "Show beside each field what is wrong or what was found"
-        for key, note in self.notes.items():
-            note.value = _note_html(errors.get(key) or found.get(key, ""), key in errors)
-
-# %% ../../nbs/lab/04_controls.ipynb #e9897f99
-class _CheckedForm(_FormWithNotes):
-    "A form that shows what is wrong beside each field"
-
-    def __init__(self, presets: dict):
-        super().__init__(presets)
-        self.scans = dict(traindir=_LastScan(), testdir=_LastScan())
-        self.preset.observe(self._use_preset, "value")
-        for field in self.fields.values():
-            field.observe(self.check, "value")
-        self._use_preset()
-
-    def _use_preset(self, change=None):
-        super()._use_preset()
-        self.check()
-
-    def busy(self) -> bool:
-        "Whether a run is under way"
-        return False
-
-    def check(self, change=None):
-        "Look at the settings, and show what is wrong or what was found"
-        if self.filling:
-            return
-        try:
-            found, errors = _folder_notes(self.config, self.scans)
-        except ValueError as error:
-            found, errors = {}, _errors_by_field(error)
-        self._show_notes(found, errors)
-        self.start.disabled = bool(errors) or self.busy()
-
 # %% ../../nbs/lab/04_controls.ipynb #9ca9d370
 _HIDE_LOST = """<style>
 .jp-OutputArea-child:has(> .jupyter-widgets):not(:has(.sc-live)):has(~ .jp-OutputArea-child
@@ -422,46 +400,64 @@ def _earlier_runs_html(
 def _show_in_area(area, run: TrainingDashboard, runs: list):
     "Show a run at a place of the page, and at no other; the other runs let go of it"
     for each in runs:
-        each.handles.clear()
+        each.view.handles.clear()
     if area:
-        area.update(HTML(run.static_html()) if run.ended() else run.widget)
-        run.handles.append(area)
+        area.update(HTML(run.static_html()) if run.ended() else run.view.widget)
+        run.view.handles.append(area)
 
-# %% ../../nbs/lab/04_controls.ipynb #6b8abec9
-class _FormWithRuns(_CheckedForm):
-    "A form with a table of the runs of its folder"
+# %% ../../nbs/lab/04_controls.ipynb #6d2e0f03
+def _preset_configs(presets: dict | None) -> dict:
+    "The `Config` of each preset; a path is read as a YAML file"
+    presets = presets or dict(demo=Config.demo(), reference=Config())
+    configs = {}
+    for name, config in presets.items():
+        configs[name] = config if isinstance(config, Config) else Config.load(config)
+    return configs
 
-    def __init__(self, presets: dict, folder):
-        self.folder, self.run_area = Path(folder), None  # the area: once it is on the page
-        self.runs = _runs_started_in(self.folder)
+# %% ../../nbs/lab/04_controls.ipynb #9ad5f65e
+class TrainingControls:
+    "A form that starts runs, and a table of them"
+
+    def __init__(
+        self,
+        presets: dict = None,  # name -> `Config`, or a YAML file; `None`: demo and reference
+        folder="runs",  # Gets a folder per run
+    ):
+        self.folder = Path(folder)
+        self.runs = _runs_started_in(self.folder)  # `TrainingDashboard`s, the newest last
         self.earlier = [run for run in self.runs if run.ended()]  # those of earlier forms
+        self.start = _form_button("Start training", button_style="primary")
+        self.again = _form_button("Continue last run", tooltip="Go on where it was stopped")
+        self.start.on_click(lambda _: self.begin())
+        self.again.on_click(lambda _: self.resume())
+        self.settings = _SettingsForm(_preset_configs(presets), self._allow_start)
+        buttons = widgets.HBox([self.start, self.again], layout=dict(margin="0 0 0 116px"))
+        inputs = self.settings.fields | dict(start=buttons)
+        self.form = _form_box(self.settings.preset, inputs, self.settings.notes)
         self.run_table = _RunTable(self.runs, _earlier_runs_html(self.folder, self.runs))
-        super().__init__(presets)
+        self.run_area = None  # where dashboards are shown, once the form is on the page
         for run in self.runs:
             run.at_end = self._refresh
         self._refresh()
 
+    @property
+    def fields(self) -> dict:
+        "The input of each setting, by its name"
+        return self.settings.fields
+
+    @property
+    def config(self) -> Config:
+        "The settings shown; raises `ValueError` for a mistake"
+        return self.settings.config
+
     def busy(self) -> bool:
+        "Whether a run is under way"
         return any(not run.ended() for run in self.runs)
 
     def can_resume(self) -> bool:
         "Whether the last run was stopped before its end"
         history = self.runs[-1].history if self.runs and not self.busy() else None
         return history is not None and history.resumable
-
-    def _refresh(self, run=None):
-        self.check()
-        self.again.disabled = not self.can_resume()
-        self.run_table.refresh()
-
-# %% ../../nbs/lab/04_controls.ipynb #55c881f5
-class _RunStarter(_FormWithRuns):
-    "A form whose buttons start runs and continue them, one at a time"
-
-    def __init__(self, presets: dict, folder):
-        super().__init__(presets, folder)
-        self.start.on_click(lambda _: self.begin())
-        self.again.on_click(lambda _: self.resume())
 
     def begin(self):
         "What *Start* does: a new run with the settings shown, in a folder of its own"
@@ -476,26 +472,34 @@ class _RunStarter(_FormWithRuns):
             run = TrainingDashboard(config, resume=True, at_end=self._refresh)
             self._launch(run, len(self.runs) - 1)
 
+    def __await__(self):
+        "`run = await controls`: the newest run when it has ended; starts one if this form has none"
+        return self._wait().__await__()
+
+    async def _wait(self):
+        if not self.runs or self.runs[-1] in self.earlier:
+            self.begin()
+        self.settings.enable(False)
+        try:
+            return await self.runs[-1]
+        finally:
+            self.settings.enable(True)
+            self.run_table.draw()
+
     def _launch(self, run: TrainingDashboard, number: int):
         self.runs[number:] = [run]
         _show_in_area(self.run_area, run, self.runs)
         run.start()
         self._refresh()
 
-# %% ../../nbs/lab/04_controls.ipynb #9ad5f65e
-class TrainingControls(_RunStarter):
-    "A form that starts runs, and a table of them"
+    def _refresh(self, run=None):
+        "Show what is possible now, and what the runs have reached"
+        self.settings.check()
+        self.again.disabled = not self.can_resume()
+        self.run_table.refresh()
 
-    def __init__(
-        self,
-        presets: dict = None,  # name -> `Config`, or a YAML file; `None`: demo and reference
-        folder="runs",  # Gets a folder per run
-    ):
-        presets = presets or dict(demo=Config.demo(), reference=Config())
-        for name, config in presets.items():
-            if not isinstance(config, Config):
-                presets = presets | {name: Config.load(config)}
-        super().__init__(presets, folder)
+    def _allow_start(self, has_errors: bool):
+        self.start.disabled = has_errors or self.busy()
 
     def _ipython_display_(self):
         display(self.form)
@@ -504,21 +508,3 @@ class TrainingControls(_RunStarter):
             _show_in_area(self.run_area, self.runs[-1], self.runs)
         display(self.run_table.choice)
         self.run_table.handle = display(HTML(self.run_table.html()), display_id=True)
-
-    def __await__(self):
-        "`run = await controls`: the newest run when it has ended; starts one if this form has none"
-        return self._wait().__await__()
-
-    async def _wait(self):
-        if not self.runs or self.runs[-1] in self.earlier:
-            self.begin()
-        self._enable_fields(False)
-        try:
-            return await self.runs[-1]
-        finally:
-            self._enable_fields(True)
-            self.run_table.draw()
-
-    def _enable_fields(self, enabled: bool):
-        for field in self.fields.values():
-            field.disabled = not enabled

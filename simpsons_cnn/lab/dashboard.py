@@ -410,6 +410,11 @@ class TrainingDashboard(Callback):
         "'ready', 'preparing', 'training', 'paused', 'stopping', 'saving', or how the run ended"
         return self.control.state
 
+    @property
+    def returned(self):
+        "What the job has returned, without waiting; `None` before its end"
+        return self.job.returned if self.job else None
+
     def ended(self) -> bool:
         "Whether there is nothing more to come"
         return self.control.ended()
