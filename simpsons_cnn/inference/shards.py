@@ -174,10 +174,19 @@ def _check_format(target: Path):
         require("pyarrow", "parquet")
     require_file_or_nothing(target)
 
+# %% ../../nbs/inference/07_shards.ipynb #8a3971cb
+def _check_drive(sources: list, found: Predictions):
+    "Raise `FileNotFoundError` if no picture of a group is there any more"
+    if sources and not found and not any(map(os.path.exists, sources)):
+        raise FileNotFoundError(
+            f"None of {len(sources):,} pictures is there any more, such as "
+            f"'{safe_str(sources[0])}'; once they are back, start the same command again"
+        )
+
 # %% ../../nbs/inference/07_shards.ipynb #4b2dceec
 @dataclass(frozen=True)
-class _ShardFiles:
-    "What to name, and where the results go"
+class ShardJob:
+    "Names the pictures of one shard of a folder; `run` again continues where a kill ended it"
 
     model: Path  # Model file
     folder: Path  # Folder of pictures, searched with its subfolders
@@ -189,10 +198,6 @@ class _ShardFiles:
     def __post_init__(self):
         _check_format(self.target)
 
-    def to_bytes(self, table) -> bytes:
-        "A table in the format of the target"
-        return _FORMATS[self.target.suffix].to_bytes(table)
-
     @property
     def partial(self) -> Path:
         "The folder of groups"
@@ -201,47 +206,6 @@ class _ShardFiles:
         settings = [model, str(self.shard), *folder, self.k, self.tta, _GROUP]
         digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
         return self.target.with_name(f"{self.target.name}.partial-{digest[:12]}")
-
-# %% ../../nbs/inference/07_shards.ipynb #8a3971cb
-def _check_drive(sources: list, found: Predictions):
-    "Raise `FileNotFoundError` if no picture of a group is there any more"
-    if sources and not found and not any(map(os.path.exists, sources)):
-        raise FileNotFoundError(
-            f"None of {len(sources):,} pictures is there any more, such as "
-            f"'{safe_str(sources[0])}'; once they are back, start the same command again"
-        )
-
-# %% ../../nbs/inference/07_shards.ipynb #c548c49b
-def _write_group(
-    job: _ShardFiles, clf: Classifier, names: list, file: Path, pool, bar
-) -> int:  # How many cannot be read
-    "Name a group of pictures and write its file"
-    sources = [str(job.folder / name) for name in names]
-    found = predict_in(pool, bar, clf, sources, tta=job.tta)
-    _check_drive(sources, found)
-    atomic_write(file, job.to_bytes(_table(clf, sources, found, job.k)))
-    return len(found.unreadable)
-
-
-def _write_groups(job: _ShardFiles, clf: Classifier, partial: Path) -> tuple:  # (files, unreadable)
-    "Write the groups that are not there yet"
-    with open(partial / "names", "rb") as listed:
-        total = sum(1 for _ in listed)
-    files, unreadable = [], 0
-    with worker_pool() as pool, progress_bar(total=total, desc=f"shard {job.shard}") as bar:
-        for number, names in enumerate(_groups(partial / "names")):
-            file = partial / f"{number:06}{job.target.suffix}"
-            files.append(file)
-            if file.exists():
-                bar.update(len(names))
-            else:
-                unreadable += _write_group(job, clf, names, file, pool, bar)
-    return files, unreadable
-
-# %% ../../nbs/inference/07_shards.ipynb #b0056677
-@dataclass(frozen=True)
-class ShardJob(_ShardFiles):
-    "Names the pictures of one shard of a folder; `run` again continues where a kill ended it"
 
     def run(
         self,
@@ -253,7 +217,7 @@ class ShardJob(_ShardFiles):
             remove_temp_files(partial)
             if not (partial / "names").exists():
                 _write_names(self.folder, self.shard, partial / "names")
-            files, unreadable = _write_groups(self, clf, partial)
+            files, unreadable = self._write_groups(clf, partial)
             whole = partial / f"whole{self.target.suffix}"
             with replace_file(whole) as temp:
                 empty = self.to_bytes(_table(clf, [], Predictions(), self.k))
@@ -261,3 +225,30 @@ class ShardJob(_ShardFiles):
             os.replace(whole, self.target)
         shutil.rmtree(partial, ignore_errors=True)
         return unreadable
+
+    def to_bytes(self, table) -> bytes:
+        "A table in the format of the target"
+        return _FORMATS[self.target.suffix].to_bytes(table)
+
+    def _write_groups(self, clf: Classifier, partial: Path) -> tuple:  # (files, unreadable)
+        "Write the groups that are not there yet"
+        with open(partial / "names", "rb") as listed:
+            total = sum(1 for _ in listed)
+        files, unreadable = [], 0
+        with worker_pool() as pool, progress_bar(total=total, desc=f"shard {self.shard}") as bar:
+            for number, names in enumerate(_groups(partial / "names")):
+                file = partial / f"{number:06}{self.target.suffix}"
+                files.append(file)
+                if file.exists():
+                    bar.update(len(names))
+                else:
+                    unreadable += self._write_group(clf, names, file, pool, bar)
+        return files, unreadable
+
+    def _write_group(self, clf: Classifier, names: list, file: Path, pool, bar) -> int:
+        "Name a group of pictures and write its file; returns how many cannot be read"
+        sources = [str(self.folder / name) for name in names]
+        found = predict_in(pool, bar, clf, sources, tta=self.tta)
+        _check_drive(sources, found)
+        atomic_write(file, self.to_bytes(_table(clf, sources, found, self.k)))
+        return len(found.unreadable)
