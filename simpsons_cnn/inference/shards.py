@@ -174,6 +174,15 @@ def _check_format(target: Path):
         require("pyarrow", "parquet")
     require_file_or_nothing(target)
 
+# %% ../../nbs/inference/07_shards.ipynb #8a3971cb
+def _check_drive(sources: list, found: Predictions):
+    "Raise `FileNotFoundError` if no picture of a group is there any more"
+    if sources and not found and not any(map(os.path.exists, sources)):
+        raise FileNotFoundError(
+            f"None of {len(sources):,} pictures is there any more, such as "
+            f"'{safe_str(sources[0])}'; once they are back, start the same command again"
+        )
+
 # %% ../../nbs/inference/07_shards.ipynb #4b2dceec
 @dataclass(frozen=True)
 class ShardJob:
@@ -189,10 +198,6 @@ class ShardJob:
     def __post_init__(self):
         _check_format(self.target)
 
-    def to_bytes(self, table) -> bytes:
-        "A table in the format of the target"
-        return _FORMATS[self.target.suffix].to_bytes(table)
-
     @property
     def partial(self) -> Path:
         "The folder of groups"
@@ -207,57 +212,43 @@ class ShardJob:
         clf: Classifier,  # The opened model
     ) -> int:  # How many of the pictures that were named now cannot be read
         "Write the target; raises `FileExistsError` while another process runs this job"
-        return _run_job(self, clf)
+        partial = self.partial
+        with lock_folder(partial):
+            remove_temp_files(partial)
+            if not (partial / "names").exists():
+                _write_names(self.folder, self.shard, partial / "names")
+            files, unreadable = self._write_groups(clf, partial)
+            whole = partial / f"whole{self.target.suffix}"
+            with replace_file(whole) as temp:
+                empty = self.to_bytes(_table(clf, [], Predictions(), self.k))
+                _FORMATS[self.target.suffix].join(empty, files, temp)
+            os.replace(whole, self.target)
+        shutil.rmtree(partial, ignore_errors=True)
+        return unreadable
 
-# %% ../../nbs/inference/07_shards.ipynb #8a3971cb
-def _check_drive(sources: list, found: Predictions):
-    "Raise `FileNotFoundError` if no picture of a group is there any more"
-    if sources and not found and not any(map(os.path.exists, sources)):
-        raise FileNotFoundError(
-            f"None of {len(sources):,} pictures is there any more, such as "
-            f"'{safe_str(sources[0])}'; once they are back, start the same command again"
-        )
+    def to_bytes(self, table) -> bytes:
+        "A table in the format of the target"
+        return _FORMATS[self.target.suffix].to_bytes(table)
 
-# %% ../../nbs/inference/07_shards.ipynb #c548c49b
-def _write_group(
-    job: ShardJob, clf: Classifier, names: list, file: Path, pool, bar
-) -> int:  # How many cannot be read
-    "Name a group of pictures and write its file"
-    sources = [str(job.folder / name) for name in names]
-    found = predict_in(pool, bar, clf, sources, tta=job.tta)
-    _check_drive(sources, found)
-    atomic_write(file, job.to_bytes(_table(clf, sources, found, job.k)))
-    return len(found.unreadable)
+    def _write_groups(self, clf: Classifier, partial: Path) -> tuple:  # (files, unreadable)
+        "Write the groups that are not there yet"
+        with open(partial / "names", "rb") as listed:
+            total = sum(1 for _ in listed)
+        files, unreadable = [], 0
+        with worker_pool() as pool, progress_bar(total=total, desc=f"shard {self.shard}") as bar:
+            for number, names in enumerate(_groups(partial / "names")):
+                file = partial / f"{number:06}{self.target.suffix}"
+                files.append(file)
+                if file.exists():
+                    bar.update(len(names))
+                else:
+                    unreadable += self._write_group(clf, names, file, pool, bar)
+        return files, unreadable
 
-
-def _write_groups(job: ShardJob, clf: Classifier, partial: Path) -> tuple:  # (files, unreadable)
-    "Write the groups that are not there yet"
-    with open(partial / "names", "rb") as listed:
-        total = sum(1 for _ in listed)
-    files, unreadable = [], 0
-    with worker_pool() as pool, progress_bar(total=total, desc=f"shard {job.shard}") as bar:
-        for number, names in enumerate(_groups(partial / "names")):
-            file = partial / f"{number:06}{job.target.suffix}"
-            files.append(file)
-            if file.exists():
-                bar.update(len(names))
-            else:
-                unreadable += _write_group(job, clf, names, file, pool, bar)
-    return files, unreadable
-
-# %% ../../nbs/inference/07_shards.ipynb #b0056677
-def _run_job(job: ShardJob, clf: Classifier) -> int:
-    "See `ShardJob.run`"
-    partial = job.partial
-    with lock_folder(partial):
-        remove_temp_files(partial)
-        if not (partial / "names").exists():
-            _write_names(job.folder, job.shard, partial / "names")
-        files, unreadable = _write_groups(job, clf, partial)
-        whole = partial / f"whole{job.target.suffix}"
-        with replace_file(whole) as temp:
-            empty = job.to_bytes(_table(clf, [], Predictions(), job.k))
-            _FORMATS[job.target.suffix].join(empty, files, temp)
-        os.replace(whole, job.target)
-    shutil.rmtree(partial, ignore_errors=True)
-    return unreadable
+    def _write_group(self, clf: Classifier, names: list, file: Path, pool, bar) -> int:
+        "Name a group of pictures and write its file; returns how many cannot be read"
+        sources = [str(self.folder / name) for name in names]
+        found = predict_in(pool, bar, clf, sources, tta=self.tta)
+        _check_drive(sources, found)
+        atomic_write(file, self.to_bytes(_table(clf, sources, found, self.k)))
+        return len(found.unreadable)
