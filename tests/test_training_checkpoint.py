@@ -1,8 +1,5 @@
 "Checkpoints that are damaged, old, of another run or very long"
 
-import os
-import signal
-import time
 import warnings
 
 import pytest
@@ -10,7 +7,7 @@ import torch
 from torch import nn
 
 from simpsons_cnn.core.tensors import write_tensors
-from simpsons_cnn.training.checkpoint import Checkpoint, read_checkpoint, stop_on_signal
+from simpsons_cnn.training.checkpoint import Checkpoint, read_checkpoint
 from simpsons_cnn.training.history import History
 
 
@@ -129,24 +126,3 @@ def test_a_run_without_epochs_has_no_rows(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert restored(tmp_path / "last.ckpt").history.rows == []
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ignored_signals_stay_ignored(number):
-    "As in the background job of a script"
-    before, reasons = signal.signal(number, signal.SIG_IGN), []
-    try:
-        with stop_on_signal(reasons.append):
-            os.kill(os.getpid(), number)
-            time.sleep(0.01)
-        assert reasons == [] and signal.getsignal(number) == signal.SIG_IGN
-    finally:
-        signal.signal(number, before)
-
-
-def test_handlers_from_outside_python_are_left_alone(monkeypatch):
-    "`getsignal` knows nothing of them, and they could not be put back"
-    monkeypatch.setattr(signal, "getsignal", lambda _: None)
-    monkeypatch.setattr(signal, "signal", lambda *_: pytest.fail("changed"))
-    with stop_on_signal(pytest.fail):
-        pass

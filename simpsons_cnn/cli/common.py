@@ -22,7 +22,13 @@ from typing import NamedTuple
 
 from .. import __version__
 from ..core.config import import_function
-from ..core.files import check_suffix, find_model_file, require_file_or_nothing
+from simpsons_cnn.core.files import (
+    check_suffix,
+    find_model_file,
+    interrupting_signals,
+    require_file_or_nothing,
+    signal_exit_code,
+)
 from ..core.text import first_few, safe_str
 
 # %% ../../nbs/cli/01_common.ipynb #251d92cc
@@ -124,16 +130,16 @@ def tidy_errors(
         _open_closed_outputs()
         try:
             _check_current_folder()
-            with _escaped_output(), _passive_waits(), _plain_warnings():
+            with _escaped_output(), _passive_waits(), _plain_warnings(), interrupting_signals():
                 try:
                     return command(*args, **kwargs)
                 finally:
                     sys.stdout.flush()
         except BrokenPipeError:
             _end_without_reader()
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            sys.exit(130)
+        except KeyboardInterrupt as e:
+            print(safe_str(str(e) or "interrupted"), file=sys.stderr)
+            sys.exit(signal_exit_code(str(e)))
         except Exception as e:
             message = _message_for(e)
             if message is None:

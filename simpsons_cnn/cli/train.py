@@ -20,6 +20,7 @@ from simpsons_cnn.cli.common import (
     tidy_errors,
 )
 from ..core.config import Config, is_split_file
+from ..core.files import signal_exit_code
 
 # %% ../../nbs/cli/02_train.ipynb #cef38937
 _SHORT_NAMES = dict(num_epochs="--epochs", learning_rate="--lr", out_directory="--out")
@@ -187,7 +188,7 @@ def _exit_if_stopped(history):
     if history.resumable:
         reason = history.stop_reason
         print(f"{reason}; the same command with --resume continues from there", file=sys.stderr)
-        sys.exit(143 if "SIGTERM" in reason else 130)
+        sys.exit(signal_exit_code(reason))
 
 # %% ../../nbs/cli/02_train.ipynb #2e8c6569
 def _print_verified(found: dict, folder):

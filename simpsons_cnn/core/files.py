@@ -4,16 +4,19 @@
 
 # %% auto #0
 __all__ = ['temp_path', 'check_name_length', 'naming_full_disk', 'require_file_or_nothing', 'check_suffix', 'atomic_write',
-           'replace_file', 'remove_temp_files', 'read_limited', 'find_model_file', 'require_free_space', 'file_lock',
-           'lock_folder', 'require_empty_folder', 'replace_folder']
+           'replace_file', 'remove_temp_files', 'on_first_signal', 'interrupting_signals', 'signal_exit_code',
+           'read_limited', 'find_model_file', 'require_free_space', 'file_lock', 'lock_folder', 'require_empty_folder',
+           'replace_folder']
 
 # %% ../../nbs/core/02_files.ipynb #b91fb8c3
 import errno
 import glob
 import os
 import shutil
+import signal
 import stat
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -182,6 +185,70 @@ def remove_temp_files(
     for path in _temp_paths(folder, name):
         if not path.is_dir():
             path.unlink(missing_ok=True)
+
+# %% ../../nbs/core/02_files.ipynb #4c685374
+_ENDING = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
+
+
+def _leave_terminal():
+    "Let output go nowhere where its terminal is gone, which would be an error at each line"
+    for number in (1, 2):
+        with suppress(OSError):  # closed before
+            if stat.S_ISCHR(os.fstat(number).st_mode) and not os.isatty(number):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+
+
+def _handlers(names) -> dict:  # number -> handler
+    "Of signals that are neither ignored nor handled outside of Python"
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    found = {number: signal.getsignal(number) for number in numbers}
+    return {n: handler for n, handler in found.items() if handler not in (signal.SIG_IGN, None)}
+
+
+@contextmanager
+def on_first_signal(
+    act,  # Called with the reason, such as 'interrupted by SIGTERM'
+    names=_ENDING,  # Signals
+) -> Iterator[None]:
+    "Within, the first signal calls `act`, the next acts as usual; an ignored one stays so"
+    is_main = threading.current_thread() is threading.main_thread()
+    before = _handlers(names) if is_main else {}
+
+    def on_signal(number, frame):
+        for other, handler in before.items():
+            usual = signal.default_int_handler if other == signal.SIGINT else handler
+            signal.signal(other, usual)
+        name = signal.Signals(number).name
+        if name == "SIGHUP":
+            signal.signal(number, signal.SIG_IGN)
+            _leave_terminal()
+        act(f"interrupted by {name}")
+
+    for number in before:
+        signal.signal(number, on_signal)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, handler)
+
+# %% ../../nbs/core/02_files.ipynb #d6fff1f8
+def _raise_interrupt(reason: str):
+    raise KeyboardInterrupt(reason)
+
+
+def interrupting_signals():
+    "Within, `SIGTERM` and `SIGHUP` raise `KeyboardInterrupt`, as Ctrl-C does"
+    return on_first_signal(_raise_interrupt, ("SIGTERM", "SIGHUP"))
+
+
+def signal_exit_code(
+    reason: str,  # As `on_first_signal` gives it
+) -> int:
+    "128 and the number of the signal that a reason names; of SIGINT, if it names none"
+    name = reason.rpartition(" ")[2]
+    return 128 + signal.Signals.__members__.get(name, signal.SIGINT)
 
 # %% ../../nbs/core/02_files.ipynb #5530b698
 def read_limited(

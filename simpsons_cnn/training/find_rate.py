@@ -60,7 +60,7 @@ def _losses_of(model, train_dl: Batches, loss, rates: np.ndarray, **kwargs) -> n
         except NonFiniteLoss:  # the end of the search
             history = None
     if history and "interrupted" in history.stop_reason:
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(history.stop_reason)
     return torch.stack(watch.losses).float().cpu().numpy()
 
 # %% ../../nbs/training/11_find_rate.ipynb #85697d04

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from ..core.config import ModelParameters, TrainingParameters
 from ..core.device import derive_seed, make_generator, pick_dtype
-from ..core.files import atomic_write
+from ..core.files import atomic_write, on_first_signal
 from ..core.tensors import weights_hash
 from ..core.text import first_few
 from ..data.batches import Batches
@@ -32,7 +32,7 @@ from ..networks.presets import OwnNetwork
 from ..networks.reference import set_dropout_generator
 from ..scoring.metrics import COMMON, Report
 from .callbacks import NO_BETTER, Callback
-from .checkpoint import Checkpoint, describe_environment, stop_on_signal
+from .checkpoint import Checkpoint, describe_environment
 from simpsons_cnn.training.distributed import (
     broadcast_bytes,
     current_ranks,
@@ -607,7 +607,7 @@ def running(run: TrainingRun):
         run.notify("on_start")
         run.agree_to_stop()
         with ExitStack() as stack:
-            stack.enter_context(stop_on_signal(run.stop))
+            stack.enter_context(on_first_signal(run.stop))
             for model in (run.model, run.averaged):
                 if model is not None:
                     stack.enter_context(synchronised_norms(model, run.ranks))

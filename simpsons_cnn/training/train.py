@@ -651,10 +651,10 @@ def _loss_difference(now: list, was: list) -> float:
 def _first_steps_again(config: Config, data: TrainingData, n: int) -> list:
     "Losses and hashes of the first `n` steps"
     model = _create_model(config, data)
-    steps = _fit_config(config, data, model, callbacks=[StopAfter(n)]).first_steps
-    if len(steps) < n:
-        raise KeyboardInterrupt  # which `fit` has only noted
-    return steps
+    history = _fit_config(config, data, model, callbacks=[StopAfter(n)])
+    if len(history.first_steps) < n:
+        raise KeyboardInterrupt(history.stop_reason)  # which `fit` has only noted
+    return history.first_steps
 
 # %% ../../nbs/training/07_train.ipynb #126cf80d
 def verify(
