@@ -66,7 +66,7 @@ def reference_loader(
     batch_size: int,
     indices=None,  # Which pictures, in the order of `ImageFolder`; `None`: all
 ) -> DataLoader:
-    "Batches as the reference makes them"
+    "Make batches as the reference does"
     pictures = ImageFolder(str(folder), _reference_transforms())
     chosen = pictures if indices is None else Subset(pictures, indices)
     return DataLoader(chosen, batch_size, shuffle=True, drop_last=True)
@@ -318,7 +318,7 @@ def _memory_of_training(path: Path, n: int, steps: int, batch_size: int) -> tupl
 def train_from_large_store(
     folder, n: int = 2_000_000, steps: int = 20, batch_size: int = 128
 ) -> dict:
-    "Memory of training that depends on the number of pictures"
+    "Measure the memory of training that depends on the number of pictures"
     small, _ = _memory_of_training(Path(folder) / "small.npy", 2000, steps, batch_size)
     large, order_bytes = _memory_of_training(Path(folder) / "large.npy", n, steps, batch_size)
     return dict(
@@ -452,7 +452,7 @@ def _processor_name() -> str:
 
 # %% ../../nbs/cli/07_bench.ipynb #777be1d2
 def system_info(device: str = "auto") -> str:
-    "Hardware and versions, in a line"
+    "Describe hardware and versions, in a line"
     device = pick_device(device)
     on_gpu = device.type == "cuda"
     name = torch.cuda.get_device_name(device) if on_gpu else _processor_name()

@@ -315,7 +315,7 @@ def make_out_folder(
 def score_line(
     report,  # A `Report`
 ) -> str:
-    "Overall scores with their intervals, the number of images, and who was not judged"
+    "Describe overall scores with their intervals, the number of images, and who was not judged"
     from simpsons_cnn.scoring.metrics import overall_scores  # imports slowly
 
     scores = []

@@ -72,5 +72,5 @@ def speeds_and_ratios(
     memory: pd.DataFrame,  # Likewise
     pairs: list,  # (part, part that it is compared with)
 ) -> tuple:  # A table with a row per part, and one with a row per pair
-    "Medians and ranges; a ratio compares two calls of the same round"
+    "Take medians and ranges; a ratio compares two calls of the same round"
     return _speed_table(speeds, memory), _ratio_table(speeds, pairs)

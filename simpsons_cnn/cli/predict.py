@@ -184,8 +184,15 @@ def _exact_store(
     "The images with the pixels and the normalisation that `Classifier.predict` uses"
     from simpsons_cnn.data.store import PixelStore
 
-    how = (preprocess.size, preprocess.resize_rule, store_directory, skip_unreadable)
-    store = PixelStore.build(files, *how, crop=preprocess.crop, exact=True)
+    store = PixelStore.build(
+        files,
+        preprocess.size,
+        preprocess.resize_rule,
+        store_directory,
+        skip_unreadable,
+        crop=preprocess.crop,
+        exact=True,
+    )
     return replace(store, preprocess=preprocess)
 
 # %% ../../nbs/cli/03_predict.ipynb #d4eaccb1

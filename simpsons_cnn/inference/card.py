@@ -292,7 +292,7 @@ def _made_with(versions: dict) -> list:
 def model_card(
     clf: Classifier,  # To describe
 ) -> str:  # Markdown, ready for a model hub
-    "A model card from what the model file knows"
+    "Write a model card from what the model file knows"
     sections = [_front_matter(clf), _summary(clf), _data(clf), _scores(clf), _limits(clf), [_USE]]
     sections.append(_made_with(clf.about.get("versions") or {}))
     return "\n".join(line for section in sections for line in section)

@@ -117,7 +117,7 @@ def grad_cam(
     average_gradient: bool = False,  # Average the gradient over all positions, as the paper does
     min_side: int = 8,  # Use the last feature map of at least this height and width
 ) -> Tensor:  # From 0 to 1, shape `(n, height, width)`; the largest value of each map is 1
-    "Map of the pixels that support a class; `ValueError` if no feature map is large enough"
+    "Map the pixels that support a class; `ValueError` if no feature map is large enough"
     with torch.inference_mode(False), torch.enable_grad():
         logits, feature_maps = _logits_and_maps(model, xb, min_side)
         odds = _common_log_odds(logits, targets)
@@ -157,7 +157,8 @@ class Explanation:
     source: str = ""  # File the image came from, if any
 
     @property
-    def peak(self) -> tuple:  # (x, y) of the largest value, each a share of the width or height
+    def peak(self) -> tuple:  # (x, y), each a share of the width or height
+        "Where the map has its largest value"
         y, x = np.unravel_index(self.cam.argmax(), self.cam.shape)
         height, width = self.cam.shape
         return (float(x) + 0.5) / width, (float(y) + 0.5) / height

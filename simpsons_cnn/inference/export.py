@@ -292,8 +292,15 @@ def _conv2d(x: _Node, weight, bias=None, stride=1, padding=0, dilation=1, groups
 
 # %% ../../nbs/inference/03_export.ipynb #1bb3cecf
 def _write_conv(x: _Node, layer: nn.Conv2d) -> _Node:
-    sides = (layer.stride, layer.padding, layer.dilation)
-    return _conv2d(x, layer.weight, layer.bias, *sides, layer.groups)
+    return _conv2d(
+        x,
+        layer.weight,
+        layer.bias,
+        stride=layer.stride,
+        padding=layer.padding,
+        dilation=layer.dilation,
+        groups=layer.groups,
+    )
 
 # %% ../../nbs/inference/03_export.ipynb #1219b87f
 def _write_max_pool(x: _Node, layer: nn.MaxPool2d) -> _Node:
@@ -445,7 +452,7 @@ def _onnx_model(graph: _Graph, num_classes: int):
 def onnx_graph(
     clf: Classifier,  # To export
 ) -> bytes:  # Takes `pictures`, uint8, `(n, height, width, 3)`
-    "The classifier as an ONNX model, not compared with the library yet; needs the package onnx"
+    "Make an ONNX model of the classifier, not yet compared with the library; needs onnx"
     graph = _Graph()
     x = _Node(graph, "pictures", np.uint8)._apply("Transpose", perm=[0, 3, 1, 2])
     probabilities, ood_score = _answer(
@@ -471,7 +478,7 @@ def pictures_to_check(
     folder=None,  # Folder to take them from, with its subfolders; `None` draws them
     n: int = 500,  # At most this many
 ) -> list:  # Paths or PIL images
-    "Images of many shapes, spread evenly over a folder or drawn; raises `FileNotFoundError`"
+    "Choose images of many shapes, spread over a folder, or draw them; raises `FileNotFoundError`"
     if not folder:
         return _draw_pictures(n)
     paths = pictures_under(folder)

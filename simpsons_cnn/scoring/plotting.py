@@ -37,7 +37,7 @@ def display_name(
     name: str,  # As the folder is called
     longest: int = 28,  # Characters
 ) -> str:
-    "A character's name as text for a figure"
+    "Write a character's name as text for a figure"
     name = safe_str(name).replace("_", " ")
     return (name if len(name) <= longest else name[: longest - 1] + "…").replace("$", r"\$")
 
@@ -65,7 +65,7 @@ def plot_losses(
     parts: int = 1,  # Number of panels the curve is cut into
     axs=None,  # Axes to draw on, one per part; `None`: a new figure
 ) -> NotebookFigure | None:  # The new figure
-    "Training and validation loss against the epoch"
+    "Plot training and validation loss against the epoch"
     tables = _split_history(history, parts)
     figure, axs = _axes(axs, (len(tables), 1), (PHONE_WIDTH, 0.8 + 2 * len(tables)))
     if len(axs) < len(tables):
@@ -97,7 +97,7 @@ def plot_metrics(
     report,  # `Report`
     axs=None,  # Four axes to draw on; `None`: a new figure
 ) -> NotebookFigure | None:  # The new figure
-    "Accuracy (Jaccard), precision, recall and F1 per character; of many, the worst thirty"
+    "Plot accuracy (Jaccard), precision, recall and F1 per character; of many, the worst thirty"
     table = report.table
     shown, note = characters_to_show(table.f1)
     table = table.iloc[shown]
@@ -130,7 +130,8 @@ def _label_confusion(ax, names: list, other: bool):
     few = n <= _FEW_CHARACTERS
     rows = names if few else [f"{name} · {i}" for i, name in enumerate(names, 1)]
     columns = names if few else [str(i) if i % 3 == 1 else "" for i in range(1, n + 1)]
-    columns = [*columns, *["other"] * other]
+    if other:
+        columns = [*columns, "other"]
     ax.set_xticks(range(len(columns)), columns, rotation=90, fontsize=SMALL_LETTERS)
     ax.set_yticks(range(n), rows, fontsize=SMALL_LETTERS)
     ax.set_xticks(np.arange(len(columns)) - 0.5, minor=True)
@@ -150,7 +151,7 @@ def plot_confusion(
     report,  # `Report`
     ax=None,  # Axes to draw on; `None`: a new figure
 ) -> NotebookFigure | None:  # The new figure
-    "The confusion matrix, each row as shares of its character; of many, the worst thirty"
+    "Plot the confusion matrix, each row as shares of its character; of many, the worst thirty"
     shown, note = characters_to_show(report.table.f1)
     counts = _confusion_shown(report, shown)
     shares = counts / np.maximum(1, counts.sum(1, keepdims=True))
@@ -186,7 +187,7 @@ def plot_reliability(
     bins: int = 15,  # See `reliability`
     ax=None,  # Axes to draw on; `None`: a new figure
 ) -> NotebookFigure | None:  # The new figure
-    "Share of right answers against probability, one line each"
+    "Plot the share of right answers against the probability, one line each"
     if not 1 <= len(curves) <= len(_STYLES):
         raise ValueError(f"curves must be 1 to {len(_STYLES)}, got {len(curves)}")
     figure, (ax,) = _axes(ax, (1, 1), (3.6, 3.6))
@@ -208,7 +209,7 @@ def plot_pictures(
     texts: list | None = None,  # A line or more for each
     cols: int = 3,  # Images in a row; over four, the letters are smaller
 ) -> NotebookFigure:
-    "A grid of images"
+    "Show images in a grid"
     n = len(pictures)
     rows, cols = max(1, -(-n // cols)), max(1, min(cols, n))
     lines = max((text.count("\n") + 1 for text in texts or ()), default=0)
@@ -236,7 +237,7 @@ def plot_batch(
     preprocess,  # The `Preprocess` that normalised them
     n: int = 12,  # At most so many
 ) -> NotebookFigure:
-    "Images as the network sees them"
+    "Show images as the network sees them"
     pictures = preprocess.denormalise(xb[:n].cpu()).numpy()
     return plot_pictures(pictures, [display_name(classes[int(y)], 20) for y in yb[:n]])
 
@@ -245,7 +246,7 @@ def plot_examples(
     pixels,  # Of all images, each uint8 of shape `(3, height, width)`
     rows,  # Rows of `Report.top_losses`: which images, and what was answered
 ) -> NotebookFigure:
-    "Images with truth, answer and its probability"
+    "Show images with truth, answer and its probability"
     pictures = np.stack([np.asarray(pixels[row]) for row in rows.row])
     texts = [
         f"{display_name(r.truth, 20)}\n→ {display_name(r.prediction, 18)}\n{r.probability:.0%}"
@@ -258,7 +259,7 @@ def plot_top_losses(
     report,  # `Report` from `evaluate`
     n: int = 12,  # Number of images
 ) -> NotebookFigure:
-    "The images with the highest loss, with truth, answer and its probability"
+    "Show the images with the highest loss, with truth, answer and its probability"
     return plot_examples(report.store.pixels, report.top_losses(n))
 
 # %% ../../nbs/scoring/03_plotting.ipynb #d8fc3fcd

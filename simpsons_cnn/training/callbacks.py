@@ -98,7 +98,7 @@ def _output_kind(
 
 # %% ../../nbs/training/02_callbacks.ipynb #deef52ec
 def format_duration(seconds: float) -> str:
-    "'1:02' or '2:00:05'"
+    "Format seconds as '1:02' or '2:00:05'"
     minutes, seconds = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -46,7 +46,7 @@ def describe_environment(device: torch.device, dtype: torch.dtype = None) -> dic
 
 # %% ../../nbs/training/03_checkpoint.ipynb #c7e8fa8b
 def differences(was: dict, now: dict) -> list:  # texts such as 'seed is 1 now and was 0'
-    "What differs between two dictionaries of plain types"
+    "List what differs between two dictionaries of plain types"
     was, now = (json.loads(json.dumps(d, default=str)) for d in (was, now))
     return [
         f"{k} is {now.get(k)!r} now and was {was.get(k)!r}"
@@ -141,7 +141,7 @@ def read_checkpoint(
     path,  # As for `Checkpoint`
     identity: dict = None,  # What must agree with the `identity` it was written with
 ) -> tuple:  # (name -> tensor, header, the file they are from), or `None` if there is none
-    "The newest checkpoint that is whole; raises `ValueError` for one of another run or version"
+    "Read the newest whole checkpoint; raises `ValueError` for one of another run or version"
     found, damage = _read_newest(Path(path))
     if found is None:
         if damage:
@@ -271,6 +271,7 @@ class Checkpoint:
         self._found = None  # what `read` has read
 
     def due(self) -> bool:
+        "Whether `seconds` have passed since the last time the state was written"
         return self.path is not None and time.monotonic() - self.saved_at >= self.seconds
 
     def clear(self):

@@ -231,8 +231,8 @@ def _judge(model: Ensemble, valid: TrainingData) -> tuple:  # (`Report`, `Calibr
     model.to(valid.valid_dl.device)
     logits, targets = collect_logits(model, valid.valid_dl)
     calibration = calibrate_logits(logits, targets)
-    judged = logits, targets, valid.valid_dl, valid.groups
-    return judge_calibrated(*judged, calibration), calibration
+    report = judge_calibrated(logits, targets, valid.valid_dl, valid.groups, calibration)
+    return report, calibration
 
 # %% ../../nbs/training/18_ensemble.ipynb #949f7c94
 def make_ensemble(

@@ -138,7 +138,7 @@ def find_learning_rate(
     lowest: float = 1e-5,  # Rate of the first step, above 0
     highest: float = 1.0,  # Rate of the last step, unless the loss explodes before
 ) -> RateSearch:
-    "Range test of learning rates ([Smith, 2015](https://arxiv.org/abs/1506.01186)); `ValueError`"
+    "Try rising rates, suggest one ([Smith, 2015](https://arxiv.org/abs/1506.01186)); `ValueError`"
     if num_steps < 10 or not 0 < lowest < highest:
         got = f"{num_steps}, {lowest} and {highest}"
         raise ValueError(f"num_steps must be 10 or more and 0 < lowest < highest, got {got}")

@@ -141,7 +141,7 @@ def _stopped_with_us(process: subprocess.Popen) -> Iterator[None]:
 def _command(path: Path, nproc: int, resume: bool) -> list:
     "The command that trains in several processes"
     command = [sys.executable, "-m", "simpsons_cnn", "train", str(path), "--nproc", str(nproc)]
-    return command + ["--resume"] * resume
+    return [*command, "--resume"] if resume else command
 
 # %% ../../nbs/training/14_launch.ipynb #029b2d05
 def launch(

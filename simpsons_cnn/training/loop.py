@@ -59,7 +59,7 @@ def train_epoch(run: TrainingRun):
 # %% ../../nbs/training/05_loop.ipynb #99960e9c
 @torch.inference_mode()
 def judge(run: TrainingRun) -> Report:
-    "Scores of the network on the validation pictures"
+    "Score the network on the validation pictures"
     ranks, dl = run.ranks, run.valid_dl
     share = dl if ranks.size == 1 else dl.share(ranks.rank, ranks.size)
     logits, targets = collect_logits(run.judged_model, share, run.dtype)
@@ -165,9 +165,10 @@ def fit(
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = Checkpoint(checkpoint)
     loss = _choose_loss(loss, recipe, changes, train_dl)
-    parts = (model, train_dl, valid_dl, loss, recipe, weight_decay, callbacks, checkpoint)
     with raise_together(current_ranks()):
-        run = TrainingRun(*parts)
+        run = TrainingRun(
+            model, train_dl, valid_dl, loss, recipe, weight_decay, callbacks, checkpoint
+        )
     with running(run):
         for _ in run.epochs():
             train_epoch(run)

@@ -164,7 +164,7 @@ def link_run(
 def latest_run(
     runs,  # `runs_directory`
 ) -> Path | None:  # `None` if there is none
-    "The folder of the run that was started or resumed last"
+    "Find the folder of the run that was started or resumed last"
     latest = Path(runs) / "latest"
     if latest.is_file():
         name = latest.read_text(encoding="utf-8", errors="replace").strip()
@@ -182,7 +182,7 @@ _SUBFOLDERS = dict(
 
 
 def in_folder(folder: Path) -> dict:  # Settings
-    "The output folders of a run that has one folder for all"
+    "Name the three output folders of a run that has one folder for all"
     return {key: folder / name for key, name in _SUBFOLDERS.items()}
 
 # %% ../../nbs/training/06_prepare.ipynb #24383666
@@ -233,7 +233,7 @@ def create_network(
     config: Config,
     num_classes: int,  # Number of characters
 ) -> nn.Module:
-    "The network that the settings name, with its first weights"
+    "Make the network that the settings name, with its first weights"
     hparams = dict(dropout_rate=config.dropout_rate) if config.architecture in PRESETS else {}
     return create_model(config.architecture, num_classes, config.seed, **hparams)
 
@@ -290,7 +290,7 @@ def scan_folders(
     config: Config,
     files: ImageFiles = None,  # Of `traindir`, without fixes, if it has been scanned
 ) -> tuple:  # `ImageFiles` for training, and for testing or `None`
-    "The images of a configuration, before any is opened; raises as `ImageFiles.scan` does"
+    "List the images of a configuration, before any is opened; raises as `ImageFiles.scan` does"
     if config.split not in ("group", "random") and not Path(config.split).is_file():
         raise FileNotFoundError(
             f"split must be 'group', 'random' or a CSV file, got {config.split!r}, which is no file"
@@ -309,7 +309,7 @@ _FEW_JUDGED = 5  # validation pictures of a character
 def certainty(
     groups,  # Number of each validation image's group of near-duplicates
 ) -> str:
-    "How far a share of right answers can be from the truth, at 95 % and at worst"
+    "Say how far a share of right answers can be from the truth, at 95 % and at worst"
     sizes = np.unique(np.asarray(groups), return_counts=True)[1]
     n = sizes.sum()
     worth = n**2 / (sizes**2).sum()
@@ -339,7 +339,7 @@ def _remarks(store: PixelStore, valid_rows: list, groups, missing_in_test: list)
 # %% ../../nbs/training/06_prepare.ipynb #7a1de93f
 @dataclass(eq=False)
 class TrainingData:
-    "What training needs"
+    "Batches to train, validate and test on, and the groups that their images are in"
 
     train_dl: Batches  # Augmented
     valid_dl: Batches  # Held out of the same folder
@@ -377,7 +377,7 @@ class TrainingData:
 
 # %% ../../nbs/training/06_prepare.ipynb #d2adc98e
 def open_store_of(config: Config, files: ImageFiles) -> PixelStore:
-    "The decoded images of some files"
+    "Open the decoded images of some files; decode those that are not"
     return open_store(
         files,
         config.size,

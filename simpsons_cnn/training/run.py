@@ -371,8 +371,8 @@ def before_step(self: TrainingRun):
     "Set the learning rate and the source of dropout"
     for group in self.optimizer.param_groups:
         group["lr"] = self.learning_rate(self.step)
-    position = (self.epoch, self.step)
-    rng = make_generator(self.train_dl.seed, "dropout", *position, device=self.device)
+    seed = self.train_dl.seed
+    rng = make_generator(seed, "dropout", self.epoch, self.step, device=self.device)
     set_dropout_generator(self.model, rng, self.ranks.rank, self.ranks.size)
 
 # %% ../../nbs/training/04_run.ipynb #80e270a9
@@ -407,8 +407,7 @@ def mix(
 @torch.no_grad()
 def _update_average(averaged: nn.Module, model: nn.Module, decay: float):
     "Move averaged weights towards the trained ones, by `1-decay` of the way"
-    pairs = (list(averaged.parameters()), list(model.parameters()))
-    torch._foreach_lerp_(*pairs, 1 - decay)
+    torch._foreach_lerp_(list(averaged.parameters()), list(model.parameters()), 1 - decay)
 
 # %% ../../nbs/training/04_run.ipynb #5b81c2d8
 @patch
@@ -504,7 +503,7 @@ def after_step(self: TrainingRun, loss: Tensor):
 # %% ../../nbs/training/04_run.ipynb #e2f0a77b
 @patch
 def epochs(self: TrainingRun):
-    "The numbers of the epochs that are left"
+    "Yield the numbers of the epochs that are left, until the run is asked to stop"
     ended = self.history.stop_reason  # before it was resumed
     while len(self.history) < self.num_epochs and not (ended or self.stop_reason):
         self.epoch = len(self.history)
@@ -605,7 +604,7 @@ def _begin(run: TrainingRun):
 # %% ../../nbs/training/04_run.ipynb #3f6e0e10
 @contextmanager
 def running(run: TrainingRun):
-    "What surrounds the epochs of a run"
+    "Surround the epochs of a run: resume, stop on signals, leave the right weights in the model"
     _begin(run)
     run.checkpoint.saved_at = time.monotonic()  # what came before was no training
     try:

@@ -38,7 +38,7 @@ def _settings_of(config: Config, seed: int, folder: Path) -> Config:
 def check_seeds(
     seeds,  # Numbers, or text on its way from a command line
 ) -> list:
-    "Two or more different seeds as a list of numbers; raises `ValueError`"
+    "Read two or more different seeds as numbers; raises `ValueError`"
     seeds = [Config.load(seed=seed).seed for seed in seeds]
     if len(seeds) < 2 or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds must be two or more different numbers, got {short_repr(seeds)}")
@@ -177,7 +177,7 @@ def series_folder(
     numbers,  # Of the runs, such as the seeds
     resume: bool,  # Whether the series in `out_directory`, or the latest, is continued
 ) -> Path:
-    "The folder of a series, made if it has a new number; raises `FileExistsError`"
+    "Find the folder of a series, or make one with a new number; raises `FileExistsError`"
     folder = config.out_directory
     if folder is None:
         latest = _latest_series(config.runs_directory, kind) if resume else None
@@ -198,7 +198,7 @@ def scan_series(
     config: Config,
     files: ImageFiles = None,  # See `scan_folders`
 ) -> tuple:  # As from `scan_folders`
-    "The images of a series; raises for settings with which none of its runs could be trained"
+    "List the images of a series; raises for settings with which none of its runs could be trained"
     for name in ("out_model_directory", "out_graphics_directory", "out_inference_directory"):
         if getattr(config, name) is not None:
             raise ValueError(

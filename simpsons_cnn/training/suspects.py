@@ -34,7 +34,7 @@ def add_label_noise(
     share: float = 0.03,  # Of the images, from 0 to 1
     seed: int = 0,  # The same seed picks the same images
 ) -> tuple:  # `ImageFiles`, and the names of the images with a wrong label
-    "Images of which a share has the label of another character"
+    "Give a share of the images the label of another character"
     rng = np.random.default_rng(seed)
     swapped = rng.choice(len(files), round(share * len(files)), replace=False)
     others = rng.integers(1, len(files.classes), len(swapped))
@@ -76,7 +76,7 @@ def deal_folds(
     folds: int,  # See `check_folds`
     seed: int,  # The same seed gives the same folds
 ) -> list:  # (rows to train on, rows to judge) of each fold
-    "Whole groups in folds, with the shares of the characters alike; each row is judged once"
+    "Deal whole groups into folds, the shares of the characters alike; each row is judged once"
     names, groups = np.unique(groups, return_inverse=True)
     # With `shuffle`, scikit-learn before 1.8 deals groups whose characters it has mixed up; so
     # the groups are shuffled here, as it does since.
@@ -135,8 +135,14 @@ def _combine(judged: list, store: PixelStore) -> Report:
     order = np.argsort(images.row.to_numpy())
     images, probabilities = images.iloc[order], np.concatenate(probabilities)[order]
     confusion = confusion_matrix(images.truth, images.prediction, len(store.classes))
-    parts = (images.reset_index(drop=True), store, float(images.loss.mean()), probabilities)
-    return Report(confusion, store.classes, *parts)
+    return Report(
+        confusion,
+        store.classes,
+        per_image=images.reset_index(drop=True),
+        store=store,
+        loss=float(images.loss.mean()),
+        probabilities=probabilities,
+    )
 
 # %% ../../nbs/training/08_suspects.ipynb #9536b2d3
 def cross_validate(
@@ -200,7 +206,7 @@ def rank_suspects(
     report: Report,  # From `cross_validate`, or of a trained model on its validation images
     conflicts: pd.DataFrame | None = None,  # Of an `AuditReport`
 ) -> pd.DataFrame:  # `picture`, `character`: its label, `suggestion`, `loss`, `other`: its copy
-    "All images of a report and of the conflicts, the most suspect first"
+    "Rank all images of a report and of the conflicts, the most suspect first"
     table = _by_loss(report)
     loss = dict(zip(table.picture, table.loss, strict=True))
     rows = {row["picture"]: row for row in table.to_dict("records")}

@@ -79,7 +79,7 @@ def _origin_of_scores(refit: dict) -> str:
 
 @dataclass(eq=False)
 class Run:
-    "A finished run"
+    "A finished run: network, epochs, scores and where its files are"
 
     config: Config  # Settings used
     model: nn.Module  # With its best weights
@@ -283,7 +283,7 @@ def judge_calibrated(
     groups,  # Of near-duplicates in its store, or `None`
     calibration: Calibration,  # Of the network
 ) -> Report:
-    "Scores of logits; the probabilities of the images are those that the saved network gives"
+    "Score logits; the probabilities of the images are those that the saved network gives"
     report = score_logits(logits, targets, dl, groups=groups)
     probability = calibration.probabilities(logits).amax(1).cpu().numpy()
     report.per_image = report.per_image.assign(probability=probability)
@@ -583,7 +583,7 @@ def train(
     resume: bool = False,  # Continue the run in its output folders, or the latest; else start it
     files: ImageFiles = None,  # Of `traindir`, without fixes, if it has been scanned
 ) -> Run:  # `None` in the other ones of several processes
-    "Scan, decode, split, train, judge, save; raises before training for bad input"
+    "Train a network as the settings say, judge and save it; raises before training for bad input"
     with process_group() as ranks:
         return _follow(ranks) if ranks.rank else _lead(config, callbacks, resume, ranks, files)
 
