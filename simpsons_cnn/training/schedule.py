@@ -20,7 +20,7 @@ def learning_rate_at(
     schedule: str = "one_cycle",  # 'one_cycle' or 'constant'
     warmup: float = 0.25,  # Share of the run that goes uphill
 ) -> float:
-    "The learning rate, by one cycle ([Smith, 2018](https://arxiv.org/abs/1708.07120)); `ValueError`"
+    "Learning rate, by one cycle ([Smith, 2018](https://arxiv.org/abs/1708.07120)); `ValueError`"
     if schedule == "constant":
         return max_lr
     if schedule != "one_cycle":
