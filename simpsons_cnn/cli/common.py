@@ -264,7 +264,8 @@ def check_apart(
     inputs: list,  # Files that are read
 ):
     "Raise `ValueError` if two targets are the same file, or one of them is read"
-    read, taken = {Path(path).resolve() for path in inputs}, set()
+    read = {Path(path).resolve() for path in inputs}
+    taken = set()
     for path in targets:
         where = Path(path).resolve()
         if where in read:

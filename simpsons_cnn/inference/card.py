@@ -210,7 +210,8 @@ def _chosen_by_validation(about: dict) -> str:
 # %% ../../nbs/inference/04_card.ipynb #db352981
 def _score_remarks(about: dict) -> list:
     "Lines: what a reader of the scores should know"
-    lines, refit = _adjustment_lines(about), about.get("refit")
+    lines = _adjustment_lines(about)
+    refit = about.get("refit")
     if refit and about.get("validation"):
         lines.append(_refit_remark(refit))
     if about.get("validation") and not _folds(refit):

@@ -153,7 +153,7 @@ class _Graph:
         return name
 
 # %% ../../nbs/inference/03_export.ipynb #f73fe327
-class _NodeBase:
+class _Node:
     "Stands in for a tensor; what is done with it is added to a graph"
 
     def __init__(self, graph: _Graph, name: str, dtype=np.float64):
@@ -162,7 +162,7 @@ class _NodeBase:
     def _input(self, value) -> str:
         if isinstance(value, str):
             return value
-        if isinstance(value, _NodeBase):
+        if isinstance(value, _Node):
             return value.name
         return self.graph.constant(value, self.dtype)
 
@@ -174,9 +174,7 @@ class _NodeBase:
         name = self.graph.add(op, names, **attributes)
         return type(self)(self.graph, name, dtype or self.dtype)
 
-# %% ../../nbs/inference/03_export.ipynb #81137b3c
-class _Arithmetic(_NodeBase):
-    "The operators of a tensor"
+    # The operators of a tensor
 
     def __add__(self, other):
         return self._apply("Add", other)
@@ -204,9 +202,7 @@ class _Arithmetic(_NodeBase):
 
     __radd__, __rmul__ = __add__, __mul__
 
-# %% ../../nbs/inference/03_export.ipynb #aff188db
-class _Elementwise(_Arithmetic):
-    "The methods of a tensor that change each number"
+    # Its methods that change each number
 
     def abs(self):
         return self._apply("Abs")
@@ -227,9 +223,7 @@ class _Elementwise(_Arithmetic):
     def float(self):
         return self._apply("Cast", to=self.graph.onnx.TensorProto.FLOAT, dtype=np.float32)
 
-# %% ../../nbs/inference/03_export.ipynb #153129c2
-class _Reductions(_Elementwise):
-    "The methods of a tensor that reduce dimensions, and `softmax`"
+    # Its methods that reduce dimensions, and `softmax`
 
     def amax(self, *dims):
         axes = [self._ints(*dims)] if dims else []
@@ -248,9 +242,7 @@ class _Reductions(_Elementwise):
     def softmax(self, dim: int):
         return self._apply("Softmax", axis=dim)
 
-# %% ../../nbs/inference/03_export.ipynb #d7abb859
-class _Shapes(_Reductions):
-    "The methods of a tensor that change its shape"
+    # Its methods that change the shape
 
     def unsqueeze(self, dim: int):
         return self._apply("Unsqueeze", self._ints(dim))
@@ -267,9 +259,7 @@ class _Shapes(_Reductions):
         ]
         return self._apply("Slice", starts, ends, self._ints(-2, -1))
 
-# %% ../../nbs/inference/03_export.ipynb #ac0033a3
-class _Node(_Shapes):
-    "Stands in for a tensor, with all that the description needs"
+    # And one that a tensor does not need
 
     def positions(self, dim: int):  # 0, 1, …, float64, as many as there are along `dim`
         shape = self._apply("Shape", dtype=np.int64)
@@ -524,7 +514,8 @@ def check_parity(
     tolerance: float = 1e-3,  # Largest difference of a probability
 ) -> dict:  # `pictures`: how many; `largest_difference`: of a probability
     "Compare an exported classifier with the library; raises `ValueError` if they differ"
-    images, largest = _readable(pictures), 0.0
+    images = _readable(pictures)
+    largest = 0.0
     for i, image in enumerate(progress_bar(images, desc="comparing")):
         p = clf.predict(image)
         q, ood_score = answer(np.asarray(image))

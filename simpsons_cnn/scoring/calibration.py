@@ -24,8 +24,10 @@ def reliability(
     "Tabulate how sure the answers were, and how often right, bin by bin"
     import pandas as pd  # only here: `Classifier` uses this module without pandas
 
-    p, labels = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
-    confidence, right = p.max(1), p.argmax(1) == labels
+    p = np.asarray(probabilities, dtype=np.float64)
+    labels = np.asarray(labels)
+    confidence = p.max(1)
+    right = p.argmax(1) == labels
     number = np.ceil(confidence * bins).clip(1, bins).astype(int)
     answers = pd.DataFrame(dict(bin=number, confidence=confidence, right=right)).groupby("bin")
     table = answers.agg(

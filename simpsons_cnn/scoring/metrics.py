@@ -316,7 +316,8 @@ _BLOCK = 2**20  # Numbers in one array of weights
 
 def _redrawn_sums(units: _Units, num_classes: int, draws: int, seed: int):
     "Yields right answers, images and answers of each class for blocks of drawn test sets"
-    rng, right = np.random.default_rng(seed), units.truth == units.answer
+    rng = np.random.default_rng(seed)
+    right = units.truth == units.answer
     block = max(1, _BLOCK // max(num_classes, len(units.unit)))
     for first in range(0, draws, block):
         weights = _draw_weights(units, min(block, draws - first), rng)
@@ -332,7 +333,8 @@ def _bias_corrected(values, estimate: float, level: float) -> tuple:  # (low, hi
     if np.isnan(estimate) or not len(values):
         return float("nan"), float("nan")
     below = ((values < estimate).mean() + (values <= estimate).mean()) / 2
-    normal, edge = NormalDist(), 0.5 / len(values)
+    normal = NormalDist()
+    edge = 0.5 / len(values)
     shift = 2 * normal.inv_cdf(min(max(below, edge), 1 - edge))
     z = normal.inv_cdf((1 + level) / 2)
     low, high = np.quantile(values, [normal.cdf(shift - z), normal.cdf(shift + z)])
@@ -628,7 +630,8 @@ def score_logits(
     "Score logits that have been collected"
     check_judged(dl, groups)
     per_image = _answers(dl, logits, targets, groups)
-    classes, total = dl.store.classes, (loss or F.cross_entropy)(logits, targets)
+    classes = dl.store.classes
+    total = (loss or F.cross_entropy)(logits, targets)
     confusion = confusion_matrix(per_image.truth, per_image.prediction, len(classes))
     return Report(confusion, classes, per_image, dl.store, float(total))
 

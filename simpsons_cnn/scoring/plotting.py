@@ -155,7 +155,8 @@ def plot_confusion(
     shown, note = characters_to_show(report.table.f1)
     counts = _confusion_shown(report, shown)
     shares = counts / np.maximum(1, counts.sum(1, keepdims=True))
-    n, few = len(shown), len(shown) <= _FEW_CHARACTERS
+    n = len(shown)
+    few = len(shown) <= _FEW_CHARACTERS
     width, height = min(PHONE_WIDTH, 1.4 + 0.3 * n), 1.2 + 0.3 * n
     size = (width, height) if few else (PHONE_WIDTH, 0.9 + 0.15 * n)
     figure, (ax,) = _axes(ax, (1, 1), size)

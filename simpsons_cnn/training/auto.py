@@ -134,7 +134,8 @@ def adapt_config(
 ) -> tuple:  # `Config`, and a list of `Choice`
     "Adapt the settings of a file to the pictures there are; raises as `auto_config` does"
     config = Config.load(path, **given)
-    files, choices = ImageFiles.scan(config.traindir) if files is None else files, []
+    files = ImageFiles.scan(config.traindir) if files is None else files
+    choices = []
     n = round(len(files) * (1 - config.valid))
     if config.batch_size > n and "batch_size" not in given:
         choices.append(_choose_batch_size(n))

@@ -344,7 +344,8 @@ def _ended_with_parent(
     seconds: float = 1.0,  # Between two looks
 ) -> Iterator[None]:
     "Within, this process gets SIGTERM when the one that started it has ended"
-    parent, left = os.getppid(), Event()
+    parent = os.getppid()
+    left = Event()
 
     def watch():
         while not left.wait(seconds):

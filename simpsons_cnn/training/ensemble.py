@@ -86,7 +86,8 @@ def _check_members(members: list):
     "Raise `ValueError` for models that cannot or should not answer together"
     if len(members) < 2:
         raise ValueError(f"an ensemble needs two or more models, got {len(members)}")
-    first, seen = members[0], {}
+    first = members[0]
+    seen = {}
     for member in members:
         why = _difference(member.header, first.header)
         if why:
@@ -218,7 +219,8 @@ def _metadata(members: list, data: dict) -> dict:
 def _save(members: list, model: Ensemble, path: Path, about: dict):
     "Write the model file, and a copy of the members' `split.csv` beside it, if they have one split"
     path.parent.mkdir(parents=True, exist_ok=True)
-    first, split = members[0].header, path.with_name("split.csv")
+    first = members[0].header
+    split = path.with_name("split.csv")
     save_model(path, model, first["classes"], first["preprocess"], about)
     sources = [member.path.with_name("split.csv") for member in members]
     source = next((source for source in sources if source.is_file()), None)
@@ -245,7 +247,8 @@ def make_ensemble(
     "Put trained models into one model file; raises `ValueError` or `OSError`"
     require_file_or_nothing(path)
     check_suffix(path, ".safetensors")
-    members, path = _read_members(models), Path(path)
+    members = _read_members(models)
+    path = Path(path)
     _check_members(members)
     _check_path(members, path)
     model = Ensemble([m.model for m in members], [m.temperature for m in members]).eval()

@@ -51,7 +51,8 @@ class _RisingRate(Callback):
 # %% ../../nbs/training/11_find_rate.ipynb #a84caba3
 def _losses_of(model, train_dl: Batches, loss, rates: np.ndarray, **kwargs) -> np.ndarray:
     "The loss of each step of a trial; fewer than there are rates if it broke down"
-    watch, device = _RisingRate(rates), train_dl.device
+    watch = _RisingRate(rates)
+    device = train_dl.device
     one = Batches(train_dl.store, train_dl.indices[:1], device=device)
     with torch.random.fork_rng([device] if device.type == "cuda" else []), caught_warnings():
         try:
@@ -76,7 +77,8 @@ _LEAST_FALL = 0.05  # of the loss at the start; less may be luck
 
 def _lowest_before_rise(smooth: np.ndarray) -> int | None:
     "Where a curve is lowest before it first rises; `None` if it hardly falls"
-    lowest, enough = 0, _LEAST_FALL * smooth[0]
+    lowest = 0
+    enough = _LEAST_FALL * smooth[0]
     for i, value in enumerate(smooth):
         fall = smooth[0] - smooth[lowest]
         if value < smooth[lowest]:

@@ -96,7 +96,8 @@ def _message(fold: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes: 
 
 def _unused_line(config: Config) -> str:  # Empty if there is nothing to say
     "Settings of a single run that folds take the place of, if they were chosen"
-    usual, names = Config(), ("valid", "patience", "refit")
+    usual = Config()
+    names = ("valid", "patience", "refit")
     chosen = {name: getattr(config, name) for name in names}
     unused = [f"{k} {value}" for k, value in chosen.items() if value != getattr(usual, k)]
     return f"not used with folds: {', '.join(unused)}" if unused else ""
@@ -138,7 +139,8 @@ def _check_number(folder: Path, folds: int):
 # %% ../../nbs/training/16_folds.ipynb #d7d6c582
 def _deal(config: Config, store: PixelStore, folds: int) -> tuple:  # (groups, fold of each image)
     "Group near-duplicates, as `split` asks, and deal the groups"
-    groups, labels = np.arange(len(store)), store.labels
+    groups = np.arange(len(store))
+    labels = store.labels
     seed = config.seed if config.split_seed is None else config.split_seed
     if config.split == "random":
         return groups, _assign_folds(labels, groups, folds, seed)
@@ -162,7 +164,8 @@ def _begin_series(config: Config, folds: int, folder: Path, files, test_files) -
 # %% ../../nbs/training/16_folds.ipynb #1fb6dd91
 def _fold_logits(run: Run) -> tuple:  # (rows, logits, true classes)
     "What the network of a fold answers to its images, without adjustment"
-    device, rows = next(run.model.parameters()).device, run.report.per_image.row.to_numpy()
+    device = next(run.model.parameters()).device
+    rows = run.report.per_image.row.to_numpy()
     at_once = evaluation_batch_size(run.config.size, device)
     dl = Batches(run.report.store, rows, at_once, device=device)
     logits, targets = (values.cpu() for values in collect_logits(run.model, dl))
@@ -188,7 +191,8 @@ def _mean_history(runs: list) -> History:
 def _judge(config: Config, runs: list, data: TrainingData) -> Run:
     "A run with the scores of all folds, and without a network"
     rows, logits, targets = _out_of_fold(runs)
-    adjustment, store = None, data.train_dl.store
+    adjustment = None
+    store = data.train_dl.store
     if any(run.adjustment for run in runs):
         counts = np.bincount(store.labels, minlength=len(store.classes))
         adjustment = choose_adjustment(logits, targets, torch.as_tensor(counts))

@@ -82,7 +82,8 @@ def _heeded_signals() -> dict:  # name -> handler
 @contextmanager
 def _nothing_left_behind(handlers: dict) -> Iterator[None]:
     "Within, nothing is logged; then logging, environment and signals are as they were"
-    level, environment = logging.root.manager.disable, dict(os.environ)
+    level = logging.root.manager.disable
+    environment = dict(os.environ)
     logging.disable(logging.CRITICAL)
     try:
         yield

@@ -60,7 +60,8 @@ def train_epoch(run: TrainingRun):
 @torch.inference_mode()
 def judge(run: TrainingRun) -> Report:
     "Score the network on the validation pictures"
-    ranks, dl = run.ranks, run.valid_dl
+    ranks = run.ranks
+    dl = run.valid_dl
     share = dl if ranks.size == 1 else dl.share(ranks.rank, ranks.size)
     logits, targets = collect_logits(run.judged_model, share, run.dtype)
     whole = [ranks.all_gather(t, len(dl.indices)) for t in (logits, targets)]
@@ -119,7 +120,8 @@ def _weights_of(recipe: TrainingParameters, counts, classes: list):
 # %% ../../nbs/training/05_loop.ipynb #614b835e
 def _loss_of(recipe: TrainingParameters, train_dl: Batches) -> nn.Module:
     "The loss of a recipe, with its remedy for rare characters, counted on the training images"
-    counts, classes = train_dl.counts.clamp(min=1), train_dl.store.classes
+    counts = train_dl.counts.clamp(min=1)
+    classes = train_dl.store.classes
     if recipe.imbalance == "balanced_softmax":
         return BalancedSoftmax(FocalLoss(recipe.gamma), counts, recipe.label_smoothing)
     weights = _weights_of(recipe, counts, classes)

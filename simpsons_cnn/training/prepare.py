@@ -255,7 +255,8 @@ def check_room(
 # %% ../../nbs/training/06_prepare.ipynb #4153e829
 def _crop_sides(config: Config) -> list:
     "The sides of all crops of a run, in pixels"
-    full, n = Preprocess(config.size, crop=config.crop_size).crop, config.num_epochs
+    full = Preprocess(config.size, crop=config.crop_size).crop
+    n = config.num_epochs
     first = config.first_crop or full
     return sorted({crop_size_at(epoch / n, first, full) for epoch in range(n)} | {full})
 
@@ -437,7 +438,8 @@ def prepare(
     test_store = open_store_of(config, test_files) if test_files else None
     train_idx, valid_idx, groups = _split(config, store)
     at_once = evaluation_batch_size(config.size, pick_device(device))
-    augment, batch_size = config.augmentation_parameters, config.batch_size
+    augment = config.augmentation_parameters
+    batch_size = config.batch_size
     shuffle = "local" if config.order == "local" else True
     train_dl = Batches(store, train_idx, batch_size, augment, config.seed, device, shuffle)
     valid_dl = Batches(store, valid_idx, at_once, device=device)

@@ -136,7 +136,9 @@ def _check_loss(loss):
 # %% ../../nbs/training/04_run.ipynb #88ed720e
 def _check_shares(run):
     "Raise `ValueError` for pictures that cannot be shared among the processes"
-    batch, judged, size = run.train_dl.batch_size, len(run.valid_dl.indices), run.ranks.size
+    batch = run.train_dl.batch_size
+    judged = len(run.valid_dl.indices)
+    size = run.ranks.size
     if size > 1 and run.train_dl.device.type == "mps":
         raise ValueError(
             "device must be 'cpu' or 'cuda' for several processes, got 'mps', which cannot pass"
@@ -338,7 +340,8 @@ def identity(self: TrainingRun) -> dict:
     "What decides the weights, as plain types"
     recipe = self.recipe.model_dump(mode="json")
     decides = {k: v for k, v in recipe.items() if k not in MAY_CHANGE | _IN_THE_LOSS}
-    dl, prep = self.train_dl, self.train_dl.store.preprocess
+    dl = self.train_dl
+    prep = self.train_dl.store.preprocess
     return decides | dict(
         batch_size=dl.batch_size,
         seed=dl.seed,
@@ -521,7 +524,8 @@ def end_of_steps(self: TrainingRun) -> bool:  # Whether the epoch is to be judge
         self.measure_statistics()
     if not self.stop_reason:
         return True
-    last_whole, last = self.history.last_weights, copy_weights(self.judged_model)
+    last_whole = self.history.last_weights
+    last = copy_weights(self.judged_model)
     self.history.last_weights = last_whole if self.resumable else last
     self.checkpoint.save(self)
     self.history.last_weights = last

@@ -50,7 +50,8 @@ def _mean_and_interval(
     level: float = 0.95,  # Probability that the interval holds the mean of all seeds
 ) -> dict:  # `mean`, `std`, `low`, `high`; NaN where one score says nothing
     "Mean, standard deviation, and Student's interval of the mean"
-    n, mean = len(scores), float(np.mean(scores))
+    n = len(scores)
+    mean = float(np.mean(scores))
     if n < 2:
         return dict(mean=mean, std=np.nan, low=np.nan, high=np.nan)
     std = float(np.std(scores, ddof=1))

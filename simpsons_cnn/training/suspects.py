@@ -158,7 +158,8 @@ def cross_validate(
     "Judge each image by a network that has not seen it; raises `KeyboardInterrupt` if stopped"
     if changes.get("patience"):
         raise ValueError("patience must be 0: it would end training by the images to be judged")
-    labels, device = store.labels, pick_device(device)
+    labels = store.labels
+    device = pick_device(device)
     check_folds(folds, labels, np.arange(len(store)))
     if groups is None:
         groups, _ = group_pictures(near_duplicates(store), labels)

@@ -223,7 +223,8 @@ def _own_figures(run: Run, data: TrainingData):
 # %% ../../nbs/training/07_train.ipynb #2e85dc82
 def _save_figures(run: Run, data: TrainingData) -> list:  # Paths
     "Figures of the history, the images and the scores; parts of an earlier start go"
-    folder, parts = run.config.out_graphics_directory, run.config.part_of_partitions
+    folder = run.config.out_graphics_directory
+    parts = run.config.part_of_partitions
     for old in folder.glob(PARTS):
         old.unlink()
     paths = []
@@ -408,7 +409,8 @@ def _refit_callbacks(callbacks, num_pictures: int) -> list:
 
 def _refit(run: Run, data: TrainingData, callbacks, checkpoint: Checkpoint):
     "Put a network trained on all images into the run; one that was stopped is to be resumed"
-    of_all, num_epochs = _with_all_images(data), run.history.best_epoch
+    of_all = _with_all_images(data)
+    num_epochs = run.history.best_epoch
     num_pictures = len(of_all.train_dl.indices)
     model, history = _fit_again(
         run.config,
@@ -623,7 +625,8 @@ def _noted_in(path: Path) -> tuple:
     "First steps and environment in a report; raises `ValueError` if they are not there"
     try:
         report = read_report(path)
-        steps, environment = report["first_steps"], dict(report["surroundings"])
+        steps = report["first_steps"]
+        environment = dict(report["surroundings"])
         sound = [step["weights"] and 0 < step["loss"] < float("inf") for step in steps]
     except (ValueError, KeyError, TypeError):
         sound = []
