@@ -74,8 +74,8 @@ def _common_log_odds(
     return F.logsigmoid(x).logsumexp(0) - F.logsigmoid(-x).logsumexp(0)
 
 # %% ../../nbs/inference/01_explain.ipynb #73d0bbf6
-def _with_channels_second(feature_maps: list, images: Tensor) -> list:
-    "The feature maps of square images that are square as well; of other images, all"
+def _without_channels_last(feature_maps: list, images: Tensor) -> list:
+    "The maps of square images that are square as well: others have their channels last"
     if images.shape[2] != images.shape[3]:
         return feature_maps
     return [m for m in feature_maps if m.shape[2] == m.shape[3]]
@@ -91,7 +91,7 @@ def _logits_and_maps(
         recorded = [stack.enter_context(_record_feature_maps(n, min_side)) for n in networks]
         images = xb.detach().clone().requires_grad_()
         logits = model.member_logits(images) if is_ensemble else model(images)[None]
-    usable = [_with_channels_second(feature_maps, xb) for feature_maps in recorded]
+    usable = [_without_channels_last(feature_maps, xb) for feature_maps in recorded]
     if not all(usable):
         raise ValueError(
             f"images must leave a feature map of {min_side}×{min_side} or more, "

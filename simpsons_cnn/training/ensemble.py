@@ -13,7 +13,7 @@ import pandas as pd
 from torch import nn
 
 from ..core.config import Config
-from ..core.figures import PHONE_WIDTH, NotebookFigure
+from ..core.figures import NotebookFigure
 from simpsons_cnn.core.files import (
     atomic_write,
     check_suffix,
@@ -26,6 +26,7 @@ from ..networks.ensemble import Ensemble
 from ..networks.model_file import load_model, save_model, split_hash
 from ..scoring.calibration import Calibration, calibrate_logits
 from ..scoring.metrics import Report, collect_logits, overall_scores
+from ..scoring.plotting import row_axes
 from .prepare import TrainingData, prepare, scan_folders
 from .train import judge_calibrated
 
@@ -156,20 +157,12 @@ def _scores_table(members: list, report: Report) -> pd.DataFrame:
 # %% ../../nbs/training/18_ensemble.ipynb #cbe11893
 def _draw_scores(table: pd.DataFrame) -> NotebookFigure:
     "A line for each score: the members as rings, the ensemble as a dot"
-    figure = NotebookFigure(
-        figsize=(PHONE_WIDTH, 0.9 + 0.45 * table.shape[1]), dpi=90, layout="constrained"
-    )
-    ax = figure.subplots()
+    title = f"{len(table) - 1} models as rings, and filled their ensemble"
+    figure, ax = row_axes(table.columns, title, "score on the validation pictures")
     for y, name in enumerate(table):
         *members, ensemble = table[name]
         ax.plot(members, [y] * len(members), "o", color="C0", mfc="none", ms=7)
         ax.plot(ensemble, y, "o", color="C0", ms=7)
-    ax.set_yticks(range(table.shape[1]), table.columns)
-    ax.set(ylim=(table.shape[1] - 0.5, -0.5), xlabel="score on the validation pictures")
-    title = f"{len(table) - 1} models as rings, and filled their ensemble"
-    figure.suptitle(title, fontsize=10)
-    ax.locator_params(axis="x", nbins=6)
-    ax.grid(axis="x", alpha=0.3)
     return figure
 
 # %% ../../nbs/training/18_ensemble.ipynb #56d9eb11

@@ -16,7 +16,7 @@ import torch
 
 from ..core.config import Config
 from ..core.device import pick_device
-from ..core.figures import PHONE_WIDTH, NotebookFigure, figure_png
+from ..core.figures import NotebookFigure, figure_png
 from ..core.files import atomic_write
 from ..core.text import first_few, safe_csv, short_repr
 from ..data.batches import Batches
@@ -27,6 +27,7 @@ from ..quality.split import split_table, warn_of_torn_pairs
 from ..scoring.calibration import calibrate_logits
 from ..scoring.logit_adjustment import choose_adjustment
 from ..scoring.metrics import Report, collect_logits
+from ..scoring.plotting import row_axes
 from .history import History
 from simpsons_cnn.training.prepare import (
     TrainingData,
@@ -227,20 +228,13 @@ def _plot_folds(
     table: pd.DataFrame,  # As `CrossValidation.table`
 ) -> NotebookFigure:
     "Accuracy of each fold and of all images, with 95 % intervals"
-    figure = NotebookFigure(
-        figsize=(PHONE_WIDTH, 0.9 + 0.35 * len(table)), dpi=90, layout="constrained"
-    )
-    ax = figure.subplots()
+    names = [f"{name}: {n:,} pictures" for name, n in table.pictures.items()]
+    title = "Each fold judged by a network that has not seen it"
+    figure, ax = row_axes(names, title, "accuracy, with its 95 % interval", row_height=0.35)
     for y, (name, line) in enumerate(table.iterrows()):
         color = "k" if name == "all" else "0.6"
         ax.hlines(y, line["low"], line["high"], color=color, lw=2)
         ax.plot(line["accuracy"], y, "o", color=color)
-    names = [f"{name}: {n:,} pictures" for name, n in table.pictures.items()]
-    ax.set_yticks(range(len(table)), names)
-    ax.set(ylim=(len(table) - 0.5, -0.5), xlabel="accuracy, with its 95 % interval")
-    figure.suptitle("Each fold judged by a network that has not seen it", fontsize=10)
-    ax.locator_params(axis="x", nbins=6)
-    ax.grid(axis="x", alpha=0.3)
     return figure
 
 # %% ../../nbs/training/16_folds.ipynb #c5de93a7

@@ -16,11 +16,12 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from ..core.config import Config
-from ..core.figures import PHONE_WIDTH, NotebookFigure, figure_png
+from ..core.figures import NotebookFigure, figure_png
 from ..core.files import atomic_write
 from ..core.text import safe_str, short_repr
 from ..data.folders import ImageFiles
 from ..scoring.metrics import overall_scores
+from ..scoring.plotting import row_axes
 from .history import is_better
 from .prepare import link_run, new_run_folder, scan_folders
 from .train import Run, train
@@ -107,19 +108,11 @@ def _plot_seeds(
     best: int,  # Seed of the run to keep
 ) -> NotebookFigure:
     "A dot for each run; the mean, and its 95 % interval as a line; filled: the run to keep"
-    figure = NotebookFigure(
-        figsize=(PHONE_WIDTH, 1.1 + 0.45 * len(table)), dpi=90, layout="constrained"
-    )
-    ax = figure.subplots()
-    for y, (_, line) in enumerate(table.iterrows()):
-        _draw_line(ax, y, line, best)
-    ax.set_yticks(range(len(table)), table.index)
-    ax.set(ylim=(len(table) - 0.5, -0.5), xlabel="score")
     runs = len(table.columns) - 4
     title = f"{runs} runs, their mean and its 95 % interval\nfilled: seed {best}, the one to keep"
-    figure.suptitle(title, fontsize=10)
-    ax.locator_params(axis="x", nbins=6)
-    ax.grid(axis="x", alpha=0.3)
+    figure, ax = row_axes(table.index, title, "score", head=1.1)
+    for y, (_, line) in enumerate(table.iterrows()):
+        _draw_line(ax, y, line, best)
     return figure
 
 # %% ../../nbs/training/15_seeds.ipynb #27ff28d8

@@ -51,7 +51,7 @@ from simpsons_cnn.training.distributed import (
 from .history import History, NonFiniteLoss, plot_history, read_report
 from .loop import as_callbacks, fit
 from simpsons_cnn.training.prepare import (
-    PARTS,
+    PART_FIGURES,
     RUN_FILES,
     TrainingData,
     check_own_network,
@@ -225,7 +225,7 @@ def _save_figures(run: Run, data: TrainingData) -> list:  # Paths
     "Figures of the history, the images and the scores; parts of an earlier start go"
     folder = run.config.out_graphics_directory
     parts = run.config.part_of_partitions
-    for old in folder.glob(PARTS):
+    for old in folder.glob(PART_FIGURES):
         old.unlink()
     paths = []
     with one_warning_of_missing_letters():
