@@ -166,6 +166,24 @@ def _write_counts(ax, counts, shares):
         ax.text(j, i, counts[i, j], ha="center", va="center", fontsize=SMALL_LETTERS, color=color)
 
 # %% ../../nbs/scoring/03_plotting.ipynb #854f8967
+def _confusion_size(n: int) -> tuple:
+    "Width and height in inches of a figure for `n` characters"
+    if n <= _FEW_CHARACTERS:
+        return min(PHONE_WIDTH, 1.4 + 0.3 * n), 1.2 + 0.3 * n
+    return PHONE_WIDTH, 0.9 + 0.15 * n
+
+
+def _title_confusion(ax, n: int):
+    "Say what the squares show; the title is wider than fewer than six squares"
+    title = "share of each character's images"
+    if n < 6:
+        ax.set_title(
+            title.replace(" character", "\ncharacter"), fontsize=SMALL_LETTERS, loc="right"
+        )
+    else:
+        ax.set_title(title, fontsize=SMALL_LETTERS)
+
+
 def plot_confusion(
     report,  # `Report`
     ax=None,  # Axes to draw on; `None`: a new figure
@@ -175,17 +193,12 @@ def plot_confusion(
     counts = _confusion_shown(report, shown)
     shares = counts / np.maximum(1, counts.sum(1, keepdims=True))
     n = len(shown)
-    few = len(shown) <= _FEW_CHARACTERS
-    width, height = min(PHONE_WIDTH, 1.4 + 0.3 * n), 1.2 + 0.3 * n
-    size = (width, height) if few else (PHONE_WIDTH, 0.9 + 0.15 * n)
-    figure, (ax,) = _axes(ax, (1, 1), size)
+    few = n <= _FEW_CHARACTERS
+    figure, (ax,) = _axes(ax, (1, 1), _confusion_size(n))
     ax.imshow(shares, cmap="Greys", norm=PowerNorm(0.5, 0, 1), aspect="equal" if few else "auto")
     names = [display_name(report.classes[i], 20 if few else 28) for i in shown]
     _label_confusion(ax, names, other=counts.shape[1] > n)
-    title, beside = "share of each character's images", "center"
-    if n < 6:  # the title is wider than so few squares
-        title, beside = title.replace(" character", "\ncharacter"), "right"
-    ax.set_title(title, fontsize=SMALL_LETTERS, loc=beside)
+    _title_confusion(ax, n)
     ax.set(xlabel="answer", ylabel=f"truth: {note}" if note else "truth")
     if few:
         _write_counts(ax, counts, shares)

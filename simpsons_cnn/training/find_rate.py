@@ -165,5 +165,10 @@ def search_rate(
     check_own_network(config, len(files.classes))
     train_dl = prepare(config, files, device=pick_device(config.device)).train_dl
     model = create_network(config, len(train_dl.store.classes))
-    recipe, decay = config.training_parameters, config.weight_decay
-    return find_learning_rate(model, train_dl, None, recipe, decay, num_steps)
+    return find_learning_rate(
+        model,
+        train_dl,
+        recipe=config.training_parameters,
+        weight_decay=config.weight_decay,
+        num_steps=num_steps,
+    )

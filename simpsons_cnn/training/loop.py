@@ -34,7 +34,7 @@ from simpsons_cnn.training.distributed import (
     sum_gradients,
 )
 from .history import History
-from .run import TrainingRun, check_callbacks, running
+from .run import LOSS_SETTINGS, TrainingRun, check_callbacks, running
 
 # %% ../../nbs/training/05_loop.ipynb #11911bf1
 def train_epoch(run: TrainingRun):
@@ -128,7 +128,6 @@ def _loss_of(recipe: TrainingParameters, train_dl: Batches) -> nn.Module:
     return FocalLoss(recipe.gamma, weights, recipe.label_smoothing)
 
 # %% ../../nbs/training/05_loop.ipynb #cf4f5a96
-_OF_THE_LOSS = ("gamma", "label_smoothing", "class_weights", "imbalance")
 _REMEDIES = ("class_weights", "imbalance")
 
 
@@ -142,7 +141,7 @@ def _choose_loss(loss, recipe: TrainingParameters, changes: dict, train_dl: Batc
     "The given loss, or the recipe's; raises `ValueError` for settings a given loss would ignore"
     if loss is None:
         return _loss_of(recipe, train_dl)
-    for name in _OF_THE_LOSS:
+    for name in LOSS_SETTINGS:
         if name in changes or _is_remedy(recipe, name):
             raise ValueError(f"{name} is decided by loss; give it to the loss, or leave loss out")
     return loss

@@ -438,10 +438,15 @@ def prepare(
     test_store = open_store_of(config, test_files) if test_files else None
     train_idx, valid_idx, groups = _split(config, store)
     at_once = evaluation_batch_size(config.size, pick_device(device))
-    augment = config.augmentation_parameters
-    batch_size = config.batch_size
-    shuffle = "local" if config.order == "local" else True
-    train_dl = Batches(store, train_idx, batch_size, augment, config.seed, device, shuffle)
+    train_dl = Batches(
+        store,
+        train_idx,
+        config.batch_size,
+        augment=config.augmentation_parameters,
+        seed=config.seed,
+        device=device,
+        shuffle="local" if config.order == "local" else True,
+    )
     valid_dl = Batches(store, valid_idx, at_once, device=device)
     data = TrainingData(train_dl, valid_dl, None, groups)
     if test_store is None:

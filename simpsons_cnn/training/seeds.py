@@ -202,10 +202,12 @@ def scan_series(
     return scan_folders(config, files)
 
 # %% ../../nbs/training/15_seeds.ipynb #8cd79c7e
-def _add_run(series: SeedSeries, config: Config, *how) -> Exception | None:
-    "Train one of the seeds; returns what went wrong; `how`: further arguments of `train`"
+def _add_run(
+    series: SeedSeries, config: Config, callbacks, resume: bool, files: ImageFiles
+) -> Exception | None:
+    "Train one of the seeds; returns what went wrong"
     try:
-        run = train(config, *how)
+        run = train(config, callbacks, resume, files)
     except _OF_ONE_RUN as e:
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
         series.failures[config.seed] = reason

@@ -211,7 +211,7 @@ def rank_suspects(
     table = _by_loss(report)
     loss = dict(zip(table.picture, table.loss, strict=True))
     rows = {row["picture"]: row for row in table.to_dict("records")}
-    rank = {name: 2 * i + 1 for i, name in enumerate(rows)}
+    rank = {name: 2 * i + 1 for i, name in enumerate(rows)}  # odd; conflicts get even ones
     for i, pair in enumerate([] if conflicts is None else conflicts.itertuples()):
         row = _doubted(pair, loss)
         name = row["picture"]

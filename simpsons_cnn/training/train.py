@@ -117,8 +117,14 @@ def _create_model(config: Config, data: TrainingData) -> nn.Module:
 
 def _fit_config(config: Config, data: TrainingData, model: nn.Module, **kwargs) -> History:
     "`fit` as a configuration says"
-    recipe, decay = config.training_parameters, config.weight_decay
-    return fit(model, data.train_dl, data.valid_dl, None, recipe, decay, **kwargs)
+    return fit(
+        model,
+        data.train_dl,
+        data.valid_dl,
+        recipe=config.training_parameters,
+        weight_decay=config.weight_decay,
+        **kwargs,
+    )
 
 # %% ../../nbs/training/07_train.ipynb #38f713cd
 _FOLDERS = {"traindir", "testdir", "store_directory", "fixes"}
@@ -357,7 +363,7 @@ def _doubts(config: Config) -> list:
 def _epochs_made(checkpoint: Checkpoint) -> int:
     "How many epochs the run that is resumed has made; 0 for a new one"
     found = checkpoint.read()
-    return len(found[1]["history"]["rows"]) if found else 0
+    return found.epochs_made if found else 0
 
 
 def _start_message(config: Config, data: TrainingData, checkpoint: Checkpoint) -> str:
@@ -548,10 +554,14 @@ def _check_before_decoding(config: Config, files: ImageFiles):
     check_own_transform(config)
 
 # %% ../../nbs/training/07_train.ipynb #e9f73120
-def _open_checkpoint(config: Config, resume: bool) -> Checkpoint:
-    "The checkpoint of a run; raises `ValueError` if it belongs to another run"
-    path = config.out_model_directory / "last.ckpt"
-    checkpoint = Checkpoint(path, resume, config.checkpoint_seconds, _identity(config))
+def _open_checkpoint(config: Config, name: str, resume: bool) -> Checkpoint:
+    "A checkpoint in the model folder; raises `ValueError` if it belongs to another run"
+    checkpoint = Checkpoint(
+        config.out_model_directory / name,
+        resume=resume,
+        seconds=config.checkpoint_seconds,
+        identity=_identity(config),
+    )
     checkpoint.read()
     return checkpoint
 
@@ -568,7 +578,7 @@ def _lead(config: Config, callbacks, resume: bool, ranks: Ranks, files=None) -> 
     with run_folders(config, resume) as config, _own_folders(config):
         make_output_folders(config, resume)
         check_room(config, len(files.classes))
-        checkpoint = _open_checkpoint(config, resume)
+        checkpoint = _open_checkpoint(config, "last.ckpt", resume)
         callbacks = [*callbacks, *tracker_of(config)]  # raises if its package is missing
         data = _prepare_all(config, files, test_files, ranks)
         data.warn_of_leaks()
@@ -598,11 +608,10 @@ def train_on_all(
 ):
     "Give a judged run its network, and save it; a training that was stopped is to be resumed"
     config = run.config
-    path = run.model_path.with_name("refit.ckpt")
     with _own_folders(config):
         make_output_folders(config, resume)
         check_room(config, len(data.train_dl.store.classes))
-        checkpoint = Checkpoint(path, resume, config.checkpoint_seconds, _identity(config))
+        checkpoint = _open_checkpoint(config, "refit.ckpt", resume)
         split_table = data.split_table().assign(split="train")
         _begin_run(config, split_table, checkpoint)
         _refit(run, data, as_callbacks(callbacks), checkpoint)
