@@ -66,7 +66,7 @@ def reference_loader(
     batch_size: int,
     indices=None,  # Which pictures, in the order of `ImageFolder`; `None`: all
 ) -> DataLoader:
-    "Batches as the reference makes them"
+    "Make batches as the reference does"
     pictures = ImageFolder(str(folder), _reference_transforms())
     chosen = pictures if indices is None else Subset(pictures, indices)
     return DataLoader(chosen, batch_size, shuffle=True, drop_last=True)
@@ -74,7 +74,8 @@ def reference_loader(
 # %% ../../nbs/cli/07_bench.ipynb #6da54767
 def _reference_training(folder, batch_size: int, steps: int, num_classes: int, device="cpu"):
     "A part: the training loop of the reference"
-    dl, weight = reference_loader(folder, batch_size), torch.ones(num_classes)
+    dl = reference_loader(folder, batch_size)
+    weight = torch.ones(num_classes)
     model = SimpsonsCNN(num_classes).to(device).train()
     loss = nn.CrossEntropyLoss(weight=weight).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), 2e-3, weight_decay=1e-4)
@@ -99,7 +100,8 @@ def _training(store: PixelStore, batch_size: int, steps: int, device, dtype):
     dl = Batches(store, batch_size=batch_size, augment=Augment(), device=device)
     recipe = TrainingParameters(num_epochs=2, learning_rate=1e-3, first_crop=None)
     valid_dl = Batches(store, [0], device=device)
-    loss, callbacks = FocalLoss(), [StopAfter(steps)]
+    loss = FocalLoss()
+    callbacks = [StopAfter(steps)]
     run = TrainingRun(model, dl, valid_dl, loss, recipe, 0.01, callbacks)
     run.dtype, run.epoch = dtype, 1
 
@@ -278,7 +280,8 @@ def _startup_times(
     rounds: int = 7,  # How often each is measured
 ) -> pd.DataFrame:  # Median and range, in seconds
     "How long it takes until the work begins"
-    size, rows = store.preprocess.size, []
+    size = store.preprocess.size
+    rows = []
     for _ in range(rounds + 1):
         row = _seconds_of_imports()
         opening = _seconds_of(PixelStore.build, store.files, size, folder=store_folder)
@@ -306,7 +309,8 @@ def _open_empty_store(path: Path, n: int) -> PixelStore:
 # %% ../../nbs/cli/07_bench.ipynb #1fb12104
 def _memory_of_training(path: Path, n: int, steps: int, batch_size: int) -> tuple:
     "(MiB that training from a store of `n` pictures adds, bytes per picture of an epoch's order)"
-    store, cpu = _open_empty_store(path, n), torch.device("cpu")
+    store = _open_empty_store(path, n)
+    cpu = torch.device("cpu")
     before = _own_memory()
     _training(store, batch_size, steps, cpu, pick_dtype("auto", cpu))()
     dl = Batches(store, batch_size=batch_size, augment=Augment(), device="cpu")
@@ -318,7 +322,7 @@ def _memory_of_training(path: Path, n: int, steps: int, batch_size: int) -> tupl
 def train_from_large_store(
     folder, n: int = 2_000_000, steps: int = 20, batch_size: int = 128
 ) -> dict:
-    "Memory of training that depends on the number of pictures"
+    "Measure the memory of training that depends on the number of pictures"
     small, _ = _memory_of_training(Path(folder) / "small.npy", 2000, steps, batch_size)
     large, order_bytes = _memory_of_training(Path(folder) / "large.npy", n, steps, batch_size)
     return dict(
@@ -357,14 +361,16 @@ def _prepare(tmp: Path, folder, device: str, files: int, batch_size: int, steps:
     jpegs = save_jpegs(few, files, (320, 432))
     path = tmp / "model.safetensors"
     save_model(path, SimpsonsCNN(len(store.classes)), store.classes, store.preprocess)
-    clf, dtype = Classifier.load(path, str(device)), pick_dtype("auto", device)
+    clf = Classifier.load(path, str(device))
+    dtype = pick_dtype("auto", device)
     sizes = (batch_size, steps, device, dtype)
     return _Setup(folder, store, tmp / "store", path, clf, jpegs, *sizes)
 
 # %% ../../nbs/cli/07_bench.ipynb #7fd54e26
 def _training_groups(s: _Setup):
     "(parts, pairs to compare), one group after the other"
-    ours, classes = s.training_args(), len(s.store.classes)
+    ours = s.training_args()
+    classes = len(s.store.classes)
     parts = {"bound": _compute_only(*ours), "training": _training(*ours)}
     yield parts, [("training", "bound")]
     parts = {
@@ -452,7 +458,7 @@ def _processor_name() -> str:
 
 # %% ../../nbs/cli/07_bench.ipynb #777be1d2
 def system_info(device: str = "auto") -> str:
-    "Hardware and versions, in a line"
+    "Describe hardware and versions, in a line"
     device = pick_device(device)
     on_gpu = device.type == "cuda"
     name = torch.cuda.get_device_name(device) if on_gpu else _processor_name()

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['tidy_errors', 'CommandParser', 'add_device', 'add_overwrite', 'add_network', 'register_named_network', 'add_model',
            'open_classifier', 'add_store_directory', 'check_target', 'check_apart', 'check_different', 'check_makeable',
-           'make_out_folder', 'score_line', 'print_next', 'Transcript', 'shell']
+           'make_out_folder', 'score_line', 'unreadable_lines', 'print_next', 'Transcript', 'shell']
 
 # %% ../../nbs/cli/01_common.ipynb #0e182c80
 import argparse
@@ -285,7 +285,8 @@ def check_apart(
     inputs: list,  # Files that are read
 ):
     "Raise `ValueError` if two targets are the same file, or one of them is read"
-    read, taken = {Path(path).resolve() for path in inputs}, set()
+    read = {Path(path).resolve() for path in inputs}
+    taken = set()
     for path in targets:
         where = Path(path).resolve()
         if where in read:
@@ -336,7 +337,7 @@ def make_out_folder(
 def score_line(
     report,  # A `Report`
 ) -> str:
-    "Overall scores with their intervals, the number of images, and who was not judged"
+    "Describe overall scores with their intervals, the number of images, and who was not judged"
     from simpsons_cnn.scoring.metrics import overall_scores  # imports slowly
 
     scores = []
@@ -349,6 +350,16 @@ def score_line(
     if report.not_judged:
         line += f"; not judged, without pictures: {first_few(report.not_judged)}"
     return line
+
+# %% ../../nbs/cli/01_common.ipynb #ee38e8bb
+def unreadable_lines(
+    unreadable: dict,  # Path -> reason
+) -> str:
+    "Write a line for each picture that cannot be read, with its path once"
+    lines = []
+    for path, reason in unreadable.items():
+        lines.append(f"error: {reason}" if str(path) in reason else f"error: {path}: {reason}")
+    return "\n".join(lines)
 
 # %% ../../nbs/cli/01_common.ipynb #591ca673
 def print_next(

@@ -22,6 +22,7 @@ from simpsons_cnn.cli.common import (
     open_classifier,
     print_next,
     tidy_errors,
+    unreadable_lines,
 )
 from ..core.files import atomic_write, require_file_or_nothing
 
@@ -105,15 +106,15 @@ def _write_figure(clf, picture: Path, figure: Path, character: str) -> str:  # W
     return f"{prediction.line(3)} → {safe_line(figure)}"
 
 # %% ../../nbs/cli/08_explain.ipynb #b339f03c
-def _explain_each(clf, pairs: list, character: str) -> list:  # Lines about unreadable pictures
+def _explain_each(clf, pairs: list, character: str) -> dict:  # Picture -> why it cannot be read
     "Write a figure for each picture and print its answer"
-    errors = []
+    unreadable = {}
     for picture, figure in pairs:
         try:
             print(_write_figure(clf, picture, figure, character))
         except (ValueError, OSError) as e:
-            errors.append(f"error: {e}" if str(picture) in str(e) else f"error: {picture}: {e}")
-    return errors
+            unreadable[picture] = str(e)
+    return unreadable
 
 # %% ../../nbs/cli/08_explain.ipynb #cd5eeaf3
 @tidy_errors
@@ -130,8 +131,8 @@ def simpsons_explain(
     if args.character and nfc(args.character) not in clf.classes:
         raise ValueError(unknown_name_message("character", args.character, clf.classes))
     make_out_folder(args.out)
-    errors = _explain_each(clf, pairs, args.character)
-    if errors:
-        sys.exit(safe_str("\n".join(errors)))
+    unreadable = _explain_each(clf, pairs, args.character)
+    if unreadable:
+        sys.exit(safe_str(unreadable_lines(unreadable)))
     model = shlex.quote(str(args.model))
     print_next(f"simpsons_export {model} --web FOLDER makes a page for the browser of it")

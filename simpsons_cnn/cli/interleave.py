@@ -24,7 +24,8 @@ def _peak_memory(reset: bool = False) -> float:  # MiB; NaN if the system does n
 # %% ../../nbs/cli/06_interleave.ipynb #d5863bb0
 def _measure(part) -> tuple:  # (pictures per second, MiB more than before)
     "One call of a part"
-    before, start = _peak_memory(reset=True), time.perf_counter()
+    before = _peak_memory(reset=True)
+    start = time.perf_counter()
     num_pictures = part()
     return num_pictures / (time.perf_counter() - start), _peak_memory() - before
 
@@ -72,5 +73,5 @@ def speeds_and_ratios(
     memory: pd.DataFrame,  # Likewise
     pairs: list,  # (part, part that it is compared with)
 ) -> tuple:  # A table with a row per part, and one with a row per pair
-    "Medians and ranges; a ratio compares two calls of the same round"
+    "Take medians and ranges; a ratio compares two calls of the same round"
     return _speed_table(speeds, memory), _ratio_table(speeds, pairs)

@@ -28,6 +28,7 @@ from simpsons_cnn.cli.common import (
     print_next,
     score_line,
     tidy_errors,
+    unreadable_lines,
 )
 from ..core.files import atomic_write, require_file_or_nothing
 from ..core.text import first_few, safe_str
@@ -98,14 +99,6 @@ def _predict_each(clf, pictures: list, tta: bool | str):  # -> `Predictions`
         found.unreadable |= getattr(answer, "unreadable", {})
     return found
 
-# %% ../../nbs/cli/03_predict.ipynb #98a6f219
-def _unreadable_lines(unreadable: dict) -> str:
-    "A line for each image that cannot be read, with its path once"
-    lines = []
-    for path, reason in unreadable.items():
-        lines.append(f"error: {reason}" if path in reason else f"error: {path}: {reason}")
-    return "\n".join(lines)
-
 # %% ../../nbs/cli/03_predict.ipynb #135f0fae
 def _print_predictions(found, k: int, target: Path, model: Path):
     "Print the answers and what to do next; write them to `target`, if any"
@@ -175,7 +168,7 @@ def simpsons_predict(
     found = _predict_each(clf, args.pictures, args.tta)
     _print_predictions(found, args.k, target, args.model)
     if found.unreadable:
-        sys.exit(safe_str(_unreadable_lines(found.unreadable)))
+        sys.exit(safe_str(unreadable_lines(found.unreadable)))
 
 # %% ../../nbs/cli/03_predict.ipynb #aa88fa44
 def _exact_store(
@@ -187,8 +180,15 @@ def _exact_store(
     "The images with the pixels and the normalisation that `Classifier.predict` uses"
     from simpsons_cnn.data.store import PixelStore
 
-    how = (preprocess.size, preprocess.resize_rule, store_directory, skip_unreadable)
-    store = PixelStore.build(files, *how, crop=preprocess.crop, exact=True)
+    store = PixelStore.build(
+        files,
+        preprocess.size,
+        preprocess.resize_rule,
+        store_directory,
+        skip_unreadable,
+        crop=preprocess.crop,
+        exact=True,
+    )
     return replace(store, preprocess=preprocess)
 
 # %% ../../nbs/cli/03_predict.ipynb #d4eaccb1

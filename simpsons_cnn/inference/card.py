@@ -210,7 +210,8 @@ def _chosen_by_validation(about: dict) -> str:
 # %% ../../nbs/inference/04_card.ipynb #db352981
 def _score_remarks(about: dict) -> list:
     "Lines: what a reader of the scores should know"
-    lines, refit = _adjustment_lines(about), about.get("refit")
+    lines = _adjustment_lines(about)
+    refit = about.get("refit")
     if refit and about.get("validation"):
         lines.append(_refit_remark(refit))
     if about.get("validation") and not _folds(refit):
@@ -292,7 +293,7 @@ def _made_with(versions: dict) -> list:
 def model_card(
     clf: Classifier,  # To describe
 ) -> str:  # Markdown, ready for a model hub
-    "A model card from what the model file knows"
+    "Write a model card from what the model file knows"
     sections = [_front_matter(clf), _summary(clf), _data(clf), _scores(clf), _limits(clf), [_USE]]
     sections.append(_made_with(clf.about.get("versions") or {}))
     return "\n".join(line for section in sections for line in section)

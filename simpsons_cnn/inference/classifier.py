@@ -106,21 +106,25 @@ class Prediction:
     threshold: float = None  # A lower score: no known character; `None`: no threshold
 
     @property
-    def name(self) -> str:  # The most likely character
+    def name(self) -> str:
+        "The most likely character"
         return self.classes[int(self.probabilities.argmax())]
 
     @property
-    def probability(self) -> float:  # Of the most likely character
+    def probability(self) -> float:
+        "Of the most likely character, from 0 to 1"
         return float(self.probabilities.max())
 
     @property
-    def known(self) -> bool:  # `None` if the model has no threshold
+    def known(self) -> bool | None:
+        "Whether the score reaches the threshold; `None` if the model has none"
         return None if self.threshold is None else self.ood_score >= self.threshold
 
     def top(
         self,
         k: int = 5,  # At most this many
     ) -> list:  # (name, probability), the most likely first
+        "The most likely characters"
         order = np.argsort(-self.probabilities, kind="stable")[:k]
         return [(self.classes[i], float(self.probabilities[i])) for i in order]
 
@@ -181,7 +185,7 @@ def _prediction_html(prediction: Prediction) -> str:
 
 # %% ../../nbs/inference/02_classifier.ipynb #bb0c2892
 def column_names(k: int) -> list:
-    "Names of the columns for `k` candidates"
+    "Name the columns for `k` candidates"
     columns = ["picture"]
     for i in range(k):
         columns += [f"character{i or ''}", f"probability{i or ''}"]
@@ -221,7 +225,7 @@ class Predictions(list):
         self,
         k: int = 1,  # Candidates for each image, the most likely first
     ):  # -> `pandas.DataFrame` with `picture`, `character`, `probability`, `character1`, …, `known`
-        "The predictions as a table"
+        "Put the predictions into a table"
         return _as_table(self, k)
 
     def to_csv(
@@ -398,7 +402,7 @@ class Classifier:
         self,
         source,  # An image, see `Classifier.predict`
     ) -> Tensor:  # uint8, shape `(1, 3, size, size)`
-        "A batch of one prepared image; raises an error that names what cannot be read"
+        "Prepare an image as a batch of one; raises an error that names what cannot be read"
         _, images, _ = _prepare_all(self.preprocess, [source], skip_unreadable=False)
         return images[0][None]
 
@@ -408,7 +412,7 @@ class Classifier:
         xb: Tensor,  # Prepared images, uint8, shape `(n, 3, size, size)`
         tta: bool | str = False,  # `True` or 'flip', or 'unsure'; see `tta_logits`
     ) -> Tensor:  # float32, shape `(n, classes)`, on the CPU
-        "The raw scores of the network"
+        "Compute the raw scores of the network"
         x = self.preprocess.normalise(self.preprocess.center_crop(xb.to(self.device)))
         return tta_logits(lambda images: _forward(self.model, images), x, tta).cpu()
 
@@ -417,7 +421,7 @@ class Classifier:
         xb: Tensor,  # See `logits`
         tta: bool | str = False,  # See `logits`
     ) -> np.ndarray:  # Shape `(n, classes)`
-        "The calibrated probability of each character"
+        "Compute the calibrated probability of each character"
         return self.calibration.probabilities(self.logits(xb, tta)).numpy()
 
     def explain(
@@ -425,7 +429,7 @@ class Classifier:
         source,  # An image, see `Classifier.predict`
         character: str | None = None,  # The character to explain; `None`: the most likely one
     ) -> Explanation:
-        "Which pixels support a character; raises `ValueError` for an unknown character"
+        "Find the pixels that support a character; raises `ValueError` for an unknown character"
         character = character and nfc(character)
         if character is not None and character not in self.classes:
             raise ValueError(unknown_name_message("character", character, self.classes))

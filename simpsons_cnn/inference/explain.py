@@ -74,8 +74,8 @@ def _common_log_odds(
     return F.logsigmoid(x).logsumexp(0) - F.logsigmoid(-x).logsumexp(0)
 
 # %% ../../nbs/inference/01_explain.ipynb #73d0bbf6
-def _with_channels_second(feature_maps: list, images: Tensor) -> list:
-    "The feature maps of square images that are square as well; of other images, all"
+def _without_channels_last(feature_maps: list, images: Tensor) -> list:
+    "The maps of square images that are square as well: others have their channels last"
     if images.shape[2] != images.shape[3]:
         return feature_maps
     return [m for m in feature_maps if m.shape[2] == m.shape[3]]
@@ -91,7 +91,7 @@ def _logits_and_maps(
         recorded = [stack.enter_context(_record_feature_maps(n, min_side)) for n in networks]
         images = xb.detach().clone().requires_grad_()
         logits = model.member_logits(images) if is_ensemble else model(images)[None]
-    usable = [_with_channels_second(feature_maps, xb) for feature_maps in recorded]
+    usable = [_without_channels_last(feature_maps, xb) for feature_maps in recorded]
     if not all(usable):
         raise ValueError(
             f"images must leave a feature map of {min_side}×{min_side} or more, "
@@ -117,7 +117,7 @@ def grad_cam(
     average_gradient: bool = False,  # Average the gradient over all positions, as the paper does
     min_side: int = 8,  # Use the last feature map of at least this height and width
 ) -> Tensor:  # From 0 to 1, shape `(n, height, width)`; the largest value of each map is 1
-    "Map of the pixels that support a class; `ValueError` if no feature map is large enough"
+    "Map the pixels that support a class; `ValueError` if no feature map is large enough"
     with torch.inference_mode(False), torch.enable_grad():
         logits, feature_maps = _logits_and_maps(model, xb, min_side)
         odds = _common_log_odds(logits, targets)
@@ -157,7 +157,8 @@ class Explanation:
     source: str = ""  # File the image came from, if any
 
     @property
-    def peak(self) -> tuple:  # (x, y) of the largest value, each a share of the width or height
+    def peak(self) -> tuple:  # (x, y), each a share of the width or height
+        "Where the map has its largest value"
         y, x = np.unravel_index(self.cam.argmax(), self.cam.shape)
         height, width = self.cam.shape
         return (float(x) + 0.5) / width, (float(y) + 0.5) / height

@@ -47,7 +47,7 @@ class Shard:
         cls,
         text: str,  # Such as '3/16'
     ) -> "Shard":
-        "A shard from text; raises `ValueError`"
+        "Read a shard from text; raises `ValueError`"
         match = _SHARD.fullmatch(text)
         number, count = map(int, match.groups()) if match else (0, 0)
         if not 1 <= number <= count:
@@ -61,6 +61,7 @@ class Shard:
         self,
         name: str,  # Path relative to the folder, with '/'
     ) -> bool:
+        "Whether a picture belongs to this shard"
         digest = hashlib.sha256(os.fsencode(name)).digest()
         return int.from_bytes(digest[:8], "big") % self.count == self.number - 1
 

@@ -70,7 +70,7 @@ def _checked(archive: bytes, source) -> bytes:
 def runtime_archive(
     path=None,  # File made by `npm pack onnxruntime-web@1.30.0`; `None`: the cache, or npm
 ) -> bytes:  # The package as a .tar.gz
-    "ONNX Runtime Web, checked; raises `OSError`, or `ValueError` for any other file"
+    "Get ONNX Runtime Web, and check it; raises `OSError`, or `ValueError` for any other file"
     if path:
         return _checked(read_limited(path, "package of onnxruntime-web"), path)
     cached = _cached_runtime()

@@ -73,6 +73,7 @@ class Ensemble(nn.Module):
     def member_logits(
         self,
         xb: Tensor,  # As for `forward`
-    ) -> Tensor:  # Of each member, over its temperature, shape `(members, n, num_classes)`
+    ) -> Tensor:  # Shape `(members, n, num_classes)`
+        "The logits of each member, divided by its temperature"
         pairs = zip(self.members, self.temperatures, strict=True)
         return torch.stack([member(xb) / temperature for member, temperature in pairs])

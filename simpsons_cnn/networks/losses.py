@@ -97,8 +97,9 @@ class FocalLoss(nn.Module):
         self.register_buffer("weight", weight)
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        settings = (self.gamma, self.weight, self.label_smoothing, self.reduction)
-        return focal_loss(logits, targets, *settings)
+        return focal_loss(
+            logits, targets, self.gamma, self.weight, self.label_smoothing, self.reduction
+        )
 
     def extra_repr(self) -> str:
         smoothing = f"label_smoothing={self.label_smoothing}"
@@ -110,7 +111,7 @@ def loss_of_labels(
     logits: Tensor,  # Shape `(n, classes)`
     labels: Tensor | MixedLabels,  # Of one picture each, or of two
 ) -> Tensor:
-    "A loss for labels, or for `MixedLabels` the mean of the two losses, weighted by their shares"
+    "Compute a loss for labels; for `MixedLabels` the mean of two, weighted by their shares"
     if not isinstance(labels, MixedLabels):
         return loss(logits, labels)
     share = labels.share
@@ -143,7 +144,7 @@ def class_weights(
     counts,  # Images of each class, in the order of the classes, shape `(classes,)`: `files.counts`
     scheme: str = "effective",  # 'none', 'inverse', 'effective' or 'reference'
 ) -> Tensor:  # float32, shape `(classes,)`, with mean 1 (`'reference'` has another)
-    "One weight per class; raises `ValueError` for a class without images"
+    "Compute one weight per class; raises `ValueError` for a class without images"
     n = _checked_counts(counts)
     if scheme not in _SCHEMES:
         raise ValueError(f"scheme must be one of {', '.join(_SCHEMES)}, got {scheme!r}")
@@ -204,7 +205,7 @@ def resolve_imbalance(
     imbalance,  # The setting: a name, or a dict of weights
     counts,  # Images of each class in training
 ):
-    "What `'auto'` stands for, given the counts; anything else as it is"
+    "Replace `'auto'` by what the counts call for; leave anything else as it is"
     if imbalance != "auto":
         return imbalance
     return "logit_adjustment" if max(counts) >= _LOPSIDED * min(counts) else "none"

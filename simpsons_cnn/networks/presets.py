@@ -58,7 +58,7 @@ def initialise_weights(
     model: nn.Module,  # Of convolutions, linear layers, batch norms and blurs
     generator: torch.Generator,  # Source of the weights
 ):
-    "First weights of each layer; raises `TypeError` for a layer it does not know"
+    "Fill each layer with its first weights; raises `TypeError` for a layer it does not know"
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             _fill_conv(module, generator)
@@ -207,7 +207,7 @@ def create_model(
     seed: int = None,  # Decides the first weights; `None`: the process's own random numbers
     **hparams,  # Arguments of a preset's class, such as `dropout_rate=0.2`
 ) -> nn.Module:
-    "A network by name, with fresh weights; raises `ValueError` for an unknown name"
+    "Make a network by name, with fresh weights; raises `ValueError` for an unknown name"
     if not isinstance(num_classes, Integral):
         raise ValueError(f"num_classes must be a whole number of 2 or more, got {num_classes!r}")
     num_classes = int(num_classes)

@@ -22,7 +22,7 @@ def conv_block(
     in_channels: int,  # Of the input
     out_channels: int,  # Patterns that the convolution looks for
 ) -> list:  # Four layers; the output has half the height and width
-    "Convolution with bias, 2×2 max-pooling, ReLU, batch norm"
+    "A block of layers: convolution with bias, 2×2 max-pooling, ReLU, batch norm"
     return [
         nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1),
         nn.MaxPool2d(2),
@@ -178,7 +178,7 @@ def layer_table(
     model: nn.Module,  # A `SimpsonsCNN`
     size: int = 80,  # Side of the square picture to follow
 ) -> pd.DataFrame:  # Columns `name`, `layer`, `output` (shape for one picture), `parameters`
-    "What each layer does to the shape, and how many parameters it has"
+    "List what each layer does to the shape, and how many parameters it has"
     names = {m: name for name, m in model.named_modules() if not list(m.children())}
     rows = []
 

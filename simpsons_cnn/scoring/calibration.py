@@ -22,11 +22,13 @@ def reliability(
     labels,  # True classes, shape `(n,)`
     bins: int = 15,  # Of equal width; each includes its upper edge
 ):  # A table: `low`, `high`, `pictures`, `confidence`, `accuracy` of bins that hold images
-    "How sure the answers were, and how often right, bin by bin"
+    "Tabulate how sure the answers were, and how often right, bin by bin"
     import pandas as pd  # only here: `Classifier` uses this module without pandas
 
-    p, labels = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
-    confidence, right = p.max(1), p.argmax(1) == labels
+    p = np.asarray(probabilities, dtype=np.float64)
+    labels = np.asarray(labels)
+    confidence = p.max(1)
+    right = p.argmax(1) == labels
     number = np.ceil(confidence * bins).clip(1, bins).astype(int)
     answers = pd.DataFrame(dict(bin=number, confidence=confidence, right=right)).groupby("bin")
     table = answers.agg(
@@ -55,7 +57,7 @@ def fit_temperature(
     logits: Tensor,  # Shape `(n, classes)`
     labels: Tensor,  # True classes, shape `(n,)`
 ) -> float:  # From .05 to 20
-    "The temperature under which the labels are most likely; of few images, nearer to 1"
+    "Find the temperature under which the labels are most likely; of few images, nearer to 1"
     z = logits.double().cpu()
     truth = z.gather(1, labels.cpu()[:, None]).mean()
     low, high = 1 / 20, 20.0  # of 1/T
@@ -79,7 +81,7 @@ def choose_threshold(
     right,  # Whether the answer was right, shape `(n,)`
     coverage: float = 0.95,  # Share of the right answers to let through
 ) -> float | None:  # `None` where nothing was right
-    "The highest threshold that at least so many right answers reach; raises `ValueError`"
+    "Find the highest threshold that at least so many right answers reach; `ValueError`"
     if not 0 < coverage <= 1:
         raise ValueError(f"coverage must be above 0 and at most 1, got {coverage}")
     scores = np.asarray(ood_scores, dtype=np.float64)[np.asarray(right, dtype=bool)]
@@ -141,7 +143,7 @@ def calibrate_logits(
     coverage: float = 0.95,  # See `choose_threshold`
     measure: str = "logit",  # See `OOD_SCORES`
 ) -> Calibration:
-    "Temperature and threshold from logits of images that were not trained on"
+    "Find temperature and threshold from logits of images that were not trained on"
     logits, labels = logits.cpu(), labels.cpu()
     found = Calibration(fit_temperature(logits, labels), measure=measure)
     probabilities = found.probabilities(logits)
@@ -163,7 +165,7 @@ def calibrate(
     coverage: float = 0.95,  # See `choose_threshold`
     measure: str = "logit",  # See `OOD_SCORES`
 ) -> Calibration:
-    "Temperature and threshold from images that were not trained on"
+    "Find temperature and threshold from images that were not trained on"
     from simpsons_cnn.scoring.metrics import check_judged, collect_logits  # only here: pandas
 
     check_judged(valid_dl)

@@ -73,7 +73,7 @@ def choose_adjustment(
     labels: Tensor,  # True classes, shape `(n,)`
     counts,  # *Training* images of each class, shape `(classes,)`
 ) -> LogitAdjustment:
-    "The strength with the best macro F1 that costs next to no accuracy"
+    "Choose the strength with the best macro F1 that costs next to no accuracy"
     logits, labels, prior = logits.cpu(), labels.cpu(), log_prior(counts).cpu()
     scores = _scores_by_tau(logits, labels, prior)
     least = scores[0][0] - MAX_ACCURACY_LOSS - 1e-9

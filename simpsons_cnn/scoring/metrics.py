@@ -37,7 +37,7 @@ def confusion_matrix(
     predictions,  # Predicted classes, shape `(n,)`
     num_classes: int,  # Number of classes
 ) -> np.ndarray:  # int64, shape `(classes, classes)`: rows are the truth, columns the answers
-    "How often each class was taken for each; raises `ValueError` for classes out of range"
+    "Count how often each class was taken for each; raises `ValueError` for classes out of range"
     true = _class_numbers("targets", targets, num_classes)
     predicted = _class_numbers("predictions", predictions, num_classes)
     if len(true) != len(predicted):
@@ -91,7 +91,7 @@ def wilson_interval(
     n,  # Out of how many
     z: float = 1.959964,  # Standard deviations of a normal distribution; this is 95 %
 ) -> tuple:  # (low, high), NaN where `n` is 0
-    "Interval of a share ([Wilson, 1927](https://doi.org/10.1080/01621459.1927.10502953))"
+    "Confidence limits of a share ([Wilson, 1927](https://doi.org/10.1080/01621459.1927.10502953))"
     right, n = np.asarray(right, dtype=np.float64), np.asarray(n, dtype=np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         p = right / n
@@ -138,7 +138,7 @@ _WORST_CHARACTERS = 30  # Of more than that, so many are shown
 def characters_to_show(
     f1,  # Of each character, NaN where undefined
 ) -> tuple:  # (positions in the classes, note about the rest, '' if there is none)
-    "Which characters a table or a figure has room for"
+    "Choose the characters that a table or a figure has room for"
     n = len(f1)
     if n <= _MAX_CHARACTERS:
         return np.arange(n), ""
@@ -214,7 +214,8 @@ _BLOCK = 2**20  # Numbers in one array of weights
 
 def _redrawn_sums(units: _Units, num_classes: int, draws: int, seed: int):
     "Yields right answers, images and answers of each class for blocks of drawn test sets"
-    rng, right = np.random.default_rng(seed), units.truth == units.answer
+    rng = np.random.default_rng(seed)
+    right = units.truth == units.answer
     block = max(1, _BLOCK // max(num_classes, len(units.unit)))
     for first in range(0, draws, block):
         weights = _draw_weights(units, min(block, draws - first), rng)
@@ -230,7 +231,8 @@ def _bias_corrected(values, estimate: float, level: float) -> tuple:  # (low, hi
     if np.isnan(estimate) or not len(values):
         return float("nan"), float("nan")
     below = ((values < estimate).mean() + (values <= estimate).mean()) / 2
-    normal, edge = NormalDist(), 0.5 / len(values)
+    normal = NormalDist()
+    edge = 0.5 / len(values)
     shift = 2 * normal.inv_cdf(min(max(below, edge), 1 - edge))
     z = normal.inv_cdf((1 + level) / 2)
     low, high = np.quantile(values, [normal.cdf(shift - z), normal.cdf(shift + z)])
@@ -476,7 +478,7 @@ class Report:
         seed: int = 0,  # Of the drawing
         groups=None,  # Group of each row of `per_image`; `None`: its column `group`, if it has one
     ) -> tuple:  # (low, high), NaN where the score is undefined
-        "Rescaled, bias-corrected bootstrap, Wilson's where mistakes are few; raises `ValueError`"
+        "Interval of a score by the bootstrap, Wilson's where mistakes are few; raises `ValueError`"
         character = character and nfc(character)
         _check_metric(metric, character, self.classes)
         units = _units_of(self.confusion, self.per_image, groups)
@@ -512,7 +514,7 @@ class Report:
 def overall_scores(
     report: Report,
 ) -> dict:  # Label -> name of the metric
-    "The scores of all characters together that are worth showing"
+    "Name the scores of all characters together that are worth showing"
     labels = {"accuracy": "accuracy", "macro F1": "macro_f1"}
     if 0 < report.num_common < int((~np.isnan(report.table.f1)).sum()):
         label = f"macro F1 of the {report.num_common:,} characters with {COMMON} pictures or more"
@@ -575,7 +577,7 @@ def collect_logits(
     dtype: torch.dtype | None = None,  # `torch.bfloat16` computes in it where that is faster
     tta: bool | str = False,  # `True` or 'flip', or 'unsure'; see `tta_logits`
 ) -> tuple:  # Logits, shape `(n, classes)`, and true classes, shape `(n,)`, on the device
-    "The network's logits for each image, in order"
+    "Compute the network's logits for each image, in order"
     logits, targets = [], []
     with evaluating(model):
         for xb, yb in dl:
@@ -616,10 +618,11 @@ def score_logits(
     loss: nn.Module | None = None,  # For `report.loss`; `None`: cross entropy
     groups=None,  # See `evaluate`
 ) -> Report:
-    "Answers and scores from logits that have been collected"
+    "Score logits that have been collected"
     check_judged(dl, groups)
     per_image = _answers(dl, logits, targets, groups)
-    classes, total = dl.store.classes, (loss or F.cross_entropy)(logits, targets)
+    classes = dl.store.classes
+    total = (loss or F.cross_entropy)(logits, targets)
     confusion = confusion_matrix(per_image.truth, per_image.prediction, len(classes))
     return Report(confusion, classes, per_image, dl.store, float(total))
 
@@ -633,7 +636,7 @@ def evaluate(
     tta: bool | str = False,  # `True` or 'flip', or 'unsure'; see `tta_logits`
     groups=None,  # Group of each image of the store, for the intervals of accuracy and F1
 ) -> Report:
-    "Answers and scores of a model on all images of `dl`; raises `ValueError`"
+    "Score a model on all images of `dl`; raises `ValueError`"
     check_judged(dl, groups)
     logits, targets = collect_logits(model, dl, dtype, tta)
     return score_logits(logits, targets, dl, loss, groups)

@@ -14,7 +14,7 @@ def shifted(
     x: Tensor,  # Images, shape `(n, channels, height, width)`
     pixels: int,  # Down and to the right; negative: up and to the left
 ) -> Tensor:  # As `x`
-    "Images moved along the diagonal, filled by reflection"
+    "Move images along the diagonal, and fill the edge by reflection"
     n, (height, width) = abs(pixels), x.shape[-2:]
     padded = F.pad(x, (n, n, n, n), mode="reflect")
     first = n - pixels
@@ -52,7 +52,7 @@ def tta_logits(
     x: Tensor,  # Prepared images, shape `(n, 3, side, side)`
     tta: bool | str = False,  # `True` or 'flip': mirrored too; 'unsure': six looks where unsure
 ) -> Tensor:  # Shape `(n, classes)`
-    "Logits of images, or their mean over several versions; raises `ValueError`"
+    "Compute logits of images, or their mean over several versions; raises `ValueError`"
     check_tta(tta)
     logits = network(x)
     if not tta:

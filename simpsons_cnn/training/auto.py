@@ -36,7 +36,7 @@ def image_sides(
     files: ImageFiles,
     most: int = 500,  # Number of files to look at
 ) -> np.ndarray:  # Pixels, shape `(n,)`; files that cannot be opened are left out
-    "The shorter side of some images, spread over the folder"
+    "Measure the shorter side of some images, spread over the folder"
     sides = []
     for i in np.linspace(0, len(files) - 1, min(most, len(files))).round().astype(int):
         with suppress(OSError, ValueError), open_picture(files.paths[i]) as im:
@@ -102,7 +102,7 @@ def choose_settings(
     files: ImageFiles,  # Of the training folder
     given: dict,  # Setting -> value, as the user gave it
 ) -> list:  # of `Choice`, without those that are given
-    "Settings for some pictures"
+    "Choose settings for some pictures"
     config = Config.load(**given)
     n = round(len(files) * (1 - config.valid))
     batch_size = _choose_batch_size(n)
@@ -119,7 +119,7 @@ def auto_config(
     files: ImageFiles = None,  # Of that folder, if it has been scanned
     **given,  # Settings by name, such as `num_epochs=8`; they win
 ) -> tuple:  # `Config`, and a list of `Choice`
-    "Settings for the pictures in a folder; raises as `Config.load` and `ImageFiles.scan` do"
+    "Choose settings for the pictures in a folder; raises as `Config.load` and `ImageFiles.scan` do"
     given = dict(traindir=Path(traindir)) | given
     Config.load(**given)  # mistakes first
     files = ImageFiles.scan(given["traindir"]) if files is None else files
@@ -132,9 +132,10 @@ def adapt_config(
     files: ImageFiles = None,  # Of its `traindir`, if it has been scanned
     **given,  # Settings by name, such as `num_epochs=8`; they win
 ) -> tuple:  # `Config`, and a list of `Choice`
-    "The settings of a file for the pictures there are; raises as `auto_config` does"
+    "Adapt the settings of a file to the pictures there are; raises as `auto_config` does"
     config = Config.load(path, **given)
-    files, choices = ImageFiles.scan(config.traindir) if files is None else files, []
+    files = ImageFiles.scan(config.traindir) if files is None else files
+    choices = []
     n = round(len(files) * (1 - config.valid))
     if config.batch_size > n and "batch_size" not in given:
         choices.append(_choose_batch_size(n))
@@ -148,7 +149,7 @@ def suggest_folds(
     config: Config,
     n: int,  # Number of images in `traindir`
 ) -> str:  # Empty where there are many, or a split file decides
-    "One line on cross-validation, for few images"
+    "Suggest cross-validation in one line, for few images"
     if n >= _FEW or is_split_file(config.split):
         return ""
     return (
@@ -163,7 +164,7 @@ def suggest_recipe(
     config: Config,
     n: int,  # Number of images in `traindir`
 ) -> str:  # Empty where there are few, or another network is chosen
-    "One line on a stronger network, for many images"
+    "Suggest a stronger network in one line, for many images"
     if n < _MANY or config.architecture != "reference":
         return ""
     return (

@@ -98,7 +98,7 @@ def _output_kind(
 
 # %% ../../nbs/training/02_callbacks.ipynb #deef52ec
 def format_duration(seconds: float) -> str:
-    "'1:02' or '2:00:05'"
+    "Format seconds as '1:02' or '2:00:05'"
     minutes, seconds = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
@@ -152,7 +152,8 @@ class _TerminalDisplay(_LogDisplay):
         self.bar = tqdm(**size, leave=False, file=self.out, mininterval=0.2)
 
     def on_step(self, run):
-        text, last = f"epoch {run.epoch + 1}/{run.num_epochs}", run.step + 1 == run.steps_per_epoch
+        text = f"epoch {run.epoch + 1}/{run.num_epochs}"
+        last = run.step + 1 == run.steps_per_epoch
         self.bar.update()
         self.bar.set_description(f"{text}, judging" if last else text, refresh=last)
 
@@ -167,7 +168,8 @@ class _TerminalDisplay(_LogDisplay):
 # %% ../../nbs/training/02_callbacks.ipynb #c1ce3d3b
 def _step_html(run) -> str:
     "A bar for the steps of the epoch"
-    step, steps = run.step + 1, run.steps_per_epoch
+    step = run.step + 1
+    steps = run.steps_per_epoch
     bar = f"<progress value='{step}' max='{steps}'></progress>"
     text = f"epoch {run.epoch + 1} of {run.num_epochs} {bar} step {step} of {steps}"
     if not run.history.rows:
@@ -229,7 +231,8 @@ class _Pace:
         self.last = now
         if len(self.times) < 20:
             return
-        median, self.times = statistics.median(self.times), []
+        median = statistics.median(self.times)
+        self.times = []
         slow = median > max(3 * self.best, 0.05)  # shorter steps trouble nobody
         if slow and not self.warned:
             self.warned = True

@@ -56,7 +56,7 @@ class Ranks:
         t: Tensor,  # Each `size`-th row of a whole, from row `rank` on
         n: int | None = None,  # Rows of the whole; `None`: all ranks have as many as this one
     ) -> Tensor:  # All rows, in order
-        "The rows of all ranks"
+        "Collect the rows of all ranks"
         if self.size == 1:
             return t
         num_rows = len(t) if n is None else math.ceil(n / self.size)
@@ -80,7 +80,7 @@ class Ranks:
         return int(t)
 
     def ring_shift(self, t: Tensor) -> Tensor:
-        "The same tensor of the rank before; of the last rank for the first"
+        "Hand a tensor to the next rank, the last one to the first; returns that of the rank before"
         received, sent = [0] * self.size, [0] * self.size  # rows from and to each rank
         received[self.rank - 1] = len(t)
         sent[(self.rank + 1) % self.size] = len(t)
@@ -111,7 +111,7 @@ _ranks = ContextVar("ranks", default=None)
 
 @contextmanager
 def use_ranks(ranks: Ranks) -> Iterator[None]:
-    "Within, these are the `current_ranks`"
+    "Within, `current_ranks` returns these"
     token = _ranks.set(ranks)
     try:
         yield
@@ -120,7 +120,7 @@ def use_ranks(ranks: Ranks) -> Iterator[None]:
 
 # %% ../../nbs/training/13_distributed.ipynb #27523389
 def current_ranks() -> Ranks:
-    "The processes that this one trains with"
+    "The group of processes that this one trains in; a group of one if it is alone"
     if _ranks.get() is not None:
         return _ranks.get()
     if dist.is_available() and dist.is_initialized():
@@ -146,7 +146,7 @@ def gather_batch(
     logits: Tensor,  # Of this rank's pictures, shape `(n, classes)`
     labels: Tensor | MixedLabels,  # Theirs
 ) -> tuple:  # Logits and labels of all ranks' pictures, in order
-    "The logits and labels of the whole batch, from which its loss is computed"
+    "Collect logits and labels of the whole batch, from which its loss is computed"
     if ranks.size == 1:
         return logits, labels
     logits = _GatherRows.apply(logits, ranks)
@@ -297,7 +297,7 @@ def roll_batch(
 
 # %% ../../nbs/training/13_distributed.ipynb #4f4080df
 def all_gather_texts(text: str, ranks: Ranks) -> list:
-    "The texts of all ranks"
+    "Collect the texts of all ranks"
     data = text.encode()
     row = torch.zeros(1, max(1, ranks.all_reduce_max(len(data))), dtype=torch.uint8)
     row[0, : len(data)] = torch.tensor(list(data), dtype=torch.uint8)
@@ -328,7 +328,7 @@ def broadcast_bytes(
     data: bytes,  # Those of the first rank count
     ranks: Ranks,
 ) -> bytes:
-    "The same bytes in all ranks"
+    "Send the bytes of the first rank to all"
     if ranks.size == 1:
         return data
     t = torch.zeros(ranks.all_reduce_max(0 if ranks.rank else len(data)), dtype=torch.uint8)
@@ -344,7 +344,8 @@ def _ended_with_parent(
     seconds: float = 1.0,  # Between two looks
 ) -> Iterator[None]:
     "Within, this process gets SIGTERM when the one that started it has ended"
-    parent, left = os.getppid(), Event()
+    parent = os.getppid()
+    left = Event()
 
     def watch():
         while not left.wait(seconds):

@@ -13,7 +13,7 @@ import pandas as pd
 from torch import nn
 
 from ..core.config import Config
-from ..core.figures import PHONE_WIDTH, NotebookFigure
+from ..core.figures import NotebookFigure
 from simpsons_cnn.core.files import (
     atomic_write,
     check_suffix,
@@ -26,6 +26,7 @@ from ..networks.ensemble import Ensemble
 from ..networks.model_file import load_model, save_model, split_hash
 from ..scoring.calibration import Calibration, calibrate_logits
 from ..scoring.metrics import Report, collect_logits, overall_scores
+from ..scoring.plotting import row_axes
 from .prepare import TrainingData, prepare, scan_folders
 from .train import judge_calibrated
 
@@ -86,7 +87,8 @@ def _check_members(members: list):
     "Raise `ValueError` for models that cannot or should not answer together"
     if len(members) < 2:
         raise ValueError(f"an ensemble needs two or more models, got {len(members)}")
-    first, seen = members[0], {}
+    first = members[0]
+    seen = {}
     for member in members:
         why = _difference(member.header, first.header)
         if why:
@@ -155,20 +157,12 @@ def _scores_table(members: list, report: Report) -> pd.DataFrame:
 # %% ../../nbs/training/18_ensemble.ipynb #cbe11893
 def _draw_scores(table: pd.DataFrame) -> NotebookFigure:
     "A line for each score: the members as rings, the ensemble as a dot"
-    figure = NotebookFigure(
-        figsize=(PHONE_WIDTH, 0.9 + 0.45 * table.shape[1]), dpi=90, layout="constrained"
-    )
-    ax = figure.subplots()
+    title = f"{len(table) - 1} models as rings, and filled their ensemble"
+    figure, ax = row_axes(table.columns, title, "score on the validation pictures")
     for y, name in enumerate(table):
         *members, ensemble = table[name]
         ax.plot(members, [y] * len(members), "o", color="C0", mfc="none", ms=7)
         ax.plot(ensemble, y, "o", color="C0", ms=7)
-    ax.set_yticks(range(table.shape[1]), table.columns)
-    ax.set(ylim=(table.shape[1] - 0.5, -0.5), xlabel="score on the validation pictures")
-    title = f"{len(table) - 1} models as rings, and filled their ensemble"
-    figure.suptitle(title, fontsize=10)
-    ax.locator_params(axis="x", nbins=6)
-    ax.grid(axis="x", alpha=0.3)
     return figure
 
 # %% ../../nbs/training/18_ensemble.ipynb #56d9eb11
@@ -218,7 +212,8 @@ def _metadata(members: list, data: dict) -> dict:
 def _save(members: list, model: Ensemble, path: Path, about: dict):
     "Write the model file, and a copy of the members' `split.csv` beside it, if they have one split"
     path.parent.mkdir(parents=True, exist_ok=True)
-    first, split = members[0].header, path.with_name("split.csv")
+    first = members[0].header
+    split = path.with_name("split.csv")
     save_model(path, model, first["classes"], first["preprocess"], about)
     sources = [member.path.with_name("split.csv") for member in members]
     source = next((source for source in sources if source.is_file()), None)
@@ -231,8 +226,8 @@ def _judge(model: Ensemble, valid: TrainingData) -> tuple:  # (`Report`, `Calibr
     model.to(valid.valid_dl.device)
     logits, targets = collect_logits(model, valid.valid_dl)
     calibration = calibrate_logits(logits, targets)
-    judged = logits, targets, valid.valid_dl, valid.groups
-    return judge_calibrated(*judged, calibration), calibration
+    report = judge_calibrated(logits, targets, valid.valid_dl, valid.groups, calibration)
+    return report, calibration
 
 # %% ../../nbs/training/18_ensemble.ipynb #949f7c94
 def make_ensemble(
@@ -245,7 +240,8 @@ def make_ensemble(
     "Put trained models into one model file; raises `ValueError` or `OSError`"
     require_file_or_nothing(path)
     check_suffix(path, ".safetensors")
-    members, path = _read_members(models), Path(path)
+    members = _read_members(models)
+    path = Path(path)
     _check_members(members)
     _check_path(members, path)
     model = Ensemble([m.model for m in members], [m.temperature for m in members]).eval()

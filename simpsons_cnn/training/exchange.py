@@ -80,7 +80,8 @@ def save_probabilities(
         raise ValueError("report must be from cross_validate, which keeps probabilities")
     if {"file", "character"} & set(report.classes):
         raise ValueError("a character must not be called 'file' or 'character', as columns are")
-    images, names = report.per_image, report.store.files.names
+    images = report.per_image
+    names = report.store.files.names
     table = pd.DataFrame(report.probabilities, columns=report.classes)
     table.insert(0, "file", [names[row] for row in images.row])
     table.insert(1, "character", [report.classes[label] for label in images.truth])

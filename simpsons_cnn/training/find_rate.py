@@ -51,7 +51,8 @@ class _RisingRate(Callback):
 # %% ../../nbs/training/11_find_rate.ipynb #a84caba3
 def _losses_of(model, train_dl: Batches, loss, rates: np.ndarray, **kwargs) -> np.ndarray:
     "The loss of each step of a trial; fewer than there are rates if it broke down"
-    watch, device = _RisingRate(rates), train_dl.device
+    watch = _RisingRate(rates)
+    device = train_dl.device
     one = Batches(train_dl.store, train_dl.indices[:1], device=device)
     with torch.random.fork_rng([device] if device.type == "cuda" else []), caught_warnings():
         try:
@@ -76,7 +77,8 @@ _LEAST_FALL = 0.05  # of the loss at the start; less may be luck
 
 def _lowest_before_rise(smooth: np.ndarray) -> int | None:
     "Where a curve is lowest before it first rises; `None` if it hardly falls"
-    lowest, enough = 0, _LEAST_FALL * smooth[0]
+    lowest = 0
+    enough = _LEAST_FALL * smooth[0]
     for i, value in enumerate(smooth):
         fall = smooth[0] - smooth[lowest]
         if value < smooth[lowest]:
@@ -138,7 +140,7 @@ def find_learning_rate(
     lowest: float = 1e-5,  # Rate of the first step, above 0
     highest: float = 1.0,  # Rate of the last step, unless the loss explodes before
 ) -> RateSearch:
-    "Range test of learning rates ([Smith, 2015](https://arxiv.org/abs/1506.01186)); `ValueError`"
+    "Try rising rates, suggest one ([Smith, 2015](https://arxiv.org/abs/1506.01186)); `ValueError`"
     if num_steps < 10 or not 0 < lowest < highest:
         got = f"{num_steps}, {lowest} and {highest}"
         raise ValueError(f"num_steps must be 10 or more and 0 < lowest < highest, got {got}")
@@ -163,5 +165,10 @@ def search_rate(
     check_own_network(config, len(files.classes))
     train_dl = prepare(config, files, device=pick_device(config.device)).train_dl
     model = create_network(config, len(train_dl.store.classes))
-    recipe, decay = config.training_parameters, config.weight_decay
-    return find_learning_rate(model, train_dl, None, recipe, decay, num_steps)
+    return find_learning_rate(
+        model,
+        train_dl,
+        recipe=config.training_parameters,
+        weight_decay=config.weight_decay,
+        num_steps=num_steps,
+    )

@@ -16,7 +16,7 @@ import torch
 
 from ..core.config import Config, is_split_file
 from ..core.device import pick_device
-from ..core.figures import PHONE_WIDTH, NotebookFigure, figure_png
+from ..core.figures import NotebookFigure, figure_png
 from ..core.files import atomic_write
 from ..core.text import first_few, safe_csv, short_repr
 from ..data.batches import Batches
@@ -27,6 +27,7 @@ from ..quality.split import split_table, warn_of_torn_pairs
 from ..scoring.calibration import calibrate_logits
 from ..scoring.logit_adjustment import choose_adjustment
 from ..scoring.metrics import Report, collect_logits
+from ..scoring.plotting import row_axes
 from .history import History
 from simpsons_cnn.training.prepare import (
     TrainingData,
@@ -96,7 +97,8 @@ def _message(fold: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes: 
 
 def _unused_line(config: Config) -> str:  # Empty if there is nothing to say
     "Settings of a single run that folds take the place of, if they were chosen"
-    usual, names = Config(), ("valid", "patience", "refit")
+    usual = Config()
+    names = ("valid", "patience", "refit")
     chosen = {name: getattr(config, name) for name in names}
     unused = [f"{k} {value}" for k, value in chosen.items() if value != getattr(usual, k)]
     return f"not used with folds: {', '.join(unused)}" if unused else ""
@@ -138,7 +140,8 @@ def _check_number(folder: Path, folds: int):
 # %% ../../nbs/training/16_folds.ipynb #d7d6c582
 def _deal(config: Config, store: PixelStore, folds: int) -> tuple:  # (groups, fold of each image)
     "Group near-duplicates, as `split` asks, and deal the groups"
-    groups, labels = np.arange(len(store)), store.labels
+    groups = np.arange(len(store))
+    labels = store.labels
     seed = config.seed if config.split_seed is None else config.split_seed
     if config.split == "random":
         return groups, _assign_folds(labels, groups, folds, seed)
@@ -162,7 +165,8 @@ def _begin_series(config: Config, folds: int, folder: Path, files, test_files) -
 # %% ../../nbs/training/16_folds.ipynb #1fb6dd91
 def _fold_logits(run: Run) -> tuple:  # (rows, logits, true classes)
     "What the network of a fold answers to its images, without adjustment"
-    device, rows = next(run.model.parameters()).device, run.report.per_image.row.to_numpy()
+    device = next(run.model.parameters()).device
+    rows = run.report.per_image.row.to_numpy()
     at_once = evaluation_batch_size(run.config.size, device)
     dl = Batches(run.report.store, rows, at_once, device=device)
     logits, targets = (values.cpu() for values in collect_logits(run.model, dl))
@@ -188,7 +192,8 @@ def _mean_history(runs: list) -> History:
 def _judge(config: Config, runs: list, data: TrainingData) -> Run:
     "A run with the scores of all folds, and without a network"
     rows, logits, targets = _out_of_fold(runs)
-    adjustment, store = None, data.train_dl.store
+    adjustment = None
+    store = data.train_dl.store
     if any(run.adjustment for run in runs):
         counts = np.bincount(store.labels, minlength=len(store.classes))
         adjustment = choose_adjustment(logits, targets, torch.as_tensor(counts))
@@ -223,20 +228,13 @@ def _plot_folds(
     table: pd.DataFrame,  # As `CrossValidation.table`
 ) -> NotebookFigure:
     "Accuracy of each fold and of all images, with 95 % intervals"
-    figure = NotebookFigure(
-        figsize=(PHONE_WIDTH, 0.9 + 0.35 * len(table)), dpi=90, layout="constrained"
-    )
-    ax = figure.subplots()
+    names = [f"{name}: {n:,} pictures" for name, n in table.pictures.items()]
+    title = "Each fold judged by a network that has not seen it"
+    figure, ax = row_axes(names, title, "accuracy, with its 95 % interval", row_height=0.35)
     for y, (name, line) in enumerate(table.iterrows()):
         color = "k" if name == "all" else "0.6"
         ax.hlines(y, line["low"], line["high"], color=color, lw=2)
         ax.plot(line["accuracy"], y, "o", color=color)
-    names = [f"{name}: {n:,} pictures" for name, n in table.pictures.items()]
-    ax.set_yticks(range(len(table)), names)
-    ax.set(ylim=(len(table) - 0.5, -0.5), xlabel="accuracy, with its 95 % interval")
-    figure.suptitle("Each fold judged by a network that has not seen it", fontsize=10)
-    ax.locator_params(axis="x", nbins=6)
-    ax.grid(axis="x", alpha=0.3)
     return figure
 
 # %% ../../nbs/training/16_folds.ipynb #c5de93a7

@@ -19,7 +19,7 @@ from ..core.figures import PHONE_WIDTH, SMALL_LETTERS, NotebookFigure
 
 # %% ../../nbs/training/01_history.ipynb #24b36ea0
 def copy_weights(model: nn.Module) -> dict:  # name -> tensor, on the CPU
-    "A copy of all weights and running statistics"
+    "Copy all weights and running statistics"
     return {k: v.detach().to("cpu", copy=True) for k, v in model.state_dict().items()}
 
 # %% ../../nbs/training/01_history.ipynb #2a0420ef
@@ -93,6 +93,7 @@ class History:
 
     @property
     def table(self) -> pd.DataFrame:
+        "A row per epoch"
         return pd.DataFrame(self.rows)
 
     def __len__(self):
@@ -130,7 +131,7 @@ def _draw_panel(ax, table: pd.DataFrame, columns: dict, best: dict):
 def plot_history(
     history: History,  # With an epoch or more
 ) -> NotebookFigure:
-    "Losses, scores and learning rate of a whole run, one below the other"
+    "Plot losses, scores and learning rate of a whole run, one below the other"
     figure = NotebookFigure(figsize=(PHONE_WIDTH, 6), dpi=90, layout="constrained")
     axs = figure.subplots(3, 1, sharex=True)
     for ax, (title, columns) in zip(axs, _PANELS.items(), strict=True):
@@ -192,7 +193,7 @@ def warn_if_diverging(
 def read_report(
     path: Path,  # Of `report.json`
 ) -> dict:
-    "What a run has reported; raises `ValueError` for a file that holds no dictionary"
+    "Read what a run has reported; raises `ValueError` for a file that holds no dictionary"
     try:
         report = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError):

@@ -82,7 +82,8 @@ def _heeded_signals() -> dict:  # name -> handler
 @contextmanager
 def _nothing_left_behind(handlers: dict) -> Iterator[None]:
     "Within, nothing is logged; then logging, environment and signals are as they were"
-    level, environment = logging.root.manager.disable, dict(os.environ)
+    level = logging.root.manager.disable
+    environment = dict(os.environ)
     logging.disable(logging.CRITICAL)
     try:
         yield
@@ -141,7 +142,7 @@ def _stopped_with_us(process: subprocess.Popen) -> Iterator[None]:
 def _command(path: Path, nproc: int, resume: bool) -> list:
     "The command that trains in several processes"
     command = [sys.executable, "-m", "simpsons_cnn", "train", str(path), "--nproc", str(nproc)]
-    return command + ["--resume"] * resume
+    return [*command, "--resume"] if resume else command
 
 # %% ../../nbs/training/14_launch.ipynb #029b2d05
 def launch(

@@ -34,7 +34,7 @@ from simpsons_cnn.training.distributed import (
     sum_gradients,
 )
 from .history import History
-from .run import TrainingRun, check_callbacks, running
+from .run import LOSS_SETTINGS, TrainingRun, check_callbacks, running
 
 # %% ../../nbs/training/05_loop.ipynb #11911bf1
 def train_epoch(run: TrainingRun):
@@ -59,8 +59,9 @@ def train_epoch(run: TrainingRun):
 # %% ../../nbs/training/05_loop.ipynb #99960e9c
 @torch.inference_mode()
 def judge(run: TrainingRun) -> Report:
-    "Scores of the network on the validation pictures"
-    ranks, dl = run.ranks, run.valid_dl
+    "Score the network on the validation pictures"
+    ranks = run.ranks
+    dl = run.valid_dl
     share = dl if ranks.size == 1 else dl.share(ranks.rank, ranks.size)
     logits, targets = collect_logits(run.judged_model, share, run.dtype)
     whole = [ranks.all_gather(t, len(dl.indices)) for t in (logits, targets)]
@@ -119,14 +120,14 @@ def _weights_of(recipe: TrainingParameters, counts, classes: list):
 # %% ../../nbs/training/05_loop.ipynb #614b835e
 def _loss_of(recipe: TrainingParameters, train_dl: Batches) -> nn.Module:
     "The loss of a recipe, with its remedy for rare characters, counted on the training images"
-    counts, classes = train_dl.counts.clamp(min=1), train_dl.store.classes
+    counts = train_dl.counts.clamp(min=1)
+    classes = train_dl.store.classes
     if recipe.imbalance == "balanced_softmax":
         return BalancedSoftmax(FocalLoss(recipe.gamma), counts, recipe.label_smoothing)
     weights = _weights_of(recipe, counts, classes)
     return FocalLoss(recipe.gamma, weights, recipe.label_smoothing)
 
 # %% ../../nbs/training/05_loop.ipynb #cf4f5a96
-_OF_THE_LOSS = ("gamma", "label_smoothing", "class_weights", "imbalance")
 _REMEDIES = ("class_weights", "imbalance")
 
 
@@ -140,7 +141,7 @@ def _choose_loss(loss, recipe: TrainingParameters, changes: dict, train_dl: Batc
     "The given loss, or the recipe's; raises `ValueError` for settings a given loss would ignore"
     if loss is None:
         return _loss_of(recipe, train_dl)
-    for name in _OF_THE_LOSS:
+    for name in LOSS_SETTINGS:
         if name in changes or _is_remedy(recipe, name):
             raise ValueError(f"{name} is decided by loss; give it to the loss, or leave loss out")
     return loss
@@ -165,9 +166,10 @@ def fit(
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = Checkpoint(checkpoint)
     loss = _choose_loss(loss, recipe, changes, train_dl)
-    parts = (model, train_dl, valid_dl, loss, recipe, weight_decay, callbacks, checkpoint)
     with raise_together(current_ranks()):
-        run = TrainingRun(*parts)
+        run = TrainingRun(
+            model, train_dl, valid_dl, loss, recipe, weight_decay, callbacks, checkpoint
+        )
     with running(run):
         for _ in run.epochs():
             train_epoch(run)

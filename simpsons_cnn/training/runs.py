@@ -111,7 +111,7 @@ def _by_number(path: Path) -> tuple:
 def list_runs(
     folder="runs",  # `runs_directory`
 ) -> list:  # `RunRecord`s by name
-    "The runs in a folder; raises `FileNotFoundError` if there is none, warns of unreadable ones"
+    "Read the runs in a folder, warn of unreadable ones; `FileNotFoundError` if there is no folder"
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"No folder '{folder}'; name the one that holds your runs")
@@ -129,7 +129,7 @@ def list_runs(
 
 # %% ../../nbs/training/09_runs.ipynb #4ce5e7c4
 def settings_that_differ(configs: list) -> list:
-    "Names of settings that are not the same in all of `configs`, without those of the output"
+    "List settings that are not the same in all of `configs`, without those of the output"
     flat = [config.flat() for config in configs]
     keys = [key for key, section in setting_sections().items() if section != "output_parameters"]
     return [key for key in keys if any(settings[key] != flat[0][key] for settings in flat)]
@@ -154,7 +154,7 @@ def _table_row(run: RunRecord, settings: list) -> dict:
 def runs_table(
     runs: list,  # `RunRecord`s
 ) -> pd.DataFrame:
-    "A row for each run; the last columns are the settings that differ"
+    "Make a table with a row for each run; the last columns are the settings that differ"
     settings = settings_that_differ([run.config for run in runs])
     table = pd.DataFrame([_table_row(run, settings) for run in runs])
     return table.round(dict(accuracy=4, macro_f1=4, test_macro_f1=4))
@@ -177,7 +177,7 @@ def _draw_runs(ax, runs: list, column: str):
 def plot_runs(
     runs: list,  # `RunRecord`s
 ) -> NotebookFigure:
-    "Macro F1 and validation loss of all runs against the epoch"
+    "Plot macro F1 and validation loss of all runs against the epoch"
     figure = NotebookFigure(figsize=(PHONE_WIDTH, 5), dpi=90, layout="constrained")
     f1_ax, loss_ax = figure.subplots(2, 1, sharex=True)
     f1_ax.set_title("Macro F1", fontsize=10)

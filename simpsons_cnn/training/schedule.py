@@ -20,7 +20,7 @@ def learning_rate_at(
     schedule: str = "one_cycle",  # 'one_cycle' or 'constant'
     warmup: float = 0.25,  # Share of the run that goes uphill
 ) -> float:
-    "One cycle ([Smith & Topin, 2018](https://arxiv.org/abs/1708.07120)); raises `ValueError`"
+    "Learning rate, by one cycle ([Smith, 2018](https://arxiv.org/abs/1708.07120)); `ValueError`"
     if schedule == "constant":
         return max_lr
     if schedule != "one_cycle":
@@ -37,7 +37,7 @@ def crop_size_at(
     full: int,  # Side that is reached; never exceeded
     grown_at: float = 0.6,  # Share of the run after which it is reached
 ) -> int:
-    "Side of training crops"
+    "Side of the training crops, which grow from `first` to `full`"
     if frac >= grown_at or first >= full:
         return full
     side = first + (full - first) * frac / grown_at

@@ -16,11 +16,12 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from ..core.config import Config, is_split_file
-from ..core.figures import PHONE_WIDTH, NotebookFigure, figure_png
+from ..core.figures import NotebookFigure, figure_png
 from ..core.files import atomic_write
 from ..core.text import safe_str, short_repr
 from ..data.folders import ImageFiles
 from ..scoring.metrics import overall_scores
+from ..scoring.plotting import row_axes
 from .history import is_better
 from .prepare import link_run, new_run_folder, scan_folders
 from .train import Run, train
@@ -38,7 +39,7 @@ def _settings_of(config: Config, seed: int, folder: Path) -> Config:
 def check_seeds(
     seeds,  # Numbers, or text on its way from a command line
 ) -> list:
-    "Two or more different seeds as a list of numbers; raises `ValueError`"
+    "Read two or more different seeds as numbers; raises `ValueError`"
     seeds = [Config.load(seed=seed).seed for seed in seeds]
     if len(seeds) < 2 or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds must be two or more different numbers, got {short_repr(seeds)}")
@@ -50,7 +51,8 @@ def _mean_and_interval(
     level: float = 0.95,  # Probability that the interval holds the mean of all seeds
 ) -> dict:  # `mean`, `std`, `low`, `high`; NaN where one score says nothing
     "Mean, standard deviation, and Student's interval of the mean"
-    n, mean = len(scores), float(np.mean(scores))
+    n = len(scores)
+    mean = float(np.mean(scores))
     if n < 2:
         return dict(mean=mean, std=np.nan, low=np.nan, high=np.nan)
     std = float(np.std(scores, ddof=1))
@@ -106,19 +108,11 @@ def _plot_seeds(
     best: int,  # Seed of the run to keep
 ) -> NotebookFigure:
     "A dot for each run; the mean, and its 95 % interval as a line; filled: the run to keep"
-    figure = NotebookFigure(
-        figsize=(PHONE_WIDTH, 1.1 + 0.45 * len(table)), dpi=90, layout="constrained"
-    )
-    ax = figure.subplots()
-    for y, (_, line) in enumerate(table.iterrows()):
-        _draw_line(ax, y, line, best)
-    ax.set_yticks(range(len(table)), table.index)
-    ax.set(ylim=(len(table) - 0.5, -0.5), xlabel="score")
     runs = len(table.columns) - 4
     title = f"{runs} runs, their mean and its 95 % interval\nfilled: seed {best}, the one to keep"
-    figure.suptitle(title, fontsize=10)
-    ax.locator_params(axis="x", nbins=6)
-    ax.grid(axis="x", alpha=0.3)
+    figure, ax = row_axes(table.index, title, "score", head=1.1)
+    for y, (_, line) in enumerate(table.iterrows()):
+        _draw_line(ax, y, line, best)
     return figure
 
 # %% ../../nbs/training/15_seeds.ipynb #27ff28d8
@@ -177,7 +171,7 @@ def series_folder(
     numbers,  # Of the runs, such as the seeds
     resume: bool,  # Whether the series in `out_directory`, or the latest, is continued
 ) -> Path:
-    "The folder of a series, made if it has a new number; raises `FileExistsError`"
+    "Find the folder of a series, or make one with a new number; raises `FileExistsError`"
     folder = config.out_directory
     if folder is None:
         latest = _latest_series(config.runs_directory, kind) if resume else None
@@ -198,7 +192,7 @@ def scan_series(
     config: Config,
     files: ImageFiles = None,  # See `scan_folders`
 ) -> tuple:  # As from `scan_folders`
-    "The images of a series; raises for settings with which none of its runs could be trained"
+    "List the images of a series; raises for settings with which none of its runs could be trained"
     for name in ("out_model_directory", "out_graphics_directory", "out_inference_directory"):
         if getattr(config, name) is not None:
             raise ValueError(
@@ -208,10 +202,12 @@ def scan_series(
     return scan_folders(config, files)
 
 # %% ../../nbs/training/15_seeds.ipynb #8cd79c7e
-def _add_run(series: SeedSeries, config: Config, *how) -> Exception | None:
-    "Train one of the seeds; returns what went wrong; `how`: further arguments of `train`"
+def _add_run(
+    series: SeedSeries, config: Config, callbacks, resume: bool, files: ImageFiles
+) -> Exception | None:
+    "Train one of the seeds; returns what went wrong"
     try:
-        run = train(config, *how)
+        run = train(config, callbacks, resume, files)
     except _OF_ONE_RUN as e:
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
         series.failures[config.seed] = reason

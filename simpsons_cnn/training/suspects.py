@@ -34,7 +34,7 @@ def add_label_noise(
     share: float = 0.03,  # Of the images, from 0 to 1
     seed: int = 0,  # The same seed picks the same images
 ) -> tuple:  # `ImageFiles`, and the names of the images with a wrong label
-    "Images of which a share has the label of another character"
+    "Give a share of the images the label of another character"
     rng = np.random.default_rng(seed)
     swapped = rng.choice(len(files), round(share * len(files)), replace=False)
     others = rng.integers(1, len(files.classes), len(swapped))
@@ -76,7 +76,7 @@ def deal_folds(
     folds: int,  # See `check_folds`
     seed: int,  # The same seed gives the same folds
 ) -> list:  # (rows to train on, rows to judge) of each fold
-    "Whole groups in folds, with the shares of the characters alike; each row is judged once"
+    "Deal whole groups into folds, the shares of the characters alike; each row is judged once"
     names, groups = np.unique(groups, return_inverse=True)
     # With `shuffle`, scikit-learn before 1.8 deals groups whose characters it has mixed up; so
     # the groups are shuffled here, as it does since.
@@ -135,8 +135,14 @@ def _combine(judged: list, store: PixelStore) -> Report:
     order = np.argsort(images.row.to_numpy())
     images, probabilities = images.iloc[order], np.concatenate(probabilities)[order]
     confusion = confusion_matrix(images.truth, images.prediction, len(store.classes))
-    parts = (images.reset_index(drop=True), store, float(images.loss.mean()), probabilities)
-    return Report(confusion, store.classes, *parts)
+    return Report(
+        confusion,
+        store.classes,
+        per_image=images.reset_index(drop=True),
+        store=store,
+        loss=float(images.loss.mean()),
+        probabilities=probabilities,
+    )
 
 # %% ../../nbs/training/08_suspects.ipynb #9536b2d3
 def cross_validate(
@@ -152,7 +158,8 @@ def cross_validate(
     "Judge each image by a network that has not seen it; raises `KeyboardInterrupt` if stopped"
     if changes.get("patience"):
         raise ValueError("patience must be 0: it would end training by the images to be judged")
-    labels, device = store.labels, pick_device(device)
+    labels = store.labels
+    device = pick_device(device)
     check_folds(folds, labels, np.arange(len(store)))
     if groups is None:
         groups, _ = group_pictures(near_duplicates(store), labels)
@@ -200,11 +207,11 @@ def rank_suspects(
     report: Report,  # From `cross_validate`, or of a trained model on its validation images
     conflicts: pd.DataFrame | None = None,  # Of an `AuditReport`
 ) -> pd.DataFrame:  # `picture`, `character`: its label, `suggestion`, `loss`, `other`: its copy
-    "All images of a report and of the conflicts, the most suspect first"
+    "Rank all images of a report and of the conflicts, the most suspect first"
     table = _by_loss(report)
     loss = dict(zip(table.picture, table.loss, strict=True))
     rows = {row["picture"]: row for row in table.to_dict("records")}
-    rank = {name: 2 * i + 1 for i, name in enumerate(rows)}
+    rank = {name: 2 * i + 1 for i, name in enumerate(rows)}  # odd; conflicts get even ones
     for i, pair in enumerate([] if conflicts is None else conflicts.itertuples()):
         row = _doubted(pair, loss)
         name = row["picture"]

@@ -173,8 +173,9 @@ class Tracker(Callback):
         self.tell("start", self.project, self.name, settings, len(run.history.rows))
 
     def on_epoch(self, run):
-        row = dict(run.history.rows[-1])
-        self.tell("log", row, row.pop("epoch"))
+        scores = dict(run.history.rows[-1])
+        epoch = scores.pop("epoch")
+        self.tell("log", scores, epoch)
 
     def on_end(self, run):
         for name, image in _figures(run):
@@ -185,7 +186,7 @@ class Tracker(Callback):
 def tracker_of(
     config: Config,  # With its output folders named
 ) -> list:  # of one `Tracker`, or empty
-    "The tracker that the settings ask for; raises `ModuleNotFoundError`"
+    "Make the tracker that the settings ask for; raises `ModuleNotFoundError`"
     if config.track == "none":
         return []
     folder = config.out_model_directory.resolve().parent

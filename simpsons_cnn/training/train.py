@@ -51,7 +51,7 @@ from simpsons_cnn.training.distributed import (
 from .history import History, NonFiniteLoss, plot_history, read_report
 from .loop import as_callbacks, fit
 from simpsons_cnn.training.prepare import (
-    PARTS,
+    PART_FIGURES,
     RUN_FILES,
     TrainingData,
     check_own_network,
@@ -79,7 +79,7 @@ def _origin_of_scores(refit: dict) -> str:
 
 @dataclass(eq=False)
 class Run:
-    "A finished run"
+    "A finished run: network, epochs, scores and where its files are"
 
     config: Config  # Settings used
     model: nn.Module  # With its best weights
@@ -117,8 +117,14 @@ def _create_model(config: Config, data: TrainingData) -> nn.Module:
 
 def _fit_config(config: Config, data: TrainingData, model: nn.Module, **kwargs) -> History:
     "`fit` as a configuration says"
-    recipe, decay = config.training_parameters, config.weight_decay
-    return fit(model, data.train_dl, data.valid_dl, None, recipe, decay, **kwargs)
+    return fit(
+        model,
+        data.train_dl,
+        data.valid_dl,
+        recipe=config.training_parameters,
+        weight_decay=config.weight_decay,
+        **kwargs,
+    )
 
 # %% ../../nbs/training/07_train.ipynb #38f713cd
 _FOLDERS = {"traindir", "testdir", "store_directory", "fixes"}
@@ -223,8 +229,9 @@ def _own_figures(run: Run, data: TrainingData):
 # %% ../../nbs/training/07_train.ipynb #2e85dc82
 def _save_figures(run: Run, data: TrainingData) -> list:  # Paths
     "Figures of the history, the images and the scores; parts of an earlier start go"
-    folder, parts = run.config.out_graphics_directory, run.config.part_of_partitions
-    for old in folder.glob(PARTS):
+    folder = run.config.out_graphics_directory
+    parts = run.config.part_of_partitions
+    for old in folder.glob(PART_FIGURES):
         old.unlink()
     paths = []
     with one_warning_of_missing_letters():
@@ -283,7 +290,7 @@ def judge_calibrated(
     groups,  # Of near-duplicates in its store, or `None`
     calibration: Calibration,  # Of the network
 ) -> Report:
-    "Scores of logits; the probabilities of the images are those that the saved network gives"
+    "Score logits; the probabilities of the images are those that the saved network gives"
     report = score_logits(logits, targets, dl, groups=groups)
     probability = calibration.probabilities(logits).amax(1).cpu().numpy()
     report.per_image = report.per_image.assign(probability=probability)
@@ -356,7 +363,7 @@ def _doubts(config: Config) -> list:
 def _epochs_made(checkpoint: Checkpoint) -> int:
     "How many epochs the run that is resumed has made; 0 for a new one"
     found = checkpoint.read()
-    return len(found[1]["history"]["rows"]) if found else 0
+    return found.epochs_made if found else 0
 
 
 def _start_message(config: Config, data: TrainingData, checkpoint: Checkpoint) -> str:
@@ -408,7 +415,8 @@ def _refit_callbacks(callbacks, num_pictures: int) -> list:
 
 def _refit(run: Run, data: TrainingData, callbacks, checkpoint: Checkpoint):
     "Put a network trained on all images into the run; one that was stopped is to be resumed"
-    of_all, num_epochs = _with_all_images(data), run.history.best_epoch
+    of_all = _with_all_images(data)
+    num_epochs = run.history.best_epoch
     num_pictures = len(of_all.train_dl.indices)
     model, history = _fit_again(
         run.config,
@@ -546,10 +554,14 @@ def _check_before_decoding(config: Config, files: ImageFiles):
     check_own_transform(config)
 
 # %% ../../nbs/training/07_train.ipynb #e9f73120
-def _open_checkpoint(config: Config, resume: bool) -> Checkpoint:
-    "The checkpoint of a run; raises `ValueError` if it belongs to another run"
-    path = config.out_model_directory / "last.ckpt"
-    checkpoint = Checkpoint(path, resume, config.checkpoint_seconds, _identity(config))
+def _open_checkpoint(config: Config, name: str, resume: bool) -> Checkpoint:
+    "A checkpoint in the model folder; raises `ValueError` if it belongs to another run"
+    checkpoint = Checkpoint(
+        config.out_model_directory / name,
+        resume=resume,
+        seconds=config.checkpoint_seconds,
+        identity=_identity(config),
+    )
     checkpoint.read()
     return checkpoint
 
@@ -566,7 +578,7 @@ def _lead(config: Config, callbacks, resume: bool, ranks: Ranks, files=None) -> 
     with run_folders(config, resume) as config, _own_folders(config):
         make_output_folders(config, resume)
         check_room(config, len(files.classes))
-        checkpoint = _open_checkpoint(config, resume)
+        checkpoint = _open_checkpoint(config, "last.ckpt", resume)
         callbacks = [*callbacks, *tracker_of(config)]  # raises if its package is missing
         data = _prepare_all(config, files, test_files, ranks)
         data.warn_of_leaks()
@@ -583,7 +595,7 @@ def train(
     resume: bool = False,  # Continue the run in its output folders, or the latest; else start it
     files: ImageFiles = None,  # Of `traindir`, without fixes, if it has been scanned
 ) -> Run:  # `None` in the other ones of several processes
-    "Scan, decode, split, train, judge, save; raises before training for bad input"
+    "Train a network as the settings say, judge and save it; raises before training for bad input"
     with process_group() as ranks:
         return _follow(ranks) if ranks.rank else _lead(config, callbacks, resume, ranks, files)
 
@@ -596,11 +608,10 @@ def train_on_all(
 ):
     "Give a judged run its network, and save it; a training that was stopped is to be resumed"
     config = run.config
-    path = run.model_path.with_name("refit.ckpt")
     with _own_folders(config):
         make_output_folders(config, resume)
         check_room(config, len(data.train_dl.store.classes))
-        checkpoint = Checkpoint(path, resume, config.checkpoint_seconds, _identity(config))
+        checkpoint = _open_checkpoint(config, "refit.ckpt", resume)
         split_table = data.split_table().assign(split="train")
         _begin_run(config, split_table, checkpoint)
         _refit(run, data, as_callbacks(callbacks), checkpoint)
@@ -623,7 +634,8 @@ def _noted_in(path: Path) -> tuple:
     "First steps and environment in a report; raises `ValueError` if they are not there"
     try:
         report = read_report(path)
-        steps, environment = report["first_steps"], dict(report["surroundings"])
+        steps = report["first_steps"]
+        environment = dict(report["surroundings"])
         sound = [step["weights"] and 0 < step["loss"] < float("inf") for step in steps]
     except (ValueError, KeyError, TypeError):
         sound = []
