@@ -130,6 +130,13 @@ def test_the_job_of_a_dashboard_that_was_a_callback():
     assert dashboard.state == "finished"
 
 
+def test_a_job_that_cannot_be_called():
+    dashboard = TrainingDashboard("config.yaml")
+    with pytest.raises(TypeError, match="not callable"):
+        dashboard.result()
+    assert dashboard.message == "TypeError: 'str' object is not callable"
+
+
 @pytest.mark.parametrize("useless", [dict(resume=True), dict(callbacks=[Obedient(0.0)])])
 def test_arguments_that_only_a_config_can_use(useless):
     with pytest.raises(ValueError, match="callbacks and resume go with a Config"):

@@ -125,10 +125,10 @@ class _Control:
         self.state = "ready"  # a key of `_ENABLED`
         self.training_began = False  # before that, the job reads the pictures
         self.stop_wanted = False  # the thread that trains looks at it after each step
-        self._unpaused = threading.Event()  # it waits for this one as well
+        self._unpaused = threading.Event()  # cleared while that thread is to wait
         self._unpaused.set()
         self._show_state = show_state
-        self._lock = threading.RLock()  # of all above
+        self._lock = threading.RLock()  # guards all of the above
         self.move("ready")
 
     def pause(self):
@@ -384,7 +384,7 @@ class TrainingDashboard(Callback):
         self.control = _Control(partial(self.view.show_state, has_job=job is not None))
         self.job = None  # or what runs in the background
         if job is not None:
-            self.job = _Job(partial(job, callbacks=[self]), self.control, self._end_job)
+            self.job = _Job(lambda: job(callbacks=[self]), self.control, self._end_job)
         self._draw()
         self.view.bar.value = progress_html(0, "")
 
