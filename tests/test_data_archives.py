@@ -578,3 +578,12 @@ def test_the_checksum_behind_the_entries_counts(folder, mode, harm):
     data = path.read_bytes()
     path.write_bytes(data[:-1] if harm == "cut" else data[:-6] + b"?" + data[-5:])
     refused(path, "cannot be unpacked: ")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such pipes")
+def test_a_pipe_is_no_archive(tmp_path):
+    "Opening one waits until somebody writes to it"
+    os.mkfifo(tmp_path / "pipe.zip")
+    with pytest.raises(ValueError, match="pipe.zip' is a pipe or a device; an archive must be a"):
+        unpack(tmp_path / "pipe.zip", tmp_path / "new")
+    assert os.listdir(tmp_path) == ["pipe.zip"]

@@ -305,8 +305,13 @@ def test_other_mistakes(clf, files, tmp_path):
     (tmp_path / "bare").mkdir()
     with pytest.raises(FileNotFoundError, match="No pictures under"):
         clf.predict(tmp_path / "bare")
-    with pytest.raises(ValueError, match="batch_size must be 1 or more, got 0"):
-        clf.predict(files.paths, batch_size=0)
+    for wrong in (0, -1, 2.5, "32", True, None):
+        words = f"batch_size must be a whole number of 1 or more, got {wrong!r}"
+        with pytest.raises(ValueError, match=words):
+            clf.predict(files.paths, batch_size=wrong)
+    for size in ((0, 0), (0, 5)):
+        with pytest.raises(ValueError, match="picture must have a pixel or more, got 0×"):
+            clf.predict(Image.new("RGB", size))
     with pytest.raises(FileNotFoundError, match="No model file at"):
         Classifier.load(tmp_path / "no.safetensors")
     with pytest.raises(ValueError, match="The calibration of the model cannot be used"):

@@ -15,7 +15,7 @@ from simpsons_cnn.demo.characters import demo_characters
 from simpsons_cnn.inference.card import model_card
 from simpsons_cnn.inference.classifier import Classifier
 from simpsons_cnn.training.callbacks import Callback
-from simpsons_cnn.training.folds import _assign_folds, _check_taught, train_folds
+from simpsons_cnn.training.folds import _assign_folds, _check_number, _check_taught, train_folds
 from simpsons_cnn.training.loop import fit
 from simpsons_cnn.training.train import verify
 
@@ -283,3 +283,13 @@ def test_few_pictures_of_ones_own_are_told_of_folds(root, tmp_path, monkeypatch,
     monkeypatch.setattr("simpsons_cnn.cli.train._train_run", lambda *_: None)
     simpsons_train(["--traindir", str(root / "data/demo/train")])
     assert "few to judge by: with --folds 5 all 28 pictures are judged" in capsys.readouterr().out
+
+
+def test_a_table_of_folds_that_somebody_changed(tmp_path):
+    (tmp_path / "folds.csv").write_text("file,fold\na.png,one\n")
+    with pytest.raises(ValueError, match="folds.csv' must hold whole numbers in the column 'fold'"):
+        _check_number(tmp_path, 3)
+    (tmp_path / "folds.csv").write_text("file,fold\na.png,2\nb.png,5\n")
+    with pytest.raises(ValueError, match="holds a series of 5 folds, got folds 3"):
+        _check_number(tmp_path, 3)
+    _check_number(tmp_path, 5)

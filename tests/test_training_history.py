@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from simpsons_cnn.training.checkpoint import _columns, _rows
-from simpsons_cnn.training.history import History, read_report, warn_if_diverging
+from simpsons_cnn.training.history import History, read_report, read_table, warn_if_diverging
 
 EPOCHS = [(0.5, 0.9), (1 / 3, 0.8), (0.5, 0.7), (0.5, 0.7), (0.5, 0.75), (0.4, 0.1)]
 
@@ -53,3 +53,20 @@ def test_nothing_is_said_of_growth_from_a_loss_of_nothing(first, recwarn):
     history = History("last", rows=[], first_steps=[dict(loss=first, weights="a")])
     warn_if_diverging(torch.tensor([1.0, 2.0]), history)
     assert not recwarn.list
+
+
+@pytest.mark.parametrize("data", [b"a,b\n1,2,3,4\n", b"a\n\xe9", b'a\n"b'])
+def test_a_table_that_is_none_is_named(tmp_path, data):
+    (tmp_path / "split.csv").write_bytes(data)
+    with pytest.raises(ValueError, match="split.csv' is not the table of a run: "):
+        read_table(tmp_path / "split.csv")
+    (tmp_path / "split.csv").write_bytes(b"")
+    assert read_table(tmp_path / "split.csv").empty
+
+
+@pytest.mark.parametrize("read", [read_table, read_report])
+def test_what_is_too_large_for_a_run_is_not_read(tmp_path, read):
+    with open(tmp_path / "large", "wb") as file:
+        file.truncate(2**35)
+    with pytest.raises(ValueError, match="large' is"):
+        read(tmp_path / "large")

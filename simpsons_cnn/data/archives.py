@@ -192,6 +192,8 @@ def _open_source(path: Path, limit: float):
         return _Folder(path)
     if not path.exists():
         raise FileNotFoundError(f"No archive or folder at '{path}'")
+    if not path.is_file():  # reading a pipe could last for ever
+        raise ValueError(f"'{path}' is a pipe or a device; an archive must be a file")
     with open(path, "rb") as f:
         start = f.read(4)
     return (_Zip if start in (b"PK\3\4", b"PK\5\6") else _Tar)(path, limit)

@@ -9,7 +9,6 @@ __all__ = ['WINDOW', 'check_batch_size', 'local_order', 'check_transform', 'Batc
 import math
 from collections.abc import Iterator
 from copy import copy
-from numbers import Integral
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from ..core.config import import_function
 from ..core.device import derive_seed, make_generator, pick_device, seeded_generators
+from ..core.text import check_whole
 from .augment import Augment, augment_batch
 from .shards import PixelParts, read_ahead
 from .store import PixelStore
@@ -58,14 +58,6 @@ def check_batch_size(
             f"batch_size must be at most the number of training pictures, {n:,}, got"
             f" {batch_size:,}; lower batch_size"
         )
-
-# %% ../../nbs/data/08_batches.ipynb #c00edfe8
-def _check_whole(name: str, value: int, lowest: int, highest: float = math.inf):
-    "Raise `ValueError` unless a value is a whole number in a range"
-    if isinstance(value, Integral) and lowest <= value <= highest:
-        return
-    rule = f"from {lowest} to {highest:,}" if highest < math.inf else f"of {lowest} or more"
-    raise ValueError(f"{name} must be a whole number {rule}, got {value!r}")
 
 # %% ../../nbs/data/08_batches.ipynb #24d78a70
 WINDOW = 8192  # rows that a local order mixes: 226 MB of images of 96 pixels
@@ -201,8 +193,8 @@ class Batches:
         transform=None,  # Called first with the uint8 images; `None`: `augment.transform`
     ):
         shuffle = augment is not None if shuffle is None else shuffle
-        _check_whole("batch_size", batch_size, 1)
-        _check_whole("seed", seed, 0)
+        check_whole("batch_size", batch_size, 1)
+        check_whole("seed", seed, 0)
         _check_shuffle(shuffle)
         self.store = store
         self.indices = _as_indices(indices, len(store))  # rows of the store, int64
@@ -251,8 +243,8 @@ class Batches:
 
     def steps(self, epoch: int, start: int) -> list:  # of `(step, rows)`
         "The steps of an epoch that remain"
-        _check_whole("epoch", epoch, 0)
-        _check_whole("start", start, 0, len(self))
+        check_whole("epoch", epoch, 0)
+        check_whole("start", start, 0, len(self))
         rows = self.epoch_order(epoch).split(self.batch_size)
         return [(step, rows[step]) for step in range(start, len(self))]
 

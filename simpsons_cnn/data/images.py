@@ -194,6 +194,8 @@ def open_for_decoding(
     "An image to decode within the `with` block; large ones are decoded one at a time"
     is_open = isinstance(source, Image.Image)
     with nullcontext(source) if is_open else open_picture(source) as im:
+        if not im.width * im.height:  # only one made in a program
+            raise ValueError(f"a picture must have a pixel or more, got {im.width}×{im.height}")
         if min_size and im.format == "JPEG":
             im.draft(None, (min_size, min_size))
         is_large = im.width * im.height > 2**24

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..core.text import is_number, short_repr
+from ..core.text import check_whole, is_number, short_repr
 from .images import open_for_decoding, to_rgb
 
 # %% ../../nbs/data/02_preprocess.ipynb #ada71e60
@@ -81,9 +81,7 @@ def _on_channels(scale_shift: tuple, device) -> Tensor:  # Shape (2, 3, 1, 1)
 
 # %% ../../nbs/data/02_preprocess.ipynb #b85437c0
 def _checked_side(name: str, value: int, highest: int) -> int:
-    if not (isinstance(value, (int, np.integer)) and is_number(value, 1, highest)):
-        got = short_repr(value)
-        raise ValueError(f"{name} must be a whole number from 1 to {highest:,}, got {got}")
+    check_whole(name, value, 1, highest)
     return int(value)
 
 

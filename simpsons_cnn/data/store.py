@@ -39,6 +39,17 @@ def _file_digest(path) -> str | None:
         return None
 
 # %% ../../nbs/data/06_store.ipynb #cecc1e13
+def _has_gone(path) -> bool:
+    "Whether there is no file any more; one that may not be looked at is still there"
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def with_digests(
     files: ImageFiles,  # Images, which are read whole
 ) -> list:  # of `(name, SHA-256 or None)`
@@ -47,7 +58,7 @@ def with_digests(
     paths = progress_bar(files.paths, desc="comparing")
     for name, path in zip(files.names, paths, strict=True):
         digest = _file_digest(path)
-        if digest is None and not os.path.exists(path):
+        if digest is None and _has_gone(path):
             raise FileNotFoundError(
                 f"'{path}' has disappeared since the scan; scan '{files.root}' again"
             )

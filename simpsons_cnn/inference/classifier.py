@@ -25,6 +25,7 @@ from ..core.device import num_workers, pick_device, worker_pool
 from ..core.display import jpeg_uri, progress_bar
 from ..core.files import atomic_write
 from simpsons_cnn.core.text import (
+    check_whole,
     escape_html,
     first_few,
     require,
@@ -450,8 +451,7 @@ class Classifier:
         tta: bool | str = False,  # `True` or 'flip', or 'unsure'; see `tta_logits`
     ) -> Any:  # `Prediction` for an image, `Predictions` for a list or a folder
         "Name the character; an unreadable image raises an error, but in a folder it is only noted"
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
+        check_whole("batch_size", batch_size, 1)
         check_tta(tta)
         if isinstance(source, (list, tuple)):
             if not source:

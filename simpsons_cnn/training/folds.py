@@ -28,7 +28,7 @@ from ..scoring.calibration import calibrate_logits
 from ..scoring.logit_adjustment import choose_adjustment
 from ..scoring.metrics import Report, collect_logits
 from ..scoring.plotting import row_axes
-from .history import History
+from .history import History, read_table
 from simpsons_cnn.training.prepare import (
     TrainingData,
     certainty,
@@ -130,7 +130,13 @@ def _check_number(folder: Path, folds: int):
     path = folder / "folds.csv"
     if not path.exists():
         return
-    held = int(pd.read_csv(path, usecols=["fold"]).fold.max())
+    table = read_table(path)
+    if "fold" not in table or table.fold.dtype.kind != "i":
+        raise ValueError(
+            f"'{path}' must hold whole numbers in the column 'fold'; restore it, or choose another"
+            " out_directory"
+        )
+    held = int(table.fold.max())
     if held != folds:
         raise ValueError(
             f"'{folder}' holds a series of {held} folds, got folds {folds}; resume with {held}, or"

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['copy_weights', 'is_better', 'History', 'plot_history', 'NonFiniteLoss', 'check_finite', 'warn_if_diverging',
-           'read_report']
+           'read_report', 'read_table']
 
 # %% ../../nbs/training/01_history.ipynb #7430ddb0
+import io
 import json
 import warnings
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ import pandas as pd
 from torch import Tensor, nn
 
 from ..core.figures import PHONE_WIDTH, SMALL_LETTERS, NotebookFigure
+from ..core.files import read_limited
 
 # %% ../../nbs/training/01_history.ipynb #24b36ea0
 def copy_weights(model: nn.Module) -> dict:  # name -> tensor, on the CPU
@@ -195,9 +197,22 @@ def read_report(
 ) -> dict:
     "Read what a run has reported; raises `ValueError` for a file that holds no dictionary"
     try:
-        report = json.loads(path.read_text(encoding="utf-8-sig"))
+        report = json.loads(read_limited(path, "report").decode("utf-8-sig"))
     except (ValueError, RecursionError):
         report = None
     if not isinstance(report, dict):
         raise ValueError(f"'{path}' is not the report of a run")
     return report
+
+
+def read_table(
+    path: Path,  # CSV file that a run has written
+    **how,  # Passed on to `pandas.read_csv`
+) -> pd.DataFrame:
+    "A table of a run, without columns if the file is empty; `ValueError` for anything else"
+    try:
+        return pd.read_csv(io.BytesIO(read_limited(path, "table of a run")), **how)
+    except pd.errors.EmptyDataError:
+        return pd.DataFrame()
+    except ValueError as e:  # also of text that is not UTF-8
+        raise ValueError(f"'{path}' is not the table of a run: {e}") from None

@@ -19,7 +19,7 @@ from ..core.config import Config, setting_sections
 from ..core.figures import PHONE_WIDTH, SMALL_LETTERS, NotebookFigure
 from ..core.text import first_few
 from ..scoring.plotting import display_name
-from .history import is_better, read_report
+from .history import is_better, read_report, read_table
 
 # %% ../../nbs/training/09_runs.ipynb #b8196cd1
 @dataclass(eq=False)
@@ -51,10 +51,7 @@ class RunRecord:
 # %% ../../nbs/training/09_runs.ipynb #ce4ed665
 def _read_history(path: Path) -> pd.DataFrame:
     "A history; empty for a run without an epoch; raises `ValueError` for another table"
-    try:
-        table = pd.read_csv(path) if path.is_file() else pd.DataFrame()
-    except pd.errors.EmptyDataError:
-        return pd.DataFrame()
+    table = read_table(path) if path.is_file() else pd.DataFrame()
     needed = {"epoch", "valid_loss", "accuracy", "macro_f1"}
     numbers = needed <= {*table.select_dtypes("number").columns}
     if len(table) and not numbers:

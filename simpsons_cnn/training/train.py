@@ -48,7 +48,13 @@ from simpsons_cnn.training.distributed import (
     process_group,
     raise_together,
 )
-from .history import History, NonFiniteLoss, plot_history, read_report
+from simpsons_cnn.training.history import (
+    History,
+    NonFiniteLoss,
+    plot_history,
+    read_report,
+    read_table,
+)
 from .loop import as_callbacks, fit
 from simpsons_cnn.training.prepare import (
     PART_FIGURES,
@@ -141,7 +147,7 @@ def _identity(config: Config) -> dict:
 # %% ../../nbs/training/07_train.ipynb #35368309
 def _read_split_table(path: Path) -> pd.DataFrame:
     "The `split.csv` of a run, all of it text; raises `ValueError`"
-    table = pd.read_csv(path, keep_default_na=False, dtype=str)
+    table = read_table(path, keep_default_na=False, dtype=str)
     missing = {"file", "character", "split", "sha256"} - set(table.columns)
     if missing:
         raise ValueError(
