@@ -154,17 +154,20 @@ def _candidates(prediction: Prediction, k: int) -> list:  # of texts
     return [f"{safe_line(name)} {p:.1%}" for name, p in prediction.top(k)]
 
 # %% ../../nbs/inference/02_classifier.ipynb #69f4f8fe
-def _thumbnail_html(prediction: Prediction, side: int = 96) -> str:
+_THUMBNAIL = 96  # pixels
+
+
+def _thumbnail_html(prediction: Prediction) -> str:
     "The image as an HTML element; empty if it cannot be read any more"
     try:
         image = (
             prediction.pixels
             if prediction.pixels is not None
-            else read_rgb(prediction.source, min_size=side)
+            else read_rgb(prediction.source, min_size=_THUMBNAIL)
         )
     except Exception:  # decoders of damaged files raise nearly anything
         return ""
-    uri = jpeg_uri(image, max_side=side, quality=90)
+    uri = jpeg_uri(image, max_side=_THUMBNAIL, quality=90)
     return f"<img alt='{escape_html(prediction.name)}' src='{uri}'>"
 
 # %% ../../nbs/inference/02_classifier.ipynb #a45747b2
@@ -398,7 +401,8 @@ def _count_trained_on(about: dict, paths, split) -> dict[str, int]:
     table = read_split(split, ("split", "sha256"))
     _check_split(about.get("data") or {}, table, split)
     rows = list(zip(table["sha256"], table["split"], strict=True))
-    side_of = dict(rows) | dict(row for row in rows if row[1] == "train")
+    trained_on = {digest for digest, side in rows if side == "train"}
+    side_of = dict(rows) | dict.fromkeys(trained_on, "train")  # also if a copy validates
     if about.get("refit"):  # trained on both in the end
         side_of = dict.fromkeys(side_of, "train")
     sides = [side_of.get(digest) for digest in file_hashes(paths)]

@@ -318,17 +318,19 @@ class Checkpoint:
         return found is not None
 
 # %% ../../nbs/training/03_checkpoint.ipynb #9e408526
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
 @contextmanager
 def stop_on_signal(
     stop,  # Called with the reason, a text, at the first signal
-    signals=(signal.SIGINT, signal.SIGTERM),
 ):
     "Within, the first signal calls `stop`, the next acts as usual; an ignored one stays so"
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     left_alone = (signal.SIG_IGN, None)  # ignored by the parent, or handled outside of Python
-    before = {number: signal.getsignal(number) for number in signals}
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
     before = {number: handler for number, handler in before.items() if handler not in left_alone}
 
     def on_signal(number, frame):
