@@ -361,10 +361,18 @@ def _prepare(tmp: Path, folder, device: str, files: int, batch_size: int, steps:
     jpegs = save_jpegs(few, files, (320, 432))
     path = tmp / "model.safetensors"
     save_model(path, SimpsonsCNN(len(store.classes)), store.classes, store.preprocess)
-    clf = Classifier.load(path, str(device))
-    dtype = pick_dtype("auto", device)
-    sizes = (batch_size, steps, device, dtype)
-    return _Setup(folder, store, tmp / "store", path, clf, jpegs, *sizes)
+    return _Setup(
+        folder=folder,
+        store=store,
+        store_folder=tmp / "store",
+        model_path=path,
+        clf=Classifier.load(path, str(device)),
+        jpegs=jpegs,
+        batch_size=batch_size,
+        steps=steps,
+        device=device,
+        dtype=pick_dtype("auto", device),
+    )
 
 # %% ../../nbs/cli/07_bench.ipynb #7fd54e26
 def _training_groups(s: _Setup):

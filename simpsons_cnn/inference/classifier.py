@@ -155,17 +155,20 @@ def _candidates(prediction: Prediction, k: int) -> list:  # of texts
     return [f"{safe_line(name)} {p:.1%}" for name, p in prediction.top(k)]
 
 # %% ../../nbs/inference/02_classifier.ipynb #69f4f8fe
-def _thumbnail_html(prediction: Prediction, side: int = 96) -> str:
+_THUMBNAIL = 96  # pixels
+
+
+def _thumbnail_html(prediction: Prediction) -> str:
     "The image as an HTML element; empty if it cannot be read any more"
     try:
         image = (
             prediction.pixels
             if prediction.pixels is not None
-            else read_rgb(prediction.source, min_size=side)
+            else read_rgb(prediction.source, min_size=_THUMBNAIL)
         )
     except Exception:  # decoders of damaged files raise nearly anything
         return ""
-    uri = jpeg_uri(image, max_side=side, quality=90)
+    uri = jpeg_uri(image, max_side=_THUMBNAIL, quality=90)
     return f"<img alt='{escape_html(prediction.name)}' src='{uri}'>"
 
 # %% ../../nbs/inference/02_classifier.ipynb #a45747b2

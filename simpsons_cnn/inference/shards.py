@@ -201,7 +201,7 @@ class ShardJob:
 
     @property
     def partial(self) -> Path:
-        "The folder of groups"
+        "The folder of groups until all are named; what the rows depend on is in its name"
         model = hashlib.sha256(self.model.read_bytes()).hexdigest()
         folder = [str(self.folder), os.path.realpath(self.folder)]
         settings = [model, str(self.shard), *folder, self.k, self.tta, _GROUP]

@@ -17,7 +17,7 @@ from ..networks.reference import evaluating
 from .metrics import COMMON, check_judged, collect_logits
 
 # %% ../../nbs/scoring/04_logit_adjustment.ipynb #f1871076
-def _common_only(labels: Tensor, num_classes: int) -> int:
+def _least_images(labels: Tensor, num_classes: int) -> int:
     "The least number of images of a character that counts: ten, where two characters have them"
     common = labels.bincount(minlength=num_classes) >= COMMON
     return COMMON if common.sum() >= 2 else 0
@@ -38,7 +38,7 @@ _TAUS = tuple(i / 20 for i in range(21))
 
 def _scores_by_tau(logits: Tensor, labels: Tensor, prior: Tensor) -> list:
     "Accuracy and macro F1 at each strength"
-    least = _common_only(labels, len(prior))
+    least = _least_images(labels, len(prior))
     answers = ((logits - tau * prior).argmax(1) for tau in _TAUS)
     return [_accuracy_and_f1(labels, each, len(prior), least) for each in answers]
 

@@ -8,8 +8,10 @@ __all__ = ['COMMON', 'confusion_matrix', 'class_scores', 'macro_f1_score', 'wils
 
 # %% ../../nbs/scoring/01_metrics.ipynb #4026a23e
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -47,9 +49,17 @@ def confusion_matrix(
     return pairs.reshape(num_classes, num_classes)
 
 # %% ../../nbs/scoring/01_metrics.ipynb #53a0e3c7
-def _scores(tp, true, predicted) -> dict:
-    "Scores from right answers, images of a class, and answers naming it"
-    tp, true, predicted = (np.asarray(v, dtype=np.float64) for v in (tp, true, predicted))
+class _Sums(NamedTuple):
+    "Counts of each class, in one test set or in many; each of shape `(..., classes)`"
+
+    tp: np.ndarray  # Right answers
+    true: np.ndarray  # Images of the class
+    predicted: np.ndarray  # Answers naming it
+
+
+def _scores(sums: _Sums) -> dict:  # NaN where undefined
+    "`jaccard`, `precision`, `recall` and `f1` of each class"
+    tp, true, predicted = (np.asarray(v, dtype=np.float64) for v in sums)
     with np.errstate(invalid="ignore", divide="ignore"):
         return dict(
             jaccard=tp / (true + predicted - tp),
@@ -59,12 +69,17 @@ def _scores(tp, true, predicted) -> dict:
         )
 
 # %% ../../nbs/scoring/01_metrics.ipynb #6f8ef2c5
+def _sums_of(confusion: np.ndarray) -> _Sums:
+    "The diagonal of a confusion matrix, and the sums of its rows and columns"
+    diagonal = np.diagonal(confusion, axis1=-2, axis2=-1)
+    return _Sums(diagonal, confusion.sum(-1), confusion.sum(-2))
+
+
 def class_scores(
     confusion,  # Counts, shape `(..., classes, classes)`
 ) -> dict:  # Arrays of shape `(..., classes)`, NaN where undefined
     "`jaccard`, `precision`, `recall` and `f1` of each class, from one confusion matrix or many"
-    counts = np.asarray(confusion)
-    return _scores(np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(-1), counts.sum(-2))
+    return _scores(_sums_of(np.asarray(confusion)))
 
 # %% ../../nbs/scoring/01_metrics.ipynb #14a62920
 def _nanmean(x):
@@ -212,17 +227,19 @@ def _sum_by(classes, weights, num_classes: int) -> np.ndarray:
 _BLOCK = 2**20  # Numbers in one array of weights
 
 
-def _redrawn_sums(units: _Units, num_classes: int, draws: int, seed: int):
-    "Yields right answers, images and answers of each class for blocks of drawn test sets"
+def _redrawn_sums(units: _Units, num_classes: int, draws: int, seed: int) -> Iterator[_Sums]:
+    "The counts of drawn test sets, some draws at a time"
     rng = np.random.default_rng(seed)
     right = units.truth == units.answer
     block = max(1, _BLOCK // max(num_classes, len(units.unit)))
     for first in range(0, draws, block):
         weights = _draw_weights(units, min(block, draws - first), rng)
         weights = weights[:, units.unit] * units.times
-        true = _sum_by(units.truth, weights, num_classes)
-        tp = _sum_by(units.truth, weights * right, num_classes)
-        yield tp, true, _sum_by(units.answer, weights, num_classes)
+        yield _Sums(
+            tp=_sum_by(units.truth, weights * right, num_classes),
+            true=_sum_by(units.truth, weights, num_classes),
+            predicted=_sum_by(units.answer, weights, num_classes),
+        )
 
 # %% ../../nbs/scoring/01_metrics.ipynb #b52f068f
 def _bias_corrected(values, estimate: float, level: float) -> tuple:  # (low, high)
@@ -299,12 +316,11 @@ def _check_metric(metric: str, character: str | None, classes: list):
         raise ValueError(unknown_name_message("character", character, classes))
 
 # %% ../../nbs/scoring/01_metrics.ipynb #74fbb648
-def _score(metric: str, strata, sums: tuple, only_named=False) -> np.ndarray:
-    "A score of some classes from right answers, images and answers; F1 is 0 where `only_named`"
-    tp, true, predicted = sums
+def _score(metric: str, strata, sums: _Sums, only_named=False) -> np.ndarray:
+    "A score of some classes, `strata`; where `only_named`, F1 is 0"
     if metric == "accuracy":
-        return tp.sum(-1) / true.sum(-1)
-    scores = _scores(tp, true, predicted)
+        return sums.tp.sum(-1) / sums.true.sum(-1)
+    scores = _scores(sums)
     if metric in _SCORES_OF_ONE:
         return scores[metric][..., strata[0]]
     return _nanmean(np.where(only_named, 0, scores["f1"])[..., strata])
@@ -339,8 +355,8 @@ def _drawn_scores(
     confusion: np.ndarray, metric: str, units: _Units, strata, drawing: tuple
 ) -> tuple:
     "The score of each drawn test set, and the score itself; `drawing`: number of draws, seed"
-    sums = (np.diag(confusion), confusion.sum(1), confusion.sum(0))
-    only_named = (sums[1] == 0) & (sums[2] > 0)
+    sums = _sums_of(confusion)
+    only_named = (sums.true == 0) & (sums.predicted > 0)
     blocks = _redrawn_sums(units, len(confusion), *drawing)
     values = [_score(metric, strata, drawn, only_named) for drawn in blocks]
     return np.concatenate(values), float(_score(metric, strata, sums, only_named))

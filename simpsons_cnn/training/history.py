@@ -174,17 +174,19 @@ def check_finite(
     )
 
 # %% ../../nbs/training/01_history.ipynb #d1c6ab05
+_DIVERGING = 3.0  # times the loss of the first step
+
+
 def warn_if_diverging(
     losses: Tensor,  # Loss of each step of the epoch
     history: History,  # With its first steps
-    times: float = 3.0,  # The mean may be this many times the loss of the first step
 ):
     "Warn if the mean loss of an epoch is several times that of the first step"
     first = history.first_steps[0]["loss"] if history.first_steps else 0
     if first <= 0:  # of a loss of one's own, that may have any sign
         return
     growth = losses.mean().item() / first
-    if growth > times:
+    if growth > _DIVERGING:
         warnings.warn(
             f"The training loss of epoch {len(history) + 1} is {growth:.1f} times that of the"
             " first step: it grows instead of falling. Try a lower learning_rate",

@@ -606,6 +606,23 @@ def _begin(run: TrainingRun):
 
 # %% ../../nbs/training/04_run.ipynb #3f6e0e10
 @contextmanager
+def _around_steps(run: TrainingRun):
+    "Within, the first signal stops the run, and batch norms take their statistics over all ranks"
+    with ExitStack() as stack:
+        stack.enter_context(on_first_signal(run.stop))
+        for model in (run.model, run.averaged):
+            if model is not None:
+                stack.enter_context(synchronised_norms(model, run.ranks))
+        yield
+
+
+def _leave_weights(run: TrainingRun, weights: dict):
+    "Leave a network with some weights, ready to be used"
+    run.model.load_state_dict(weights)
+    run.model.eval()
+
+
+@contextmanager
 def running(run: TrainingRun):
     "Surround the epochs of a run: resume, stop on signals, leave the right weights in the model"
     _begin(run)
@@ -613,21 +630,15 @@ def running(run: TrainingRun):
     try:
         run.notify("on_start")
         run.agree_to_stop()
-        with ExitStack() as stack:
-            stack.enter_context(on_first_signal(run.stop))
-            for model in (run.model, run.averaged):
-                if model is not None:
-                    stack.enter_context(synchronised_norms(model, run.ranks))
+        with _around_steps(run):
             yield run
         run.history.resumable = run.resumable
         run.history.stop_reason = run.stop_reason or run.history.stop_reason
-        run.model.load_state_dict(run.history.best_weights or run.history.last_weights)
-        run.model.eval()
+        _leave_weights(run, run.history.best_weights or run.history.last_weights)
     except BaseException as e:
         run.error = e
         if isinstance(e, NonFiniteLoss):
-            run.model.load_state_dict(run.history.last_weights)
-            run.model.eval()
+            _leave_weights(run, run.history.last_weights)
         raise
     finally:
         set_dropout_generator(run.model, None)

@@ -14,11 +14,13 @@ def _cosine(start: float, end: float, frac: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * frac)) / 2
 
 # %% ../../nbs/training/00_schedule.ipynb #d7f078b2
+_WARMUP = 0.25  # share of the run that goes uphill
+
+
 def learning_rate_at(
     frac: float,  # Share of the run that is done, from 0 to 1
     max_lr: float,  # The highest learning rate
     schedule: str = "one_cycle",  # 'one_cycle' or 'constant'
-    warmup: float = 0.25,  # Share of the run that goes uphill
 ) -> float:
     "Learning rate, by one cycle ([Smith, 2018](https://arxiv.org/abs/1708.07120)); `ValueError`"
     if schedule == "constant":
@@ -26,21 +28,23 @@ def learning_rate_at(
     if schedule != "one_cycle":
         raise ValueError(f"schedule must be 'one_cycle' or 'constant', got {schedule!r}")
     start = max_lr / 25
-    if frac <= warmup:
-        return _cosine(start, max_lr, frac / warmup)
-    return _cosine(max_lr, start / 1e4, (frac - warmup) / (1 - warmup))
+    if frac <= _WARMUP:
+        return _cosine(start, max_lr, frac / _WARMUP)
+    return _cosine(max_lr, start / 1e4, (frac - _WARMUP) / (1 - _WARMUP))
 
 # %% ../../nbs/training/00_schedule.ipynb #757b0768
+_GROWN_AT = 0.6  # share of the run after which crops have their full side
+
+
 def crop_size_at(
     frac: float,  # Share of the run that is done, from 0 to 1
     first: int,  # Side at the start, in pixels
     full: int,  # Side that is reached; never exceeded
-    grown_at: float = 0.6,  # Share of the run after which it is reached
 ) -> int:
     "Side of the training crops, which grow from `first` to `full`"
-    if frac >= grown_at or first >= full:
+    if frac >= _GROWN_AT or first >= full:
         return full
-    side = first + (full - first) * frac / grown_at
+    side = first + (full - first) * frac / _GROWN_AT
     return min(full, max(first, 4 * round(side / 4)))
 
 # %% ../../nbs/training/00_schedule.ipynb #e3a9ac00
@@ -55,7 +59,6 @@ def mixes_in(
 def epochs_at_high_rate(
     num_epochs: int,  # Of the whole run
     schedule: str = "one_cycle",  # See `learning_rate_at`
-    warmup: float = 0.25,  # See `learning_rate_at`
 ) -> int:
     "Epochs until the learning rate has fallen to half of its highest; 0 if it is constant"
-    return 0 if schedule == "constant" else math.ceil(num_epochs * (1 + warmup) / 2)
+    return 0 if schedule == "constant" else math.ceil(num_epochs * (1 + _WARMUP) / 2)

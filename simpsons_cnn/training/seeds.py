@@ -48,15 +48,14 @@ def check_seeds(
 # %% ../../nbs/training/15_seeds.ipynb #a94dac46
 def _mean_and_interval(
     scores,  # One for each seed, from 0 to 1
-    level: float = 0.95,  # Probability that the interval holds the mean of all seeds
 ) -> dict:  # `mean`, `std`, `low`, `high`; NaN where one score says nothing
-    "Mean, standard deviation, and Student's interval of the mean"
+    "Mean, standard deviation, and Student's interval that holds the mean of all seeds at 95 %"
     n = len(scores)
     mean = float(np.mean(scores))
     if n < 2:
         return dict(mean=mean, std=np.nan, low=np.nan, high=np.nan)
     std = float(np.std(scores, ddof=1))
-    half = float(stdtrit(n - 1, (1 + level) / 2)) * std / n**0.5
+    half = float(stdtrit(n - 1, 0.975)) * std / n**0.5
     return dict(mean=mean, std=std, low=max(0.0, mean - half), high=min(1.0, mean + half))
 
 # %% ../../nbs/training/15_seeds.ipynb #b5540459

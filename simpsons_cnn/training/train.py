@@ -20,7 +20,7 @@ from torch import nn
 
 from ..core.config import Config, is_split_file
 from ..core.device import pick_device, pick_dtype
-from ..core.figures import figure_png, one_warning_of_missing_letters
+from ..core.figures import NotebookFigure, figure_png, one_warning_of_missing_letters
 from ..core.files import atomic_write, lock_folder, remove_temp_files
 from ..core.text import safe_csv
 from ..data.batches import Batches
@@ -216,10 +216,13 @@ def _report(run: Run, data: TrainingData) -> dict:
     ) | _afterwards(run)
 
 # %% ../../nbs/training/07_train.ipynb #2a4cd3d4
-def _answers_sheet(report: Report, n: int = 12):  # -> figure
+_IN_SHEET = 12  # images
+
+
+def _answers_sheet(report: Report) -> NotebookFigure:
     "Validation images with truth and answer, evenly from the lowest loss to the highest"
     ranked = report.top_losses(len(report))[::-1]
-    shown = np.linspace(0, len(ranked) - 1, min(n, len(ranked))).round().astype(int)
+    shown = np.linspace(0, len(ranked) - 1, min(_IN_SHEET, len(ranked))).round().astype(int)
     return plot_examples(report.store.pixels, ranked.iloc[shown])
 
 # %% ../../nbs/training/07_train.ipynb #56110297
