@@ -165,22 +165,12 @@ def is_patch(node) -> bool:
     return any("patch" in ast.unparse(decorator) for decorator in node.decorator_list)
 
 
-def classes_of(module: Path) -> list:
-    "The classes that a module defines"
-    tree = ast.parse(module.read_text(encoding="utf-8"))
-    return [node for node in tree.body if isinstance(node, ast.ClassDef)]
-
-
 @pytest.mark.parametrize("module", MODULES, ids=module_id)
 def test_a_private_base_class_serves_more_than_one_class(module):
     "One that serves a single class is a slice of it, and a reader has to put them together"
-    classes = classes_of(module)
-    bases = Counter(ast.unparse(base) for node in classes for base in node.bases)
-    calls = [
-        n
-        for n in ast.walk(ast.parse(module.read_text(encoding="utf-8")))
-        if isinstance(n, ast.Call)
-    ]
-    made = {ast.unparse(call.func) for call in calls}
-    private = {node.name for node in classes if node.name.startswith("_")}
-    assert not [name for name in private - made if bases[name] == 1]
+    nodes = list(ast.walk(ast.parse(module.read_text(encoding="utf-8"))))
+    classes = [node for node in nodes if isinstance(node, ast.ClassDef)]
+    bases = [ast.unparse(base) for node in classes for base in node.bases]
+    used = Counter(node.id for node in nodes if isinstance(node, ast.Name))
+    private = [node.name for node in classes if node.name.startswith("_")]
+    assert not [name for name in private if bases.count(name) == used[name] == 1]
