@@ -170,59 +170,6 @@ def _values_of(fields: dict) -> dict:
     shown["testdir"] = shown["testdir"] or None
     return shown
 
-# %% ../../nbs/lab/04_controls.ipynb #10560572
-class _SettingsForm:
-    "A list of presets, and a field and a note for each setting that is tried often"
-
-    def __init__(
-        self,
-        presets: dict,  # name -> `Config`; the first is shown
-        after_check,  # Called with whether a mistake was found
-    ):
-        self.presets = presets
-        self.after_check = after_check
-        text = "Settings to begin with; the fields below change some of them"
-        self.preset = widgets.Dropdown(options=list(presets), **_field_layout("preset", text))
-        self.fields = {key: _setting_widget(key) for key in _FIELDS}
-        self.notes = {key: widgets.HTML() for key in (*_FIELDS, "start")}  # 'start': all others
-        self._scans = dict(traindir=_LastScan(), testdir=_LastScan())
-        self._filling = False  # while a preset is copied into the fields
-        self.preset.observe(self._use_preset, "value")
-        for field in self.fields.values():
-            field.observe(self.check, "value")
-        self._use_preset()
-
-    @property
-    def config(self) -> Config:
-        "The settings shown; raises `ValueError` for a mistake"
-        preset = self.presets[self.preset.value].flat()
-        return Config.load(None, **(preset | _values_of(self.fields)))
-
-    def check(self, change=None):
-        "Look at the settings, and show what is wrong or what was found"
-        if self._filling:
-            return
-        try:
-            found, errors = _folder_notes(self.config, self._scans)
-        except ValueError as error:
-            found, errors = {}, _errors_by_field(error)
-        for key, note in self.notes.items():
-            note.value = _note_html(errors.get(key) or found.get(key, ""), key in errors)
-        self.after_check(bool(errors))
-
-    def enable(self, enabled: bool):
-        "Let the fields be changed, or not"
-        for field in self.fields.values():
-            field.disabled = not enabled
-
-    def _use_preset(self, change=None):
-        self._filling = True
-        settings = self.presets[self.preset.value].flat()
-        for key, field in self.fields.items():
-            _set_value(field, settings[key])
-        self._filling = False
-        self.check()
-
 # %% ../../nbs/lab/04_controls.ipynb #9bccbc78
 def _modification_times(folder) -> dict:  # name of a subfolder -> nanoseconds
     "When `folder` and its subfolders last got or lost a file; empty if they cannot be read"
@@ -311,6 +258,59 @@ def _form_box(first: widgets.Widget, inputs: dict, notes: dict) -> widgets.VBox:
     "A widget on top, and below it a row for each input and its note"
     rows = [widgets.HBox([inputs[key], note]) for key, note in notes.items()]
     return widgets.VBox([widgets.HBox([first]), *rows]).add_class("sc-live")
+
+# %% ../../nbs/lab/04_controls.ipynb #10560572
+class _SettingsForm:
+    "A list of presets, and a field and a note for each setting that is tried often"
+
+    def __init__(
+        self,
+        presets: dict,  # name -> `Config`; the first is shown
+        after_check,  # Called with whether a mistake was found
+    ):
+        self.presets = presets
+        self.after_check = after_check
+        text = "Settings to begin with; the fields below change some of them"
+        self.preset = widgets.Dropdown(options=list(presets), **_field_layout("preset", text))
+        self.fields = {key: _setting_widget(key) for key in _FIELDS}
+        self.notes = {key: widgets.HTML() for key in (*_FIELDS, "start")}  # 'start': all others
+        self._scans = dict(traindir=_LastScan(), testdir=_LastScan())
+        self._filling = False  # while a preset is copied into the fields
+        self.preset.observe(self._use_preset, "value")
+        for field in self.fields.values():
+            field.observe(self.check, "value")
+        self._use_preset()
+
+    @property
+    def config(self) -> Config:
+        "The settings shown; raises `ValueError` for a mistake"
+        preset = self.presets[self.preset.value].flat()
+        return Config.load(None, **(preset | _values_of(self.fields)))
+
+    def check(self, change=None):
+        "Look at the settings, and show what is wrong or what was found"
+        if self._filling:
+            return
+        try:
+            found, errors = _folder_notes(self.config, self._scans)
+        except ValueError as error:
+            found, errors = {}, _errors_by_field(error)
+        for key, note in self.notes.items():
+            note.value = _note_html(errors.get(key) or found.get(key, ""), key in errors)
+        self.after_check(bool(errors))
+
+    def enable(self, enabled: bool):
+        "Let the fields be changed, or not"
+        for field in self.fields.values():
+            field.disabled = not enabled
+
+    def _use_preset(self, change=None):
+        self._filling = True
+        settings = self.presets[self.preset.value].flat()
+        for key, field in self.fields.items():
+            _set_value(field, settings[key])
+        self._filling = False
+        self.check()
 
 # %% ../../nbs/lab/04_controls.ipynb #9ca9d370
 _HIDE_LOST = """<style>
