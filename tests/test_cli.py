@@ -195,7 +195,7 @@ MISTAKES = {
     f"simpsons_export {MODEL} --onnx {LONG}": "is 228 bytes long; at most 227 can be written",
     f"simpsons_export {MODEL} --web {LONG}": "is 228 bytes long; at most 227 can be written",
     f"simpsons_predict {MODEL} {FACE} --network n=torchvision.models:resnet18": "own; leave",
-    "simpsons_train --traindir demo/train --batch_size 8 --valid .99": "which leaves 0 of 30; low",
+    "simpsons_train --traindir demo/train --batch_size 8 --valid .99": "0 of 30 with valid 0.99",
     f"simpsons_predict none {FACE} --csv {LONG}": "is 228 bytes long; at most 227 can be written",
     f"simpsons_predict {MODEL} demo --out {LONG}": "is 228 bytes long; at most 227 can be written",
     f"simpsons_ensemble none --out no/{LONG}": "is 228 bytes long; at most 227 can be written",

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from simpsons_cnn.core.config import Config, setting_sections
+import simpsons_cnn.core.config as config_page
+from simpsons_cnn.core.config import Config, is_split_file, setting_sections
 
 # As a whole, `<<` would begin a shortcode of the site
 BOMB = "a0: &a0 {k: 1}\n" + "\n".join(  # 9 to the 9th
@@ -226,3 +227,11 @@ def test_paths_are_paths_or_text(name):
     assert found == {os.path.expanduser("~/a.csv")}
     with pytest.raises(ValueError, match=f"{name} must not be empty, got ''"):
         Config.load(**{name: ""})
+
+
+def test_the_words_for_a_drawn_split_stand_once():
+    "Who asks whether a split is a file asks `is_split_file`"
+    package = Path(config_page.__file__).parent.parent
+    found = [p.name for p in package.rglob("*.py") if '("group", "random")' in p.read_text("utf-8")]
+    assert found == ["config.py"]
+    assert [is_split_file(split) for split in ("group", "random", "a.csv")] == [False, False, True]

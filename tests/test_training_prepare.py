@@ -273,9 +273,18 @@ def test_a_folder_in_place_of_a_file_of_the_run_is_refused(root, outputs):
 @pytest.mark.parametrize(
     "changes, words",
     [
-        (dict(valid=0.99999, batch_size=64), "valid must leave 64 pictures .*, got 0.99999, which"),
-        (dict(valid=0.5, batch_size=41), "got 0.5, which leaves 40 of 80; lower valid or batch_s"),
-        (dict(valid=0.5, batch_size=81), "batch_size must be at most the number of training pict"),
+        (
+            dict(valid=0.99999, batch_size=64),
+            "0 of 80 with valid 0.99999, got 64; lower batch_size or val",
+        ),
+        (
+            dict(valid=0.5, batch_size=41),
+            "40 of 80 with valid 0.5, got 41; lower batch_size or valid",
+        ),
+        (
+            dict(valid=0.5, batch_size=81),
+            "number of training pictures, 40 of 80 with valid 0.5, got 81",
+        ),
     ],
 )
 def test_too_few_pictures_are_left_to_train_on(root, changes, words):

@@ -16,11 +16,10 @@ import pandas as pd
 from IPython.display import HTML, display
 
 from ..core.config import Config, network_names, setting_sections
-from ..data.batches import check_batch_size
 from ..data.folders import ImageFiles
 from .dashboard import TrainingDashboard
 from .html import STYLE, Html, element, join_html, svg_curves, table_html
-from ..training.prepare import in_folder, new_run_folder
+from ..training.prepare import check_enough, in_folder, new_run_folder
 from ..training.runs import list_runs, runs_table, settings_that_differ
 
 # %% ../../nbs/lab/04_controls.ipynb #a5f240ea
@@ -238,7 +237,7 @@ def _folder_notes(config: Config, scans: dict) -> tuple:  # (what was found, wha
             return found, dict(testdir=test.error)
         found["testdir"] = f"{test.num_pictures:,} pictures"
     try:
-        check_batch_size(config.batch_size, round(train.num_pictures * (1 - config.valid)))
+        check_enough(config, train.num_pictures)
     except ValueError as error:
         return found, dict(batch_size=str(error))
     return found, {}

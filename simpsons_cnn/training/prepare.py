@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['RUN_OWN_FIGURES', 'RUN_FILES', 'PART_FIGURES', 'make_output_folders', 'remove_run', 'new_run_folder', 'link_run',
            'latest_run', 'in_folder', 'run_folders', 'create_network', 'check_room', 'check_own_network',
-           'check_own_transform', 'scan_folders', 'certainty', 'TrainingData', 'open_store_of', 'evaluation_batch_size',
-           'prepare']
+           'check_own_transform', 'check_enough', 'scan_folders', 'certainty', 'TrainingData', 'open_store_of',
+           'evaluation_batch_size', 'prepare']
 
 # %% ../../nbs/training/06_prepare.ipynb #a15a2e17
 import os
@@ -287,17 +287,19 @@ def _check_results_outside(config: Config):
             check_outside(folder, pictures)
 
 # %% ../../nbs/training/06_prepare.ipynb #5f3cdfbe
-def _check_enough(
+def check_enough(
     config: Config,
-    n: int,  # Images in the folder
+    n: int,  # Images in the training folder
 ):
-    "Raise `ValueError` if the images to train on would not fill a batch"
-    check_batch_size(config.batch_size, n)
-    left = n if is_split_file(config.split) else round(n * (1 - config.valid))
-    if left < config.batch_size:
+    "Raise `ValueError` if the images that are left to train on would not fill a batch"
+    if is_split_file(config.split):  # which says itself how many are left
+        check_batch_size(config.batch_size, n)
+        return
+    left = round(n * (1 - config.valid))
+    if config.batch_size > left:
         raise ValueError(
-            f"valid must leave {config.batch_size:,} pictures or more, a batch, to train on, got"
-            f" {config.valid:g}, which leaves {left:,} of {n:,}; lower valid or batch_size"
+            f"batch_size must be at most the number of training pictures, {left:,} of {n:,} with"
+            f" valid {config.valid:g}, got {config.batch_size:,}; lower batch_size or valid"
         )
 
 
@@ -314,7 +316,7 @@ def scan_folders(
     files = ImageFiles.scan(config.traindir) if files is None else files
     if config.fixes:
         files = apply_fixes(files, config.fixes)
-    _check_enough(config, len(files))
+    check_enough(config, len(files))
     return files, ImageFiles.scan(config.testdir, classes=files.classes) if config.testdir else None
 
 # %% ../../nbs/training/06_prepare.ipynb #069bcf3c
