@@ -395,8 +395,8 @@ class TrainingRun:
         _move(self.model, self.loss, self.device)
         self.optimizer = _create_optimizer(self)
         decay = self.recipe.weight_averaging
-        self.average = WeightAverage(self.model, decay) if decay else None
-        self.averaged = None if self.average is None else self.average.network
+        self.average = WeightAverage(self.model, decay) if decay else None  # moved after each step
+        self.averaged = None if self.average is None else self.average.network  # a network
         self.rare_batches = RareBatches(self.train_dl)
         self.epochs_at_high_rate = epochs_at_high_rate(self.num_epochs, self.recipe.schedule)
         self.history = History(self.recipe.monitor, last_weights=copy_weights(self.model))
@@ -404,11 +404,11 @@ class TrainingRun:
         self.losses = []  # of the steps of this epoch, tensors on the device
         self.loss_at_start = None  # as the loss describes itself, see `_loss_identity`
         self.report = None  # on the validation images, of the last epoch
-        self.stop_reason = ""  # of whoever asked the run to stop first
+        self.stop_reason = ""  # the first one that was given; empty: go on
         self.resumable = False  # whether it can be continued after that stop
         self.error = None  # the exception of a run that failed
         self.seconds_before = 0.0  # that this epoch took before a resume
-        self._epoch_began = time.perf_counter()
+        self._epoch_began = time.perf_counter()  # less the seconds before a resume
 
     def __repr__(self) -> str:
         at = f"epoch {self.epoch + 1} of {self.num_epochs}, step {self.step + 1}"
