@@ -208,13 +208,15 @@ class _LastScan:
     "The summary of a folder, made again only for another folder or one that has changed"
 
     def __init__(self):
-        self.key = self.summary = None
+        self._last = (None, None)  # what was scanned, and its summary
 
     def of(self, folder, classes: tuple = None) -> _FolderSummary:
         key = (folder, classes, _modification_times(folder))
-        if key != self.key:
-            self.key, self.summary = key, _summary_of(folder, classes)
-        return self.summary
+        scanned, summary = self._last
+        if key != scanned:
+            summary = _summary_of(folder, classes)
+            self._last = key, summary  # at once: threads share it
+        return summary
 
 # %% ../../nbs/lab/04_controls.ipynb #a369c209
 def _errors_by_field(error: ValueError) -> dict:  # field, or 'start' for all others -> message
