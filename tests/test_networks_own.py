@@ -3,7 +3,6 @@
 import sys
 import warnings
 from collections import namedtuple
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +14,7 @@ from simpsons_cnn.core.device import make_generator
 from simpsons_cnn.networks.model_file import _network_of
 from simpsons_cnn.networks.presets import check_network
 from simpsons_cnn.networks.reference import set_dropout_generator
-from simpsons_cnn.training.prepare import check_own_network
+from simpsons_cnn.training.prepare import TrainingData, check_own_network
 from simpsons_cnn.training.train import _with_all_images
 
 SOURCE = """
@@ -223,8 +222,9 @@ def test_models_share_no_weights_where_a_function_returns_one_network(tmp_path):
 def test_a_refit_sees_transformed_images(folder):
     store = sc.PixelStore.build(sc.ImageFiles.scan(folder / "train"), 64)
     how = dict(batch_size=16, augment=sc.Augment(), device="cpu", transform=torch.neg)
-    data = SimpleNamespace(train_dl=sc.Batches(store, range(40), **how))
-    data.valid_dl = sc.Batches(store, range(40, 60), device="cpu")
+    train_dl = sc.Batches(store, range(40), **how)
+    valid_dl = sc.Batches(store, range(40, 60), device="cpu")
+    data = TrainingData(train_dl, valid_dl, test_dl=None, groups=range(60))
     assert _with_all_images(data).train_dl.transform is torch.neg
 
 
