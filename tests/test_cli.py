@@ -762,7 +762,7 @@ def test_a_search_for_a_rate_lists_its_folder_once(tmp_path, monkeypatch, scanne
     root = demo_characters(tmp_path / "demo", train=4, test=1, size=64) / "train"
     found = RateSearch(np.array([0.1]), np.ones(1), np.ones(1), None)
     searched = "simpsons_cnn.training.find_rate.find_learning_rate"
-    monkeypatch.setattr(searched, lambda *args: found)
+    monkeypatch.setattr(searched, lambda *args, **kwargs: found)
     monkeypatch.chdir(tmp_path)
     simpsons_train(["--traindir", str(root), *SMALL, "--find_lr"])
     assert scanned.count(root) == 1
