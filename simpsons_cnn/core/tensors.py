@@ -157,13 +157,13 @@ def read_tensors(
     with open(path, "rb") as f:
         first_part, entries = _read_entries(f, path)
         header = _own_header(path, entries, writer)
-        if check and header.get("format_version") == version:
+        wanted = header.get("format_version") == version
+        if wanted and check:
             check(header, {k: e.get("shape") for k, e in entries.items() if k != "__metadata__"})
-        _check_header(path, header, first_part, _pieces(f), version, writer)
-        f.seek(0)
-        data = f.read()
+        rest = [f.read()] if wanted else _pieces(f)  # another version is not kept in memory
+        _check_header(path, header, first_part, rest, version, writer)
     try:
-        return safetensors.torch.load(data), header
+        return safetensors.torch.load(first_part + rest[0]), header
     except Exception as e:
         raise DamagedFile(
             f"'{path}' has tensors that cannot be read ({type(e).__name__}: {e})"
