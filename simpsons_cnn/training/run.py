@@ -396,7 +396,6 @@ class TrainingRun:
         self.optimizer = _create_optimizer(self)
         decay = self.recipe.weight_averaging
         self.average = WeightAverage(self.model, decay) if decay else None  # moved after each step
-        self.averaged = None if self.average is None else self.average.network  # a network
         self.rare_batches = RareBatches(self.train_dl)
         self.epochs_at_high_rate = epochs_at_high_rate(self.num_epochs, self.recipe.schedule)
         self.history = History(self.recipe.monitor, last_weights=copy_weights(self.model))
@@ -413,6 +412,11 @@ class TrainingRun:
     def __repr__(self) -> str:
         at = f"epoch {self.epoch + 1} of {self.num_epochs}, step {self.step + 1}"
         return f"TrainingRun({at} of {self.steps_per_epoch}, on {self.device})"
+
+    @property
+    def averaged(self) -> nn.Module | None:
+        "The network with averaged weights; `None` if they are not averaged"
+        return None if self.average is None else self.average.network
 
     @property
     def judged_model(self) -> nn.Module:
