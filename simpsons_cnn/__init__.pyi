@@ -50,8 +50,8 @@ from .quality.split import split_per_character as split_per_character
 from .scoring.calibration import Calibration as Calibration
 from .scoring.calibration import calibrate as calibrate
 from .scoring.logit_adjustment import adjust_logits as adjust_logits
-from .scoring.metrics import Report as Report
-from .scoring.metrics import evaluate as evaluate
+from .scoring.report import Report as Report
+from .scoring.report import evaluate as evaluate
 from .scoring.plotting import plot_batch as plot_batch
 from .scoring.plotting import plot_confusion as plot_confusion
 from .scoring.plotting import plot_losses as plot_losses

@@ -6,7 +6,7 @@ import pytest
 from matplotlib.text import Text
 
 from simpsons_cnn.inference.explain import Explanation, _draw_figure
-from simpsons_cnn.scoring.metrics import Report, confusion_matrix
+from simpsons_cnn.scoring.metrics import confusion_matrix
 from simpsons_cnn.scoring.plotting import (
     plot_confusion,
     plot_losses,
@@ -14,6 +14,7 @@ from simpsons_cnn.scoring.plotting import (
     plot_pictures,
     plot_reliability,
 )
+from simpsons_cnn.scoring.report import Report
 from simpsons_cnn.training.ensemble import _draw_scores
 from simpsons_cnn.training.find_rate import RateSearch
 from simpsons_cnn.training.folds import _plot_folds

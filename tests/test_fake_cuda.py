@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 import simpsons_cnn as sc
 from simpsons_cnn.core.config import TrainingParameters
 from simpsons_cnn.networks.presets import PRESETS
-from simpsons_cnn.scoring.metrics import collect_logits
+from simpsons_cnn.scoring.report import collect_logits
 from simpsons_cnn.training import run as run_module
 from simpsons_cnn.training.loop import train_epoch
 

@@ -9,7 +9,7 @@ from simpsons_cnn.data.preprocess import Preprocess
 from simpsons_cnn.inference.card import model_card
 from simpsons_cnn.inference.classifier import Classifier
 from simpsons_cnn.networks.reference import SimpsonsCNN
-from simpsons_cnn.scoring.metrics import Report
+from simpsons_cnn.scoring.report import Report
 
 
 def card(**metadata):

@@ -33,7 +33,7 @@ from simpsons_cnn.networks.model_file import save_model
 from simpsons_cnn.networks.reference import SimpsonsCNN
 from simpsons_cnn.quality.split import save_split
 from simpsons_cnn.scoring.calibration import Calibration
-from simpsons_cnn.scoring.metrics import collect_logits
+from simpsons_cnn.scoring.report import collect_logits
 
 
 @pytest.fixture(scope="module")

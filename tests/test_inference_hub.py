@@ -15,7 +15,7 @@ from forked import forks
 from simpsons_cnn.data.preprocess import Preprocess
 from simpsons_cnn.inference.classifier import Classifier
 from simpsons_cnn.networks.reference import SimpsonsCNN
-from simpsons_cnn.scoring.metrics import Report
+from simpsons_cnn.scoring.report import Report
 
 pytest.importorskip("huggingface_hub")
 NAMES = ["ann", "bob", "cyd"]

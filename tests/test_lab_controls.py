@@ -12,7 +12,7 @@ from simpsons_cnn.data.folders import ImageFiles
 from simpsons_cnn.demo.characters import demo_characters
 from simpsons_cnn.lab.controls import TrainingControls, _runs_html, _score_cells
 from simpsons_cnn.lab.dashboard import TrainingDashboard
-from simpsons_cnn.scoring.metrics import Report
+from simpsons_cnn.scoring.report import Report
 
 EVIL = "<img src=x onerror=alert(1)>'"
 

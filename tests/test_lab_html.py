@@ -18,7 +18,8 @@ from simpsons_cnn.lab.html import (
     track_html,
 )
 from simpsons_cnn.lab.run_view import dashboard_html, progress_html
-from simpsons_cnn.scoring.metrics import Report, confusion_matrix
+from simpsons_cnn.scoring.metrics import confusion_matrix
+from simpsons_cnn.scoring.report import Report
 
 EVIL = "'\"><img src=x onerror=alert(1)>"
 PIXELS = np.zeros((3, 8, 8), dtype=np.uint8)

@@ -19,16 +19,14 @@ from simpsons_cnn.data.folders import ImageFiles
 from simpsons_cnn.data.store import PixelStore
 from simpsons_cnn.demo.characters import demo_characters
 from simpsons_cnn.networks.reference import SimpsonsCNN
-from simpsons_cnn.scoring import metrics
+from simpsons_cnn.scoring import metrics, report
 from simpsons_cnn.scoring.metrics import (
-    Report,
     class_scores,
-    collect_logits,
     confusion_matrix,
-    evaluate,
     macro_f1_score,
     wilson_interval,
 )
+from simpsons_cnn.scoring.report import Report, collect_logits, evaluate
 
 
 @pytest.fixture(scope="module")
@@ -318,7 +316,7 @@ def test_report_of_ten_thousand_classes_needs_little_memory():
     code = """
         import json, resource
         import numpy as np
-        from simpsons_cnn.scoring.metrics import Report
+        from simpsons_cnn.scoring.report import Report
         counts = np.eye(10_000, dtype=np.uint8) * 3
         counts[:-1, 1:] += np.eye(9_999, dtype=np.uint8)
         report = Report(counts, [f"character {i}" for i in range(10_000)])
@@ -421,8 +419,8 @@ def test_a_character_is_found_in_either_unicode_form():
 
 def test_sixty_characters_are_all_shown_and_of_more_the_worst_in_order():
     f1 = np.linspace(1, 0, 61)
-    assert metrics.characters_to_show(f1[:60])[1] == ""
-    shown, note = metrics.characters_to_show(f1)
+    assert report.characters_to_show(f1[:60])[1] == ""
+    shown, note = report.characters_to_show(f1)
     assert shown.tolist() == [*range(31, 61)] and "30 of 61 characters with the lowest" in note
 
 

@@ -13,12 +13,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from simpsons_cnn.scoring.metrics import (
-    _MAX_CHARACTERS,
-    _WORST_CHARACTERS,
-    Report,
-    confusion_matrix,
-)
+from simpsons_cnn.scoring.metrics import confusion_matrix
 from simpsons_cnn.scoring.plotting import (
     _split_history,
     plot_confusion,
@@ -28,6 +23,7 @@ from simpsons_cnn.scoring.plotting import (
     plot_reliability,
     save_figures,
 )
+from simpsons_cnn.scoring.report import _MAX_CHARACTERS, _WORST_CHARACTERS, Report
 
 HISTORY = pd.DataFrame(dict(epoch=[1, 2, 3], train_loss=[3.0, 2, 1], valid_loss=[3.0, 2.5, 2]))
 
@@ -66,7 +62,7 @@ def test_figures_of_ten_thousand_classes_need_little_memory(tmp_path):
     code = """
         import resource, sys
         import numpy as np
-        from simpsons_cnn.scoring.metrics import Report
+        from simpsons_cnn.scoring.report import Report
         from simpsons_cnn.scoring.plotting import save_figures
         counts = np.eye(10_000, dtype=np.uint8)
         report = Report(counts, [f"character {i}" for i in range(10_000)])
@@ -90,7 +86,7 @@ def test_pyplot_is_not_used(tmp_path):
     code = """
         import sys
         import numpy as np, pandas as pd
-        from simpsons_cnn.scoring.metrics import Report
+        from simpsons_cnn.scoring.report import Report
         from simpsons_cnn.scoring.plotting import *
         table = pd.DataFrame(dict(epoch=[1, 2], train_loss=[2, 1], valid_loss=[2, 1]))
         save_figures(table, Report(np.eye(3, dtype=int), list("abc")), sys.argv[1])

@@ -17,7 +17,7 @@ from simpsons_cnn.data.folders import ImageFiles
 from simpsons_cnn.data.store import PixelStore
 from simpsons_cnn.demo.characters import demo_characters
 from simpsons_cnn.networks.presets import create_model
-from simpsons_cnn.scoring.metrics import evaluate
+from simpsons_cnn.scoring.report import evaluate
 from simpsons_cnn.training.callbacks import Callback
 from simpsons_cnn.training.checkpoint import Checkpoint
 from simpsons_cnn.training.distributed import (

@@ -11,7 +11,8 @@ from simpsons_cnn.data.fixes import Fix, apply_fixes
 from simpsons_cnn.data.folders import ImageFiles
 from simpsons_cnn.data.store import PixelStore
 from simpsons_cnn.demo.characters import demo_characters
-from simpsons_cnn.scoring.metrics import Report, confusion_matrix
+from simpsons_cnn.scoring.metrics import confusion_matrix
+from simpsons_cnn.scoring.report import Report
 from simpsons_cnn.training.exchange import save_metadata, save_probabilities
 from simpsons_cnn.training.suspects import rank_suspects
 

@@ -10,7 +10,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from simpsons_cnn.data.folders import ImageFiles
 from simpsons_cnn.data.store import PixelStore
 from simpsons_cnn.demo.characters import demo_characters
-from simpsons_cnn.scoring.metrics import Report
+from simpsons_cnn.scoring.report import Report
 from simpsons_cnn.training import suspects
 from simpsons_cnn.training.suspects import cross_validate, deal_folds, rank_suspects
 

@@ -18,7 +18,7 @@ import simpsons_cnn.data.store as store_page
 import simpsons_cnn.quality.duplicates as duplicates
 import simpsons_cnn.quality.split as split_page
 import simpsons_cnn.scoring.logit_adjustment as adjustment
-import simpsons_cnn.scoring.metrics as metrics
+import simpsons_cnn.scoring.report as report
 import simpsons_cnn.training.loop as loop
 import simpsons_cnn.training.train as training
 from simpsons_cnn.core.config import Config
@@ -174,7 +174,7 @@ def test_the_model_knows_its_split(settings, tmp_path, no_figures):
 
 def test_the_model_is_saved_once_and_judged_once(settings, monkeypatch):
     saved, judged = [], []
-    real_save, real_collect = training.save_model, metrics.collect_logits
+    real_save, real_collect = training.save_model, report.collect_logits
 
     def save(path, *args, **kwargs):
         saved.append(path)
@@ -185,7 +185,7 @@ def test_the_model_is_saved_once_and_judged_once(settings, monkeypatch):
         return real_collect(model, dl, *args, **kwargs)
 
     monkeypatch.setattr(training, "save_model", save)
-    monkeypatch.setattr(metrics, "collect_logits", collect)
+    monkeypatch.setattr(report, "collect_logits", collect)
     for module in (training, loop):
         monkeypatch.setattr(module, "collect_logits", collect)
     run = train(settings(num_epochs=2, testdir=None), callbacks=[])

@@ -41,7 +41,7 @@ from ..inference.classifier import Classifier
 from ..networks.losses import FocalLoss
 from ..networks.model_file import load_model, save_model
 from ..networks.reference import SimpsonsCNN
-from ..scoring.metrics import evaluate
+from ..scoring.report import evaluate
 from ..training.callbacks import StopAfter
 from ..training.loop import train_epoch
 from ..training.prepare import evaluation_batch_size

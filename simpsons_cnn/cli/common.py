@@ -338,7 +338,7 @@ def score_line(
     report,  # A `Report`
 ) -> str:
     "Describe overall scores with their intervals, the number of images, and who was not judged"
-    from simpsons_cnn.scoring.metrics import overall_scores  # imports slowly
+    from simpsons_cnn.scoring.report import overall_scores  # imports slowly
 
     scores = []
     for label, metric in overall_scores(report).items():

@@ -261,7 +261,7 @@ def _evaluate_folder(clf, args):  # -> `Report`
     "The scores of a classifier on the images of a folder"
     from simpsons_cnn.data.batches import Batches
     from simpsons_cnn.quality.duplicates import groups_to_judge
-    from simpsons_cnn.scoring.metrics import evaluate
+    from simpsons_cnn.scoring.report import evaluate
 
     dl = Batches(_build_store(clf, args), batch_size=128, device=clf.device)
     if sys.stderr.isatty():

@@ -15,7 +15,7 @@ from ..core.text import unknown_name_message
 from ..data.fixes import Fix, apply_fixes, read_fixes, record_fix
 from ..data.folders import ImageFiles, find_rows
 from .html import STYLE, Html, element, join_html, picture_html
-from ..scoring.metrics import Report
+from ..scoring.report import Report
 from ..training.suspects import find_suspects, rank_suspects
 
 # %% ../../nbs/lab/06_cleaner.ipynb #75c9c188

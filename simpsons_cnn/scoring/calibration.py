@@ -166,7 +166,7 @@ def calibrate(
     measure: str = "logit",  # See `OOD_SCORES`
 ) -> Calibration:
     "Find temperature and threshold from images that were not trained on"
-    from simpsons_cnn.scoring.metrics import check_judged, collect_logits  # only here: pandas
+    from simpsons_cnn.scoring.report import check_judged, collect_logits  # only here: pandas
 
     check_judged(valid_dl)
     return calibrate_logits(*collect_logits(model, valid_dl), coverage, measure)

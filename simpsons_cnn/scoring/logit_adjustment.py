@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from ..networks.ensemble import Ensemble
 from ..networks.losses import log_prior
 from ..networks.reference import evaluating
-from .metrics import COMMON, check_judged, collect_logits
+from .metrics import COMMON
+from .report import check_judged, collect_logits
 
 # %% ../../nbs/scoring/04_logit_adjustment.ipynb #f1871076
 def _least_images(labels: Tensor, num_classes: int) -> int:

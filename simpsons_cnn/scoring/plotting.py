@@ -22,7 +22,7 @@ from simpsons_cnn.core.figures import (
 from ..core.files import atomic_write
 from ..core.text import safe_str
 from .calibration import expected_calibration_error, reliability
-from .metrics import characters_to_show
+from .report import characters_to_show
 
 # %% ../../nbs/scoring/03_plotting.ipynb #c4b6d0d0
 def _axes(given, grid: tuple, size: tuple, **kwargs) -> tuple:

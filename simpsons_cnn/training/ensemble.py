@@ -25,8 +25,8 @@ from ..core.text import first_few
 from ..networks.ensemble import Ensemble
 from ..networks.model_file import load_model, save_model, split_hash
 from ..scoring.calibration import Calibration, calibrate_logits
-from ..scoring.metrics import Report, collect_logits, overall_scores
 from ..scoring.plotting import row_axes
+from ..scoring.report import Report, collect_logits, overall_scores
 from .prepare import TrainingData, prepare, scan_folders
 from .train import judge_calibrated
 

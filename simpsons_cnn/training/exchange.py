@@ -15,7 +15,7 @@ import pandas as pd
 from ..core.files import atomic_write
 from ..core.text import first_few, unknown_name_message
 from ..data.folders import ImageFiles
-from ..scoring.metrics import Report
+from ..scoring.report import Report
 
 # %% ../../nbs/training/17_exchange.ipynb #dd59b02a
 def _metadata_table(files: ImageFiles, valid_idx=None) -> pd.DataFrame:

@@ -26,8 +26,8 @@ from ..quality.duplicates import group_pictures, near_duplicates
 from ..quality.split import split_table, warn_of_torn_pairs
 from ..scoring.calibration import calibrate_logits
 from ..scoring.logit_adjustment import choose_adjustment
-from ..scoring.metrics import Report, collect_logits
 from ..scoring.plotting import row_axes
+from ..scoring.report import Report, collect_logits
 from .history import History, read_table
 from simpsons_cnn.training.prepare import (
     TrainingData,

@@ -24,7 +24,7 @@ from simpsons_cnn.networks.losses import (
     weights_by_name,
 )
 from ..networks.reference import evaluating
-from ..scoring.metrics import Report, collect_logits, score_logits
+from ..scoring.report import Report, collect_logits, score_logits
 from .callbacks import EarlyStopping, Progress
 from .checkpoint import Checkpoint
 from simpsons_cnn.training.distributed import (

@@ -30,7 +30,8 @@ from ..data.batches import Batches
 from ..data.mixing import balanced_chances, mix_batch
 from ..networks.presets import OwnNetwork
 from ..networks.reference import set_dropout_generator
-from ..scoring.metrics import COMMON, Report
+from ..scoring.metrics import COMMON
+from ..scoring.report import Report
 from .callbacks import NO_BETTER, Callback
 from .checkpoint import Checkpoint, describe_environment
 from simpsons_cnn.training.distributed import (

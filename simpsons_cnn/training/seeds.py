@@ -20,8 +20,8 @@ from ..core.figures import NotebookFigure, figure_png
 from ..core.files import atomic_write
 from ..core.text import safe_str, short_repr
 from ..data.folders import ImageFiles
-from ..scoring.metrics import overall_scores
 from ..scoring.plotting import row_axes
+from ..scoring.report import overall_scores
 from .history import is_better
 from .prepare import link_run, new_run_folder, scan_folders
 from .train import Run, train

@@ -23,7 +23,8 @@ from ..data.store import PixelStore
 from ..networks.presets import create_model
 from ..quality.audit import audit
 from ..quality.duplicates import group_pictures, near_duplicates
-from ..scoring.metrics import Report, collect_logits, confusion_matrix, score_logits
+from ..scoring.metrics import confusion_matrix
+from ..scoring.report import Report, collect_logits, score_logits
 from .callbacks import Callback
 from .loop import fit
 from .prepare import evaluation_batch_size

@@ -36,8 +36,8 @@ from simpsons_cnn.scoring.logit_adjustment import (
     check_adjustable,
     shift_logits,
 )
-from ..scoring.metrics import Report, collect_logits, score_logits
 from ..scoring.plotting import plot_batch, plot_examples, save_figures
+from ..scoring.report import Report, collect_logits, score_logits
 from .callbacks import Callback, Progress, StopAfter
 from .checkpoint import Checkpoint, describe_environment, differences
 from simpsons_cnn.training.distributed import (
