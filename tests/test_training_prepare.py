@@ -1,24 +1,19 @@
 "What is refused before training, and what is removed before it"
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from simpsons_cnn.core.config import Config
+from simpsons_cnn.core.run_folders import (
+    RUN_FILES,
+    make_output_folders,
+)
 from simpsons_cnn.demo.characters import demo_characters
 from simpsons_cnn.training.prepare import (
-    RUN_FILES,
-    _name_folders,
     certainty,
     check_room,
-    latest_run,
-    link_run,
-    make_output_folders,
-    new_run_folder,
     prepare,
-    run_folders,
     scan_folders,
 )
 from simpsons_cnn.training.train import _with_all_images
@@ -44,36 +39,6 @@ def test_the_order_of_the_settings_is_that_of_the_batches(root, order, shuffle):
     assert data.valid_dl.shuffle is False
 
 
-@pytest.mark.parametrize(
-    "name, resume, words",
-    [
-        ("last.ckpt", False, r"already holds a run \(last.ckpt\); choose other .*, or resume it"),
-        ("last.ckpt", True, None),
-        ("report.json", False, r"already holds a run \(report.json\); choose other .* overwrite$"),
-        ("report.json", True, r"already holds a run \(report.json\); choose other .* overwrite$"),
-        ("split.csv", False, r"already holds a run \(split.csv\)"),
-        ("split.csv", True, None),  # a run that died before its first checkpoint
-        ("history.csv", True, None),  # likewise, after its first epoch
-    ],
-)
-def test_a_folder_that_holds_a_run(root, outputs, name, resume, words):
-    config = Config.demo(root, **outputs)
-    make_output_folders(config)
-    (config.out_model_directory / name).touch()
-    if words is None:
-        make_output_folders(config, resume)
-    else:
-        with pytest.raises(FileExistsError, match=words):
-            make_output_folders(config, resume)
-    make_output_folders(Config.demo(root, overwrite=True, **outputs))
-
-
-def test_an_output_folder_that_is_a_file(root, outputs):
-    outputs["out_model_directory"] = root / "data/demo/drawn.json"
-    with pytest.raises(OSError, match="choose another output folder"):
-        make_output_folders(Config.load(**outputs))
-
-
 def test_too_little_room(root, outputs):
     config = Config.demo(root, **outputs)
     make_output_folders(config)
@@ -94,29 +59,6 @@ def test_too_little_room(root, outputs):
 def test_settings_that_do_not_fit_the_folders(root, changes, error, words):
     with pytest.raises(error, match=words):
         scan_folders(Config.demo(root, **dict(batch_size=30) | changes))
-
-
-def test_each_run_gets_a_number(root, tmp_path):
-    "Two threads that begin at once do not share one, and what a user put there counts"
-    (tmp_path / "007").mkdir()
-    (tmp_path / "notes").mkdir()
-    with ThreadPoolExecutor(4) as pool:
-        names = list(pool.map(lambda _: new_run_folder(tmp_path).name, range(8)))
-    assert sorted(names) == [f"{i:03}" for i in range(8, 16)]
-
-
-def test_latest_without_links(tmp_path, monkeypatch):
-    def refuse(*args, **kwargs):
-        raise OSError(1314, "A required privilege is not held by the client")
-
-    monkeypatch.setattr("pathlib.Path.symlink_to", refuse)
-    for name in ("001", "002"):
-        (tmp_path / name).mkdir()
-        link_run(tmp_path / name)
-    assert (tmp_path / "latest").read_text() == "002"
-    assert latest_run(tmp_path) == tmp_path / "002"
-    (tmp_path / "002").rmdir()
-    assert latest_run(tmp_path) is None
 
 
 @pytest.mark.parametrize(
@@ -147,109 +89,6 @@ def test_results_are_no_characters(root, tmp_path, monkeypatch, folders, words):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["test", "train"]
 
 
-def refuse_links(*args, **kwargs):
-    raise OSError(1314, "A required privilege is not held by the client")
-
-
-def test_latest_moves_from_a_drive_with_links_to_one_without(tmp_path, monkeypatch, capsys):
-    "An old link is replaced by a text file, and that by a link again"
-    for name in ("001", "002", "003"):
-        (tmp_path / name).mkdir()
-    link_run(tmp_path / "001")
-    assert (tmp_path / "latest").is_symlink()
-    with monkeypatch.context() as without_links:
-        without_links.setattr("os.symlink", refuse_links)
-        link_run(tmp_path / "002")
-    assert latest_run(tmp_path) == tmp_path / "002" and not (tmp_path / "latest").is_symlink()
-    link_run(tmp_path / "003")
-    assert latest_run(tmp_path) == tmp_path / "003" and (tmp_path / "latest").is_symlink()
-    assert capsys.readouterr().err == ""
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["001", "002", "003", "latest"]
-
-
-def test_an_old_link_stays_where_nothing_can_be_written(tmp_path, monkeypatch, capsys):
-    for name in ("001", "002"):
-        (tmp_path / name).mkdir()
-    link_run(tmp_path / "001")
-    monkeypatch.setattr("os.symlink", refuse_links)
-    monkeypatch.setattr("os.fsync", refuse_links)
-    link_run(tmp_path / "002")
-    assert "latest' does not lead to this run" in capsys.readouterr().err
-    assert latest_run(tmp_path) == tmp_path / "001"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["001", "002", "latest"]
-
-
-@pytest.mark.parametrize(
-    "given, found",
-    [
-        (dict(out_directory="a"), ["a/model", "a/graphics", "a/inference"]),
-        (dict(out_model_directory="a/b"), ["a/b", "a/graphics", "a/inference"]),
-        (dict(out_directory="a", out_graphics_directory="g"), ["a/model", "g", "a/inference"]),
-        (dict(out_graphics_directory="g"), ["runs/001/model", "g", "runs/001/inference"]),
-    ],
-)
-def test_folders_that_are_given_count(given, found, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    config = _name_folders(Config.load(**given))
-    assert [getattr(config, key).as_posix() for key in RUN_FILES] == found
-
-
-def test_a_folder_of_somebody_else_is_not_removed(tmp_path):
-    "Though it has the name of a run, and no run has begun in it"
-    mine = tmp_path / "runs/005"
-    mine.mkdir(parents=True)
-    (mine / "thesis.txt").touch()
-    config = Config.demo(tmp_path, out_directory=mine)
-    with pytest.raises(RuntimeError), run_folders(config) as named:
-        make_output_folders(named)
-        raise RuntimeError
-    assert [path.name for path in mine.iterdir()] == ["thesis.txt"]
-
-
-@pytest.mark.parametrize("there", ["folder", "unwritable"])
-def test_latest_that_cannot_be_made_costs_no_run(tmp_path, monkeypatch, capsys, there):
-    "It may be a copy that `cp -rL` made, or lie on a full or read-only disk"
-    (tmp_path / "001").mkdir()
-    if there == "folder":
-        (tmp_path / "latest").mkdir()
-    else:
-        monkeypatch.setattr(
-            "os.replace", lambda *_: (_ for _ in ()).throw(OSError(30, "read-only"))
-        )
-    link_run(tmp_path / "001")
-    assert "latest' does not lead to this run" in capsys.readouterr().err
-    assert latest_run(tmp_path) is None
-
-
-def test_latest_moves_where_links_to_folders_are_not_replaced(tmp_path, monkeypatch):
-    "As on Windows, which refuses to replace what it takes for a folder"
-
-    def replace(source, target, replace=os.replace):
-        if os.path.isdir(target):
-            raise PermissionError(13, "Access is denied")
-        replace(source, target)
-
-    monkeypatch.setattr("os.replace", replace)
-    for name in ("001", "002"):
-        (tmp_path / name).mkdir()
-        link_run(tmp_path / name)
-        assert latest_run(tmp_path) == tmp_path / name
-
-
-@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"../..", b"latest", b"a/b", b"001"])
-def test_latest_that_somebody_edited(tmp_path, content):
-    (tmp_path / "001").mkdir()
-    (tmp_path / "latest").write_bytes(content)
-    assert latest_run(tmp_path) == (tmp_path / "001" if content == b"001" else None)
-
-
-def test_the_reason_survives_where_no_folder_could_be_made(tmp_path):
-    (tmp_path / "file").touch()
-    config = Config.load(runs_directory=tmp_path / "file", out_directory=tmp_path / "file/x")
-    with pytest.raises(KeyError), run_folders(config):
-        raise KeyError("the reason")
-
-
 def test_near_duplicates_make_a_score_less_sure():
     "At worst each of 25 scenes is right or wrong as a whole: 200 pictures say what 25 would"
     alone, scenes = np.arange(200), np.arange(200) // 8
@@ -261,13 +100,6 @@ def test_near_duplicates_make_a_score_less_sure():
     rng = np.random.default_rng(0)
     shares = [np.repeat(rng.integers(0, 2, 25), 8).mean() for _ in range(2000)]
     assert 0.93 < np.mean(np.abs(np.array(shares) - 0.5) <= 0.20) < 0.97
-
-
-def test_a_folder_in_place_of_a_file_of_the_run_is_refused(root, outputs):
-    config = Config.demo(root, overwrite=True, **outputs)
-    (outputs["out_model_directory"] / "last.ckpt").mkdir(parents=True)
-    with pytest.raises(FileExistsError, match="last.ckpt' is a folder or a device"):
-        make_output_folders(config)
 
 
 @pytest.mark.parametrize(

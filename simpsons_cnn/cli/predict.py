@@ -31,6 +31,7 @@ from simpsons_cnn.cli.common import (
     unreadable_lines,
 )
 from ..core.files import atomic_write, require_file_or_nothing
+from ..core.run_folders import REPORT_FIGURES
 from ..core.text import first_few, safe_str
 
 # %% ../../nbs/cli/03_predict.ipynb #3dae9367
@@ -236,7 +237,6 @@ def _evaluate_parser() -> CommandParser:
 # %% ../../nbs/cli/03_predict.ipynb #8192592b
 def _make_out_folder(out: Path, overwrite: bool):
     "The folder of the report; raises `FileExistsError` if it holds another one"
-    from simpsons_cnn.scoring.plotting import REPORT_FIGURES
 
     if (out / "config.yaml").exists():
         raise FileExistsError(f"'{out}' holds a run with a report of its own; name another --out")

@@ -21,6 +21,7 @@ from simpsons_cnn.cli.common import (
 )
 from ..core.config import Config, is_split_file
 from ..core.files import signal_exit_code
+from ..core.run_folders import RUN_FILES, latest_run, output_folders
 
 # %% ../../nbs/cli/02_train.ipynb #cef38937
 _SHORT_NAMES = dict(num_epochs="--epochs", learning_rate="--lr", out_directory="--out")
@@ -119,12 +120,10 @@ def _train_parser() -> CommandParser:
 # %% ../../nbs/cli/02_train.ipynb #a6b0480e
 def _latest_settings(settings: dict) -> dict:  # Empty if there is none, or folders are given
     "Where the settings and results of the latest run are"
-    from simpsons_cnn.training.prepare import in_folder, latest_run
-
     folder = latest_run(settings.get("runs_directory", Config().runs_directory))
     if folder is None or any(name.startswith("out_") for name in settings):
         return {}
-    return dict(path=folder / "model/config.yaml") | in_folder(folder)
+    return dict(path=folder / "model/config.yaml") | output_folders(folder)
 
 # %% ../../nbs/cli/02_train.ipynb #ddb8b7a6
 def _config_for_images(path, settings: dict) -> tuple:  # (`Config`, `ImageFiles`)
@@ -371,8 +370,7 @@ def _check_run_options(parser: CommandParser, options: argparse.Namespace):
 _BESIDE_VERIFY = ("traindir", "store_directory", "fixes", "device", "mixed_precision")
 
 
-_RUN_FOLDERS = {"out_model_directory", "out_graphics_directory", "out_inference_directory"}
-_OF_WHOLE_RUNS = _RUN_FOLDERS | {"testdir", "weight_averaging", "monitor", "patience", "refit"}
+_OF_WHOLE_RUNS = RUN_FILES.keys() | {"testdir", "weight_averaging", "monitor", "patience", "refit"}
 _OF_WHOLE_RUNS |= {"part_of_partitions", "track", "checkpoint_seconds", "overwrite", "licence"}
 
 
@@ -392,11 +390,11 @@ def _unused_settings(options: argparse.Namespace, settings: dict):
         yield "--seeds names the seeds, and --split_seed that of the split", {"seed"}
     if is_split_file(settings.get("split", "group")):
         yield f"the split file '{settings['split']}' says what is held out", {"valid", "split_seed"}
-    if settings.keys() >= _RUN_FOLDERS:
+    if settings.keys() >= RUN_FILES.keys():
         yield "three options name all folders of the run", {"out_directory", "runs_directory"}
     if "out_directory" in settings:
         yield "--out_directory names the folder of the run", {"runs_directory"}
-    elif not (options.config or options.resume or _RUN_FOLDERS & settings.keys()):
+    elif not (options.config or options.resume or RUN_FILES.keys() & settings.keys()):
         yield "without --out_directory each run gets a new folder", {"overwrite"}
 
 

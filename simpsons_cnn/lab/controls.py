@@ -16,10 +16,11 @@ import pandas as pd
 from IPython.display import HTML, display
 
 from ..core.config import Config, network_names, setting_sections
+from ..core.run_folders import new_run_folder, output_folders
 from ..data.folders import ImageFiles
 from .dashboard import TrainingDashboard
 from .html import STYLE, Html, element, join_html, svg_curves, table_html
-from ..training.prepare import check_enough, in_folder, new_run_folder
+from ..training.prepare import check_enough
 from ..training.runs import list_runs, runs_table, settings_that_differ
 
 # %% ../../nbs/lab/04_controls.ipynb #a5f240ea
@@ -100,7 +101,7 @@ def _runs_html(
 # %% ../../nbs/lab/04_controls.ipynb #60f17d35
 def _in_new_folder(config: Config, runs: Path) -> Config:
     "The same settings, with all results in a new numbered folder"
-    folders = in_folder(new_run_folder(runs))
+    folders = output_folders(new_run_folder(runs))
     return Config.load(**config.flat() | folders | dict(runs_directory=runs))
 
 # %% ../../nbs/lab/04_controls.ipynb #e29b9e21

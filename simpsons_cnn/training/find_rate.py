@@ -23,12 +23,7 @@ from ..data.folders import ImageFiles
 from .callbacks import Callback
 from .history import NonFiniteLoss
 from .loop import fit
-from simpsons_cnn.training.prepare import (
-    check_own_network,
-    create_network,
-    prepare,
-    scan_folders,
-)
+from .prepare import check_own_network, create_network, prepare, scan_folders
 
 # %% ../../nbs/training/11_find_rate.ipynb #827ba83f
 class _RisingRate(Callback):

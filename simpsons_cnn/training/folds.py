@@ -18,6 +18,7 @@ from ..core.config import Config, is_split_file
 from ..core.device import pick_device
 from ..core.figures import NotebookFigure, figure_png
 from ..core.files import atomic_write
+from ..core.run_folders import output_folders
 from ..core.text import first_few, safe_csv, short_repr
 from ..data.batches import Batches
 from ..data.folders import ImageFiles
@@ -33,7 +34,6 @@ from simpsons_cnn.training.prepare import (
     TrainingData,
     certainty,
     evaluation_batch_size,
-    in_folder,
     open_store_of,
     prepare,
 )
@@ -309,7 +309,7 @@ def _train_each(series: CrossValidation, config: Config, folds: int, callbacks, 
 
 def _train_final(series: CrossValidation, config: Config, data: TrainingData, callbacks, resume):
     "Judge the folds, and train on all images"
-    own = dict(out_directory=series.folder / "refit") | in_folder(series.folder / "refit")
+    own = dict(out_directory=series.folder / "refit") | output_folders(series.folder / "refit")
     changes = dict(monitor="last", patience=0, refit=True)
     run = _judge(Config.load(**config.flat() | own | changes), series.runs, data)
     train_on_all(run, data, callbacks, resume)

@@ -24,8 +24,8 @@ from torch.distributed.run import main as torchrun
 
 from ..core.config import Config
 from ..core.device import num_workers
+from ..core.run_folders import run_folders
 from ..core.text import short_repr
-from .prepare import run_folders
 
 # %% ../../nbs/training/14_launch.ipynb #cb297421
 def _count_of(device: str) -> tuple:  # (number, what is counted)

@@ -18,12 +18,13 @@ from scipy.special import stdtrit
 from ..core.config import Config, is_split_file
 from ..core.figures import NotebookFigure, figure_png
 from ..core.files import atomic_write
+from ..core.run_folders import link_run, new_run_folder
 from ..core.text import safe_str, short_repr
 from ..data.folders import ImageFiles
 from ..scoring.plotting import row_axes
 from ..scoring.report import overall_scores
 from .history import is_better
-from .prepare import link_run, new_run_folder, scan_folders
+from .prepare import scan_folders
 from .train import Run, train
 
 # %% ../../nbs/training/15_seeds.ipynb #7d1c097e

@@ -9,7 +9,7 @@ __all__ = ['Run', 'judge_calibrated', 'train', 'train_on_all', 'verify']
 import hashlib
 import json
 import os
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +21,15 @@ from torch import nn
 from ..core.config import Config, is_split_file
 from ..core.device import pick_device, pick_dtype
 from ..core.figures import NotebookFigure, figure_png, one_warning_of_missing_letters
-from ..core.files import atomic_write, lock_folder, remove_temp_files
+from ..core.files import atomic_write
+from simpsons_cnn.core.run_folders import (
+    PART_FIGURES,
+    link_run,
+    lock_run_folders,
+    make_output_folders,
+    remove_run,
+    run_folders,
+)
 from ..core.text import safe_csv
 from ..data.batches import Batches
 from ..data.folders import ImageFiles
@@ -57,18 +65,12 @@ from simpsons_cnn.training.history import (
 )
 from .loop import as_callbacks, fit
 from simpsons_cnn.training.prepare import (
-    PART_FIGURES,
-    RUN_FILES,
     TrainingData,
     check_own_network,
     check_own_transform,
     check_room,
     create_network,
-    link_run,
-    make_output_folders,
     prepare,
-    remove_run,
-    run_folders,
     scan_folders,
 )
 from .run import MAY_CHANGE
@@ -335,17 +337,6 @@ def _judged_run(
         adjustment=adjustment,
     )
 
-# %% ../../nbs/training/07_train.ipynb #6796d3eb
-@contextmanager
-def _own_folders(config: Config):
-    "Within, the output folders belong to this run; raises `FileExistsError` if they do not"
-    folders = {getattr(config, key).resolve(): getattr(config, key) for key in RUN_FILES}
-    with ExitStack() as locks:
-        for folder in folders.values():
-            locks.enter_context(lock_folder(folder))
-            remove_temp_files(folder)
-        yield
-
 # %% ../../nbs/training/07_train.ipynb #2c69afb0
 def _doubts(config: Config) -> list:
     "Lines: what a user of these settings should know before training"
@@ -584,7 +575,7 @@ def _lead(config: Config, callbacks, resume: bool, ranks: Ranks, files=None) -> 
     with raise_together(ranks):
         files, test_files = scan_folders(config, files)
     _check_before_decoding(config, files)
-    with run_folders(config, resume) as config, _own_folders(config):
+    with run_folders(config, resume) as config, lock_run_folders(config):
         make_output_folders(config, resume)
         check_room(config, len(files.classes))
         checkpoint = _open_checkpoint(config, "last.ckpt", resume)
@@ -617,7 +608,7 @@ def train_on_all(
 ):
     "Give a judged run its network, and save it; a training that was stopped is to be resumed"
     config = run.config
-    with _own_folders(config):
+    with lock_run_folders(config):
         make_output_folders(config, resume)
         check_room(config, len(data.train_dl.store.classes))
         checkpoint = _open_checkpoint(config, "refit.ckpt", resume)
