@@ -7,6 +7,7 @@ import pytest
 from simpsons_cnn.core.text import (
     escape_html,
     first_few,
+    require,
     safe_cell,
     safe_line,
     safe_str,
@@ -102,3 +103,10 @@ def test_a_few_is_exactly_as_many():
 
 def test_a_line_stays_one_line():
     assert safe_line("a.jpg\nb.jpg: moe 99 %\tx\x1b[2K") == r"a.jpg\nb.jpg: moe 99 %\tx\x1b[2K"
+
+
+def test_a_package_that_lacks_something_is_not_called_missing(tmp_path, monkeypatch):
+    (tmp_path / "broken_package.py").write_text("import no_such_module\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="No module named 'no_such_module'"):
+        require("broken_package", "onnx")

@@ -66,7 +66,7 @@ CHANGED = {
     "says nothing of 1 of 60 pictures": lambda t: t[1:],
     "more than once": lambda t: pd.concat([t, t[:1]]),
     "did you mean 'valid'": lambda t: t.assign(split="val"),
-    "both 'train' and 'valid' are needed": lambda t: t.assign(split="train"),
+    "into 'train'; both 'train' and 'valid' are needed": lambda t: t.assign(split="train"),
 }
 
 

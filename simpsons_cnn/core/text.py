@@ -23,7 +23,7 @@ def short_repr(value) -> str:
 
 # %% ../../nbs/core/01_text.ipynb #f6ba2a15
 def is_number(value, low: float = -math.inf, high: float = math.inf) -> bool:
-    "Whether a value is a number in a range; text, `True` and NaN are none"
+    "Whether a value is a number from `low` to `high`; text, `True` and NaN are not"
     return isinstance(value, Real) and not isinstance(value, bool) and low <= value <= high
 
 
@@ -33,7 +33,7 @@ def check_number(
     low: float,  # It must be from this
     high: float,  # to this
 ):
-    "Raise `ValueError` for what is no number in a range"
+    "Raise `ValueError` unless a value is a number from `low` to `high`"
     if not is_number(value, low, high):
         rule = f"must be a number from {low:,g} to {high:,}, got {short_repr(value)}"
         raise ValueError(f"{name} {rule}")
@@ -45,7 +45,7 @@ def check_whole(
     low: int,  # It must be from this
     high: float = math.inf,  # to this
 ):
-    "Raise `ValueError` for what is no whole number in a range"
+    "Raise `ValueError` unless a value is a whole number from `low` to `high`"
     if not (isinstance(value, Integral) and is_number(value, low, high)):
         rule = f"from {low} to {high:,}" if high < math.inf else f"of {low} or more"
         raise ValueError(f"{name} must be a whole number {rule}, got {short_repr(value)}")
@@ -123,6 +123,8 @@ def require(
     "Import an optional package; raises `ModuleNotFoundError` with the command that installs it"
     try:
         return __import__(module)
-    except ImportError:
+    except ModuleNotFoundError as e:
+        if e.name != module:  # it is there, and lacks something itself
+            raise
         message = f"{module} is missing: pip install 'simpsons_cnn[{extra}]'"
-        raise ModuleNotFoundError(message) from None
+        raise ModuleNotFoundError(message, name=module) from None

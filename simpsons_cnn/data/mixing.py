@@ -59,7 +59,7 @@ def mix_batch(
     pasted=None,  # Called with `rng`: pictures and labels for CutMix; `None`: those of the batch
     before=_rolled,  # Called with pictures, then labels: for each the one before it in the batch
 ) -> tuple:  # (pictures, labels); the labels are `MixedLabels`, or `yb` if nothing is mixed
-    "Mix each picture with the one before it, in a share of the batches"
+    "Mix each picture with another, in a share of the batches"
     chance = rng.random()
     if chance >= augment.cutmix + augment.mixup:
         return xb, yb
@@ -73,7 +73,7 @@ def mix_batch(
 def balanced_chances(
     labels,  # Classes of some pictures, whole numbers from 0, shape `(n,)`
 ) -> np.ndarray:  # Shape `(n,)`, with the sum 1
-    "How likely each picture is to be drawn, if each class there is shall be equally likely"
+    "Probabilities that draw each class equally often"
     labels = np.asarray(labels)
     chances = 1 / np.bincount(labels)[labels]
     return chances / chances.sum()

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..core.config import default_crop
 from ..core.text import check_whole, is_number, short_repr
 from .images import open_for_decoding, to_rgb
 
@@ -62,11 +63,6 @@ def _read_pixels(source, min_size: int | None) -> np.ndarray:
     with open_for_decoding(source, min_size) as im:
         return _to_array(to_rgb(im))
 
-# %% ../../nbs/data/02_preprocess.ipynb #d253f919
-def _default_crop(size: int) -> int:
-    "Side of the centre that is shown of a square"
-    return max(min(64, size), round(size * 5 / 6))
-
 # %% ../../nbs/data/02_preprocess.ipynb #fab70dd2
 def _scale_shift(mean: tuple, std: tuple) -> tuple:
     "Normalising as `byte*scale + shift`: two tuples with a number per channel"
@@ -105,7 +101,7 @@ class Preprocess:
 
     def __post_init__(self):
         size = _checked_side("size", self.size, 4096)
-        crop = _default_crop(size) if self.crop is None else self.crop
+        crop = default_crop(size) if self.crop is None else self.crop
         checked = dict(size=size, crop=_checked_side("crop", crop, size))
         if self.resize_rule not in ("stretch", "pad"):
             raise ValueError(f"resize_rule must be 'stretch' or 'pad', got {self.resize_rule!r}")

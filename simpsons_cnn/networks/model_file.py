@@ -250,7 +250,7 @@ def _described(path, header: dict, num_tensors: int) -> tuple:  # (network, `pre
         about = dict(header["about"])
         _check_about(about)
     except UnregisteredNetwork as e:
-        raise ValueError(f"'{path}' holds {e}") from None
+        raise ValueError(f"'{path}' cannot be used here: {e}") from None
     except ValueError as e:
         raise ValueError(f"'{path}' has a header that cannot be used: {e}") from None
     except Exception as e:
@@ -290,7 +290,7 @@ def load_model(
 def check_model_file(
     path,  # Should be a file written by `save_model`
 ):
-    "Raise `FileNotFoundError` or `ValueError` for what is no model file, or one that was cut"
+    "Raise `FileNotFoundError` or `ValueError` unless a file is a whole model file"
     _check_is_file(path)
     read_header(path, FORMAT_VERSION, "save_model")
 

@@ -267,7 +267,7 @@ def load_split(
         raise ValueError(f"{unknown_name_message('split', side, ['train', 'valid'])} in '{path}'")
     if len(set(sides)) < 2:
         raise ValueError(
-            f"'{path}' puts every picture under '{files.root}' into {sides[0]!r}; "
+            f"'{path}' puts every picture under '{files.root}' into {str(sides[0])!r}; "
             "both 'train' and 'valid' are needed"
         )
     named = zip(table.get("group", table["file"]), table["file"], strict=True)
