@@ -119,8 +119,9 @@ def test_a_shard_without_pictures_is_a_table_without_rows(model_path, clf, tmp_p
     assert job.target.read_text() == "picture,character,probability,error\n"
     (tmp_path / "few" / "a.jpg").unlink()
     job.target.unlink()
-    with pytest.raises(FileNotFoundError, match="No pictures under"):
-        job.run(clf)
+    for _ in range(2):  # the second call does not believe an empty list of the first
+        with pytest.raises(FileNotFoundError, match="No pictures under"):
+            job.run(clf)
 
 
 def stop(*_, **__):

@@ -89,7 +89,7 @@ def test_a_network_that_fails_in_the_check_is_left_as_it_was():
 class Judged(list):
     "Batches to judge by, as `adjust_logits` walks them"
 
-    shuffle, augment = False, None
+    shuffle, augment, transform = False, None, None
 
 
 @pytest.mark.parametrize("counts", [[300, 30, 10], [50, 50, 50]])
@@ -109,7 +109,7 @@ def test_the_network_then_answers_as_the_adjusted_logits_do(counts):
 def test_images_that_vary_are_no_judges():
     varied = Judged([(torch.zeros(2, 3), torch.tensor([0, 1]))])
     varied.augment = object()
-    with pytest.raises(ValueError, match="dl must be without augment and shuffle"):
+    with pytest.raises(ValueError, match="dl must be without augment, transform and shuffle"):
         adjust_logits(nn.Linear(3, 3), varied, torch.tensor([1, 1, 1]))
 
 

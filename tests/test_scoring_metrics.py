@@ -382,9 +382,11 @@ def test_rows_groups_and_mode(store, model):
     ]
 
 
-@pytest.mark.parametrize("kwargs", [dict(shuffle=True), dict(augment=Augment())])
+@pytest.mark.parametrize(
+    "kwargs", [dict(shuffle=True), dict(augment=Augment()), dict(transform=torch.clone)]
+)
 def test_shuffled_or_augmented_batches_are_refused(kwargs, store, model):
-    with pytest.raises(ValueError, match="dl must be without augment and shuffle"):
+    with pytest.raises(ValueError, match="dl must be without augment, transform and shuffle"):
         evaluate(model, Batches(store, batch_size=8, **kwargs))
 
 

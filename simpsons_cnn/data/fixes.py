@@ -49,7 +49,7 @@ def _checked_fix(action: str, character: str) -> Fix:
     return Fix(action, character)
 
 # %% ../../nbs/data/05_fixes.ipynb #2a4fa2e8
-def _csv_rows(path, data: bytes):
+def _rows_after_header(path, data: bytes):
     "A CSV reader behind the header; raises `ValueError` for a file of another kind"
     try:
         rows = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
@@ -81,7 +81,7 @@ def _parse_fixes(path, data: bytes) -> dict:
     "Image -> `Fix`, the last one of each; raises `ValueError` with the number of the line"
     if not data:
         return {}
-    rows, fixes, line = _csv_rows(path, data), {}, 1
+    rows, fixes, line = _rows_after_header(path, data), {}, 1
     try:
         for row in rows:
             if any(row):

@@ -24,7 +24,7 @@ class MixedLabels:
     share: float  # How much is of the first, 0 to 1; the rest is of the second
 
 # %% ../../nbs/data/09_mixing.ipynb #f70d6e48
-def _inside(side: int, length: float, centre: float) -> slice:
+def _covered_pixels(side: int, length: float, centre: float) -> slice:
     "The pixels of one side that a length around a centre covers"
     start, stop = (round(centre * side + sign * length * side / 2) for sign in (-1, 1))
     return slice(max(0, start), min(side, stop))
@@ -34,7 +34,7 @@ def _cutmix(xb: Tensor, others: Tensor, share: float, rng) -> tuple:  # (picture
     "Replace one rectangle of all pictures by that of others"
     height, width = xb.shape[-2:]
     length = math.sqrt(1 - share)
-    rows, columns = (_inside(side, length, rng.random()) for side in (height, width))
+    rows, columns = (_covered_pixels(side, length, rng.random()) for side in (height, width))
     mixed = xb.clone()
     mixed[..., rows, columns] = others[..., rows, columns]
     area = (rows.stop - rows.start) * (columns.stop - columns.start)

@@ -75,7 +75,7 @@ def _common_log_odds(
 
 # %% ../../nbs/inference/01_explain.ipynb #73d0bbf6
 def _without_channels_last(feature_maps: list, images: Tensor) -> list:
-    "The maps of square images that are square as well: others have their channels last"
+    "Of square images the square maps only: any other has its channels in the last dimension"
     if images.shape[2] != images.shape[3]:
         return feature_maps
     return [m for m in feature_maps if m.shape[2] == m.shape[3]]

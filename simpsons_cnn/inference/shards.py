@@ -72,14 +72,15 @@ class Shard:
 def _write_names(folder: Path, shard: Shard, path: Path):
     "List the pictures of a shard; raises `FileNotFoundError` if the folder holds none at all"
     any_picture = False
-    with replace_file(path) as temp, open(temp, "w", encoding="ascii") as file:
-        for picture in walk_pictures(folder):
-            any_picture = True
-            name = picture.relative_to(folder).as_posix()
-            if shard.holds(name):
-                file.write(json.dumps(name) + "\n")
-    if not any_picture:
-        raise FileNotFoundError(f"No pictures under '{folder}'")
+    with replace_file(path) as temp:
+        with open(temp, "w", encoding="ascii") as file:
+            for picture in walk_pictures(folder):
+                any_picture = True
+                name = picture.relative_to(folder).as_posix()
+                if shard.holds(name):
+                    file.write(json.dumps(name) + "\n")
+        if not any_picture:  # and no list is kept, so that the next call looks again
+            raise FileNotFoundError(f"No pictures under '{folder}'")
 
 # %% ../../nbs/inference/07_shards.ipynb #92d73e69
 _GROUP = 4096  # pictures; some seconds of work, which a kill may cost

@@ -230,14 +230,22 @@ def _few_mistakes(units: SamplingUnits, classes) -> bool:
     return _too_few(units, (right & counted, ~right & counted))
 
 # %% ../../nbs/scoring/00_metrics.ipynb #82b6d4f1
-def _evidence(units: SamplingUnits, metric: str, classes) -> tuple:  # (too little, number of units)
-    "Whether the draws tell too little of a score, and how many units it is worth"
+def _hardly_varies(units: SamplingUnits, metric: str, classes) -> bool:
+    "Whether the draws tell too little of how a score varies"
     if metric == "precision":
         right, named = units.truth == units.answer, units.answer == classes[0]
-        number = units.copies[np.unique(units.unit[named])].sum()
-        return _too_few(units, (named & right, named & ~right)), number
-    number = units.copies.sum() if metric == "accuracy" else _effective_number(units, classes)
-    return _few_mistakes(units, classes), number
+        return _too_few(units, (named & right, named & ~right))
+    return _few_mistakes(units, classes)
+
+
+def _num_units(units: SamplingUnits, metric: str, classes) -> float:
+    "How many units a score is worth"
+    if metric == "accuracy":
+        return units.copies.sum()
+    if metric == "precision":
+        named = units.answer == classes[0]
+        return units.copies[np.unique(units.unit[named])].sum()
+    return _effective_number(units, classes)
 
 # %% ../../nbs/scoring/00_metrics.ipynb #74bfdac7
 def _widened(interval: tuple, estimate: float, number: float, level: float) -> tuple:
@@ -324,5 +332,6 @@ def bootstrap_interval(
         return float("nan"), float("nan")
     drawn, estimate = _drawn_scores(confusion, metric, units, classes, draws, seed)
     interval = _bias_corrected(drawn, estimate, level)
-    few, number = _evidence(units, metric, classes)
-    return _widened(interval, estimate, number, level) if few else interval
+    if not _hardly_varies(units, metric, classes):
+        return interval
+    return _widened(interval, estimate, _num_units(units, metric, classes), level)
