@@ -414,23 +414,21 @@ def simpsons_train(
     options = argparse.Namespace(**{name: settings.pop(name) for name in _RUN_OPTIONS})
     _check_run_options(parser, options)
     _check_used(parser, options, settings)
+    if options.verify:
+        return _verify_run(options.verify, settings)
+    if options.nproc > 1:
+        config = Config.load(options.config, **settings)  # mistakes are reported once
+        return _train_in_processes(sys.argv[1:] if argv is None else argv, options.nproc, config.device)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return _train_as_one_of_many(settings, options.config, options.resume)
+    in_series = options.seeds or options.folds  # which finds the latest series itself
+    config, files = _load_config(options.config, settings, options.resume and not in_series)
     if options.find_lr:
-        _find_rate(*_load_config(options.config, settings))
-    elif options.verify:
-        _verify_run(options.verify, settings)
+        _find_rate(config, files)
     elif options.seeds:
-        config, files = _load_config(options.config, settings)
         _train_seeds(config, options.seeds, options.resume, files, options.ensemble)
     elif options.folds:
-        config, files = _load_config(options.config, settings)
         _train_folds(config, options.folds, options.resume, files)
-    elif options.nproc > 1:
-        config = Config.load(options.config, **settings)  # mistakes are reported once
-        argv = sys.argv[1:] if argv is None else argv
-        _train_in_processes(argv, options.nproc, config.device)
-    elif "TORCHELASTIC_RUN_ID" in os.environ:
-        _train_as_one_of_many(settings, options.config, options.resume)
     else:
-        config, files = _load_config(options.config, settings, options.resume)
         _suggest(config, files)
         _train_run(config, options.resume, files)
