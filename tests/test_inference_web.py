@@ -6,6 +6,7 @@ With SCREENSHOTS set to a folder, pictures of the page in both themes are left t
 """
 
 import base64
+import contextlib
 import functools
 import io
 import os
@@ -49,6 +50,32 @@ def test_a_download_that_fails_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr("urllib.request.urlopen", refuse)
     with pytest.raises(OSError, match="no network.*npm pack onnxruntime-web@"):
         runtime_archive()
+    assert list(tmp_path.iterdir()) == []
+
+
+class Answer(io.BytesIO):
+    "An answer of npm, of 4 bytes where 10 were announced"
+
+    headers = {"Content-Length": "10"}
+
+
+def test_a_download_shows_how_far_it_is_and_a_torn_one_is_refused(tmp_path, monkeypatch):
+    bars = []
+
+    class Bar(contextlib.nullcontext):
+        def update(self, n):
+            bars[-1]["done"] = n
+
+    def progress_bar(**kwargs):
+        bars.append(kwargs)
+        return Bar(Bar())
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("urllib.request.urlopen", lambda *args, **kwargs: Answer(b"torn"))
+    monkeypatch.setattr("simpsons_cnn.inference.web.progress_bar", progress_bar)
+    with pytest.raises(ValueError, match="got 4 bytes with another SHA-512"):
+        runtime_archive()
+    assert [(bar["total"], bar["done"]) for bar in bars] == [(10, 4)]
     assert list(tmp_path.iterdir()) == []
 
 

@@ -204,7 +204,8 @@ class CommandParser(argparse.ArgumentParser):
 # %% ../../nbs/cli/01_common.ipynb #6356543f
 def add_device(parser: CommandParser):
     "Add the option `--device`"
-    parser.add_argument("--device", default="auto", help="'auto', 'cpu', 'cuda', …; default auto")
+    text = "where to compute: 'cpu', 'cuda' (an NVIDIA GPU), … or 'auto', the fastest; default auto"
+    parser.add_argument("--device", metavar="DEVICE", default="auto", help=text)
 
 # %% ../../nbs/cli/01_common.ipynb #14ecbd03
 def add_overwrite(
@@ -220,7 +221,7 @@ def add_network(parser: CommandParser):
     parser.add_argument(
         "--network",
         metavar="[NAME=]MODULE:FUNCTION",
-        help="where the function is that makes the network, for a model with one of your own",
+        help="for a model whose network is your own: the function that makes it",
     )
 
 # %% ../../nbs/cli/01_common.ipynb #4fa2311f
@@ -259,7 +260,7 @@ def open_classifier(
 def add_store_directory(parser: CommandParser):
     "Add the option `--store_directory`"
     text = "where decoded pictures are kept; default .pixels beside the folder"
-    parser.add_argument("--store_directory", help=text)
+    parser.add_argument("--store_directory", metavar="FOLDER", help=text)
 
 # %% ../../nbs/cli/01_common.ipynb #7aabb995
 def check_target(

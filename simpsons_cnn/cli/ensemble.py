@@ -31,9 +31,10 @@ def _ensemble_parser() -> CommandParser:
     text = "model file to write, such as ensemble/model.safetensors; split.csv goes beside it"
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help=text)
     text = "folder of the pictures that the models were trained on, if it has moved"
-    parser.add_argument("--traindir", help=text)
+    parser.add_argument("--traindir", metavar="FOLDER", help=text)
     add_store_directory(parser)
-    text = "do not look at the validation pictures: no scores, no threshold for strangers"
+    text = "do not look at the validation pictures: no scores, and no threshold by which a picture "
+    text += "is of nobody that the model knows"
     parser.add_argument("--no_calibrate", action="store_true", help=text)
     add_device(parser)
     add_network(parser)

@@ -32,7 +32,9 @@ def _explain_parser() -> CommandParser:
     parser = CommandParser("simpsons_explain", text)
     add_model(parser)
     parser.add_argument("pictures", nargs="+", type=Path, help="pictures, or folders of pictures")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the figures")
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", required=True, help="folder for the figures"
+    )
     text = "name to explain; default: the likeliest in each picture"
     parser.add_argument("--character", metavar="NAME", help=text)
     add_device(parser)

@@ -7,6 +7,7 @@ __all__ = ['simpsons_train']
 
 # %% ../../nbs/cli/02_train.ipynb #2f338e7a
 import argparse
+import json
 import os
 import shlex
 import sys
@@ -27,9 +28,15 @@ from ..core.run_folders import RUN_FILES, latest_run, output_folders
 _SHORT_NAMES = dict(num_epochs="--epochs", learning_rate="--lr", out_directory="--out")
 
 
+def _as_in_yaml(value) -> str:
+    "The name of a default in a configuration file, as the descriptions use it"
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
+
+
 def _add_setting(group, name: str, setting):
     "Add an option for one field of `Config`"
-    text = f"{setting.description}; default {setting.default}".replace("%", "%%")
+    text = setting.description.partition("; see `")[0]  # a function, for readers of the site
+    text = f"{text}; default {_as_in_yaml(setting.default)}".replace("%", "%%")
     if setting.annotation is bool:
         kind = dict(action=argparse.BooleanOptionalAction)
     elif get_origin(setting.annotation) is Literal:
@@ -104,8 +111,10 @@ def _add_many_options(parser: CommandParser):
 
 # %% ../../nbs/cli/02_train.ipynb #e1ec6399
 def _train_parser() -> CommandParser:
-    text = "Train a network: pictures in, a model file, figures and scores out"
+    text = "Train a network: pictures in, a model file, figures and scores out. 'reference' below "
+    text += "means the program that this library began as"
     parser = CommandParser("simpsons_train", text)
+    parser.usage = "simpsons_train [CONFIG] [--SETTING VALUE …]"
     parser.add_argument(
         "config",
         nargs="?",

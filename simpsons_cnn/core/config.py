@@ -113,8 +113,8 @@ class DatasetParameters(_Section):
     size: int = _setting(96, "Side of a stored picture in pixels", ge=64, le=512)
     fixes: Path | None = _setting(
         None,
-        "CSV file of corrected labels and dropped pictures of `traindir`, see `apply_fixes`; "
-        "`null`: none",
+        "CSV file of corrected labels and dropped pictures of `traindir`; `null`: none; "
+        "see `apply_fixes`",
     )
     resize_rule: Literal["stretch", "pad"] = _setting(
         "stretch", "How an oblong picture becomes square: 'stretch' it or 'pad' it with grey"
@@ -275,7 +275,9 @@ class TrainingParameters(_Section):
         0.0, "Focal loss: how much easy pictures fade; 0 is cross entropy", ge=0, le=100
     )
     class_weights: Literal["none", "reference", "inverse", "effective"] = _setting(
-        "none", "How rare characters are weighted, see `class_weights`"
+        "none",
+        "How rare characters are weighted in the loss: not at all, 'inverse' to their number of "
+        "pictures, milder ('effective'), or as in the 'reference'; see `class_weights`",
     )
     imbalance: str | dict[str, float] = _setting(
         "none",

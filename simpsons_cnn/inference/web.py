@@ -17,6 +17,7 @@ from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 
+from ..core.display import progress_bar
 from simpsons_cnn.core.files import (
     atomic_write,
     read_limited,
@@ -45,11 +46,22 @@ def _cached_runtime() -> Path:
     return cache / "simpsons_cnn" / f"onnxruntime-web-{ORT_VERSION}.tgz"
 
 # %% ../../nbs/inference/05_web.ipynb #734ac541
+def _read_with_bar(response) -> bytes:
+    "The body of an answer, with a progress bar for slow networks"
+    size, chunks = int(response.headers.get("Content-Length", 0)) or None, []
+    what = dict(unit="B", unit_scale=True, desc="downloading onnxruntime-web")
+    with progress_bar(total=size, **what) as bar:
+        while chunk := response.read(1 << 18):
+            chunks.append(chunk)
+            bar.update(len(chunk))
+    return b"".join(chunks)
+
+
 def _download() -> bytes:
     "The package from npm; raises `OSError` with what to do without a network"
     try:
         with urllib.request.urlopen(_ORT_URL, timeout=60) as response:
-            return response.read()
+            return _read_with_bar(response)
     except OSError as e:
         raise OSError(
             f"Cannot download {_ORT_URL} ({e}); run 'npm pack onnxruntime-web@{ORT_VERSION}' "

@@ -234,7 +234,9 @@ def _message_html(text: str, failed: bool) -> str:
 
 # %% ../../nbs/lab/03_dashboard.ipynb #cf2087c9
 _HIDE_IF_TRUSTED = "<style>.sc-untrusted {display:none}</style>"
-_HOW_TO_TRUST = "For the page as it was: trust this notebook (File, Trust Notebook)."
+_HOW_TO_TRUST = (
+    "For the page as it was, trust this notebook: View, Activate Command Palette, Trust Notebook."
+)
 
 
 def _picture_html(history) -> str:  # Empty without an epoch
@@ -252,7 +254,7 @@ def _lasting_html(state: str, message: str, figures: str, history=None) -> str:
     heading = element("b", _STATE_TEXT[state])
     text = element("div", message, style="white-space:pre-wrap;min-height:40px")
     page = element("div", heading, text, figures, class_="sc")
-    return STYLE + page + _picture_html(history)
+    return STYLE + _picture_html(history) + page
 
 # %% ../../nbs/lab/03_dashboard.ipynb #9cfb350c
 def _end_state(history, stop_wanted: bool, error=None) -> str:
