@@ -19,6 +19,7 @@ from simpsons_cnn.data.folders import pictures_under
 from simpsons_cnn.inference import shards
 from simpsons_cnn.inference.classifier import Prediction, Predictions
 from simpsons_cnn.inference.shards import Shard, ShardJob
+from simpsons_cnn.networks.model_file import load_model, save_model
 
 
 @pytest.fixture(scope="module")
@@ -138,9 +139,10 @@ def stopped(model_path, clf, folder, tmp_path, monkeypatch):
     return job
 
 
-def test_another_job_never_continues_it(model_path, folder, stopped, tmp_path):
+def test_another_job_never_continues_it(model_path, folder, stopped, tmp_path, monkeypatch):
     other_model = tmp_path / "model.safetensors"
-    other_model.write_bytes(model_path.read_bytes() + b" ")
+    model, header = load_model(model_path)
+    save_model(other_model, model, header["classes"], header["preprocess"], dict(licence="none"))
     others = [
         ShardJob(other_model, folder, stopped.target, k=1),
         ShardJob(model_path, folder.parent, stopped.target, k=1),
@@ -149,6 +151,7 @@ def test_another_job_never_continues_it(model_path, folder, stopped, tmp_path):
         ShardJob(model_path, folder, stopped.target, k=1, tta="flip"),
     ]
     assert len({job.partial for job in [*others, stopped]}) == 6
+    monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail("read whole"))
     assert ShardJob(model_path, folder, stopped.target, k=1).partial == stopped.partial
 
 

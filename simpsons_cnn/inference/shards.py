@@ -27,9 +27,11 @@ from simpsons_cnn.core.files import (
     replace_file,
     require_file_or_nothing,
 )
+from ..core.tensors import read_header
 from ..core.text import require, safe_csv, safe_str, short_repr
 from ..data.folders import walk_pictures
 from .classifier import Classifier, Predictions, column_names, predict_in
+from ..networks.model_file import FORMAT_VERSION
 
 # %% ../../nbs/inference/07_shards.ipynb #cee115e6
 _SHARD = re.compile("([0-9]{1,9})/([0-9]{1,9})")
@@ -202,7 +204,7 @@ class ShardJob:
     @property
     def partial(self) -> Path:
         "The folder of groups until all are named; what the rows depend on is in its name"
-        model = hashlib.sha256(self.model.read_bytes()).hexdigest()
+        model = read_header(self.model, FORMAT_VERSION, "save_model")["sha256"]
         folder = [str(self.folder), os.path.realpath(self.folder)]
         settings = [model, str(self.shard), *folder, self.k, self.tta, _GROUP]
         digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
