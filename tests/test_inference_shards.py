@@ -228,3 +228,18 @@ def test_parquet(model_path, clf, folder, tmp_path, monkeypatch):
         assert (row["character2"], row["error"]) == (expected["character2"], expected["error"])
         if not row["error"]:
             assert row["probability"] == np.float32(expected["probability"])
+
+
+@pytest.mark.parametrize("number, count", [(0, 3), (4, 3), (True, 3), (1.5, 3), ("1", 3), (1, 0)])
+def test_a_shard_made_in_a_program_is_checked(number, count):
+    "Number 0 would hold no picture at all"
+    with pytest.raises(ValueError, match="(number|count) must be a whole number"):
+        Shard(number, count)
+
+
+def test_a_job_takes_paths_as_text(model_path, folder, tmp_path):
+    text = [str(path) for path in (model_path, folder, tmp_path / "part.csv")]
+    assert ShardJob(*text).partial == ShardJob(*map(Path, text)).partial
+    for wrong in (dict(k=0), dict(k="3"), dict(tta="maybe")):
+        with pytest.raises(ValueError, match=f"{[*wrong][0]} must be"):
+            ShardJob(*text, **wrong)

@@ -22,7 +22,7 @@ from ..core.device import num_workers
 from ..core.display import jpeg_uri
 from ..core.figures import NotebookFigure
 from ..core.files import atomic_write
-from ..core.text import escape_html, safe_csv, unknown_name_message
+from ..core.text import check_whole, escape_html, safe_csv, unknown_name_message
 from ..data.folders import ImageFiles
 from ..data.images import open_picture
 from ..data.shards import open_store
@@ -183,6 +183,7 @@ def _findings(report, what: str, n: int) -> list:
     "Up to `n` findings of a kind: (images, caption) of each"
     if what not in _FINDINGS:
         raise ValueError(unknown_name_message("finding", what, _FINDINGS))
+    check_whole("n", n, 1)
     stores = report.stores
     rows = list(_spread(getattr(report, what), n).itertuples())
     if what == "anomalies":

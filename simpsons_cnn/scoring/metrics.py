@@ -19,19 +19,20 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..core.text import escape_html, first_few, short_repr, unknown_name_message
-from ..data.folders import nfc
+from simpsons_cnn.core.text import (
+    as_array,
+    check_number,
+    check_whole,
+    escape_html,
+    first_few,
+    short_repr,
+    unknown_name_message,
+    whole_numbers,
+)
+from ..data.folders import distinct_names, nfc
 from ..networks.reference import evaluating
+from ..quality.duplicates import one_for_each
 from .test_time import tta_logits
-
-# %% ../../nbs/scoring/01_metrics.ipynb #3dea069f
-def _class_numbers(name: str, values, num_classes: int) -> np.ndarray:
-    "Classes as int64; raises `ValueError` for one out of range"
-    values = np.asarray(values, dtype=np.int64).ravel()
-    if len(values) and (values.min() < 0 or values.max() >= num_classes):
-        found = f"{values.min()} to {values.max()}"
-        raise ValueError(f"{name} must be from 0 to {num_classes - 1}, got {found}")
-    return values
 
 # %% ../../nbs/scoring/01_metrics.ipynb #dc93cd93
 def confusion_matrix(
@@ -40,8 +41,9 @@ def confusion_matrix(
     num_classes: int,  # Number of classes
 ) -> np.ndarray:  # int64, shape `(classes, classes)`: rows are the truth, columns the answers
     "Count how often each class was taken for each; raises `ValueError` for classes out of range"
-    true = _class_numbers("targets", targets, num_classes)
-    predicted = _class_numbers("predictions", predictions, num_classes)
+    check_whole("num_classes", num_classes, 1)
+    true = whole_numbers("targets", targets, 0, num_classes - 1)
+    predicted = whole_numbers("predictions", predictions, 0, num_classes - 1)
     if len(true) != len(predicted):
         sizes = f"{len(true)} and {len(predicted)}"
         raise ValueError(f"targets and predictions must be equally many, got {sizes}")
@@ -79,7 +81,10 @@ def class_scores(
     confusion,  # Counts, shape `(..., classes, classes)`
 ) -> dict:  # Arrays of shape `(..., classes)`, NaN where undefined
     "`jaccard`, `precision`, `recall` and `f1` of each class, from one confusion matrix or many"
-    return _scores(_sums_of(np.asarray(confusion)))
+    counts = as_array(confusion)
+    if counts.ndim < 2 or counts.shape[-1] != counts.shape[-2]:
+        raise ValueError(f"confusion must be of shape (…, classes, classes), got {counts.shape}")
+    return _scores(_sums_of(counts))
 
 # %% ../../nbs/scoring/01_metrics.ipynb #14a62920
 def _nanmean(x):
@@ -97,7 +102,7 @@ def macro_f1_score(
     "Mean F1 of the classes that occur"
     f1 = class_scores(confusion)["f1"]
     if min_pictures:
-        f1 = np.where(np.sum(confusion, -1) >= min_pictures, f1, np.nan)
+        f1 = np.where(as_array(confusion).sum(-1) >= min_pictures, f1, np.nan)
     return _nanmean(f1)
 
 # %% ../../nbs/scoring/01_metrics.ipynb #1cbb7c9e
@@ -182,16 +187,9 @@ def _single_images(confusion) -> _Units:
 # %% ../../nbs/scoring/01_metrics.ipynb #c2d00b5d
 def _whole_groups(per_image: pd.DataFrame, groups) -> _Units:
     "Each group is drawn as a whole, among those of its most frequent character"
-    if len(groups) != len(per_image):
-        raise ValueError(f"groups must be one per image ({len(per_image):,}), got {len(groups):,}")
-    missing = np.sum(pd.isna(list(groups)))
-    if missing:
-        raise ValueError(
-            f"groups must name the group of each image, got NaN or None for {missing:,} of "
-            f"{len(groups):,}; give each of them a group of its own"
-        )
+    groups = one_for_each("groups", groups, len(per_image))
     columns = dict(truth=per_image.truth.to_numpy(), answer=per_image.prediction.to_numpy())
-    images = pd.DataFrame(dict(group=pd.factorize(np.asarray(groups))[0], **columns))
+    images = pd.DataFrame(dict(group=pd.factorize(groups)[0], **columns))
     entries = images.value_counts(sort=False).reset_index(name="times")
     by_truth = images.value_counts(["group", "truth"]).reset_index()  # the most frequent first
     stratum = by_truth.drop_duplicates("group").sort_values("group").truth.to_numpy()
@@ -421,7 +419,7 @@ class Report:
     probabilities: np.ndarray | None = None  # `(n, classes)`, in the order of `per_image`; if kept
 
     def __post_init__(self):
-        self.classes = list(self.classes)
+        self.classes = distinct_names(self.classes)
         self.confusion = _checked_counts(self.confusion, len(self.classes))
 
     def __len__(self):
@@ -476,6 +474,7 @@ class Report:
         n: int = 10,  # So many at most
     ) -> pd.DataFrame:
         "The most frequent mistakes: `truth`, `taken_for`, `times`, `share` of the first's images"
+        check_whole("n", n, 0)
         return _largest_mistakes(self.confusion, self.classes, n)
 
     def top_losses(
@@ -483,6 +482,7 @@ class Report:
         n: int = 12,  # So many at most
     ) -> pd.DataFrame:
         "The images with the highest loss: `row`, `picture`, `truth`, `prediction`, …"
+        check_whole("n", n, 0)
         return _largest_losses(self.per_image, self.store, self.classes, n)
 
     def bootstrap_interval(
@@ -497,6 +497,9 @@ class Report:
         "Interval of a score by the bootstrap, Wilson's where mistakes are few; raises `ValueError`"
         character = character and nfc(character)
         _check_metric(metric, character, self.classes)
+        check_number("level", level, 0.01, 0.9999)
+        check_whole("draws", draws, 1)
+        check_whole("seed", seed, 0)
         units = _units_of(self.confusion, self.per_image, groups)
         strata = _strata(self.confusion, self.classes, metric, character)
         if not len(strata):
@@ -611,7 +614,7 @@ def _answers(dl, logits, targets, groups) -> pd.DataFrame:
     columns = {name: column.cpu().numpy() for name, column in columns.items()}
     rows = dl.indices.numpy()
     if groups is not None:
-        columns |= dict(group=np.asarray(groups)[rows])
+        columns |= dict(group=as_array(groups)[rows])
     return pd.DataFrame(dict(row=rows) | columns)
 
 # %% ../../nbs/scoring/01_metrics.ipynb #a70ff09f
@@ -619,12 +622,11 @@ def check_judged(
     dl,  # `Batches` that a model is to be judged by
     groups=None,  # Group of each image of their store
 ):
-    "Raise `ValueError` for a loader that augments or shuffles, or for groups of another store"
+    "Raise `ValueError` for a loader that augments or shuffles, or groups that do not fit"
     if dl.shuffle or dl.augment:
         raise ValueError("dl must be without augment and shuffle: each picture once, in order")
-    if groups is not None and len(groups) != len(dl.store):
-        size = f"{len(dl.store):,}"
-        raise ValueError(f"groups must be one per image of the store ({size}), got {len(groups):,}")
+    if groups is not None:
+        one_for_each("groups", groups, len(dl.store), dl.indices)
 
 # %% ../../nbs/scoring/01_metrics.ipynb #0d86d2ba
 def score_logits(
