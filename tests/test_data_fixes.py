@@ -291,3 +291,14 @@ def test_unicode_forms_side_by_side(files, dropped):
     files = ImageFiles.scan(files.root)
     left = apply_fixes(files, {dropped: Fix("drop")}, strict=True)
     assert {*files.names} - {*left.names} == {dropped}
+
+
+@pytest.mark.parametrize(
+    "fix, words", [(("Drop", ""), "Unknown action 'Drop'"), (("move", ""), "needs the right")]
+)
+def test_fixes_that_were_made_in_a_program_are_checked(tmp_path, fix, words):
+    for name in NAMES:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    with pytest.raises(ValueError, match=words):
+        apply_fixes(ImageFiles.scan(tmp_path), {NAMES[0]: fix})

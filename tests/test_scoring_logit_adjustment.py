@@ -137,3 +137,14 @@ def test_no_table_of_all_pairs_of_characters():
         assert tracemalloc.get_traced_memory()[1] < 4e6
     finally:
         tracemalloc.stop()
+
+
+def test_arrays_are_taken_and_misfits_refused():
+    counts = torch.tensor([30, 10, 5])
+    logits, labels = lopsided_answers(0, counts)
+    found = choose_adjustment(logits, labels, counts)
+    assert choose_adjustment(logits.numpy(), labels.tolist(), counts.numpy()) == found
+    with pytest.raises(ValueError, match="counts must be one per class, 3, got 4"):
+        choose_adjustment(logits, labels, [30, 10, 5, 1])
+    with pytest.raises(ValueError, match="labels must be whole numbers from 0 to 2, got 3"):
+        choose_adjustment(logits, labels + 1, counts)

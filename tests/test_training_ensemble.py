@@ -19,7 +19,7 @@ from simpsons_cnn.inference.card import model_card
 from simpsons_cnn.inference.classifier import Classifier
 from simpsons_cnn.networks.model_file import load_model, save_model
 from simpsons_cnn.networks.presets import create_model
-from simpsons_cnn.training.ensemble import _model_files, make_ensemble
+from simpsons_cnn.training.ensemble import make_ensemble, model_files
 
 CHARACTERS = list("abc")
 MODEL = "model/model.safetensors"
@@ -99,7 +99,7 @@ def test_a_series_is_in_the_order_of_its_seeds(tmp_path):
     for name in ("seed_10", "seed_2", "best"):
         (tmp_path / name / "model").mkdir(parents=True)
         (tmp_path / name / MODEL).touch()
-    names = [path.parts[-3] for path in _model_files(tmp_path)]
+    names = [path.parts[-3] for path in model_files(tmp_path)]
     assert names == ["seed_2", "seed_10"]
 
 
@@ -211,6 +211,13 @@ def test_the_command_writes_the_same_model(root, made, tmp_path):
     assert target.read_bytes() == made.path.read_bytes()
     with pytest.raises(SystemExit, match="pass --overwrite"):
         run(simpsons_ensemble, *runs, "--out", target)
+
+
+def test_a_network_that_no_member_uses_is_refused(root, tmp_path):
+    args = ["--out", tmp_path / "new/e", "--network", "unused=torchvision.models:resnet18"]
+    with pytest.raises(SystemExit, match="no network of your own in '.*001'; leave out --network"):
+        run(simpsons_ensemble, root / "runs/001", *args)
+    assert not (tmp_path / "new").exists()
 
 
 def test_training_with_several_seeds_can_end_in_an_ensemble(root, made):

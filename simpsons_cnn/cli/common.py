@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['tidy_errors', 'CommandParser', 'add_device', 'add_overwrite', 'add_network', 'register_named_network', 'add_model',
-           'open_classifier', 'add_store_directory', 'check_target', 'check_apart', 'check_different', 'check_makeable',
-           'make_out_folder', 'score_line', 'unreadable_lines', 'print_next', 'Transcript', 'shell']
+           'check_network_used', 'open_classifier', 'add_store_directory', 'check_target', 'check_apart',
+           'check_different', 'check_makeable', 'make_out_folder', 'score_line', 'unreadable_lines', 'print_next',
+           'Transcript', 'shell']
 
 # %% ../../nbs/cli/01_common.ipynb #0e182c80
 import argparse
@@ -242,18 +243,29 @@ def add_model(parser: CommandParser):
     parser.add_argument("model", type=find_model_file, help=text)
 
 # %% ../../nbs/cli/01_common.ipynb #b5aa0f0d
+def check_network_used(
+    args,  # Parsed options, with `network`
+    models: list,  # Networks
+    sources: list,  # The files or folders that they are from
+):
+    "Raise `ValueError` if `--network` was given and none of some networks is one of your own"
+    from simpsons_cnn.networks.presets import is_own_network
+
+    if args.network and not any(is_own_network(model) for model in models):
+        names = first_few(f"'{source}'" for source in sources)
+        raise ValueError(f"There is no network of your own in {names}; leave out --network")
+
+
 def open_classifier(
     args,  # Parsed options, with `model` and `network`
     device="auto",
 ):  # -> `Classifier`
     "Load a model, after registering its network if `--network` says where that is"
     from simpsons_cnn.inference.classifier import Classifier  # imports slowly
-    from simpsons_cnn.networks.presets import is_own_network
 
     register_named_network(args)
     classifier = Classifier.load(args.model, device)
-    if args.network and not is_own_network(classifier.model):
-        raise ValueError(f"'{args.model}' holds no network of your own; leave out --network")
+    check_network_used(args, [classifier.model], [args.model])
     return classifier
 
 # %% ../../nbs/cli/01_common.ipynb #5f803e99

@@ -16,6 +16,7 @@ from simpsons_cnn.cli.common import (
     add_overwrite,
     add_store_directory,
     check_makeable,
+    check_network_used,
     check_target,
     print_next,
     register_named_network,
@@ -42,6 +43,17 @@ def _ensemble_parser() -> CommandParser:
     return parser
 
 # %% ../../nbs/cli/10_ensemble.ipynb #6c3dbe88
+def _register_network(args):
+    "Register the network that `--network` names; raises `ValueError` if no model has one"
+    from simpsons_cnn.networks.model_file import load_model
+    from simpsons_cnn.training.ensemble import model_files
+
+    register_named_network(args)
+    if args.network:
+        paths = [path for source in args.models for path in model_files(source)]
+        check_network_used(args, [load_model(path)[0] for path in paths], args.models)
+
+
 @tidy_errors
 def simpsons_ensemble(
     argv: list = None,  # Arguments; `None` takes those of the program
@@ -58,7 +70,7 @@ def simpsons_ensemble(
     check_makeable(args.out.parent)
     from simpsons_cnn.training.ensemble import make_ensemble
 
-    register_named_network(args)
+    _register_network(args)
     print(make_ensemble(args.models, args.out, not args.no_calibrate, args.device, **overrides))
     print(f"model: {args.out}")
     model = shlex.quote(str(args.out))

@@ -427,7 +427,9 @@ def simpsons_train(
         return _verify_run(options.verify, settings)
     if options.nproc > 1:
         config = Config.load(options.config, **settings)  # mistakes are reported once
-        return _train_in_processes(sys.argv[1:] if argv is None else argv, options.nproc, config.device)
+        return _train_in_processes(
+            sys.argv[1:] if argv is None else argv, options.nproc, config.device
+        )
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return _train_as_one_of_many(settings, options.config, options.resume)
     in_series = options.seeds or options.folds  # which finds the latest series itself

@@ -197,6 +197,8 @@ def apply_fixes(
     "Correct labels and leave images out; raises `ValueError` where that makes no sense"
     if isinstance(fixes, (str, Path)):
         fixes = read_fixes(fixes)
+    for action, character in fixes.values():
+        _checked_fix(action, character)
     _report_missing(fixes, files, strict)
     labels, stays = _correct(files, fixes)
     fixed = replace(files, labels=labels).select(np.flatnonzero(stays))

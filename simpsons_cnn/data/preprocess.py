@@ -59,6 +59,9 @@ def _to_array(im: Image.Image) -> np.ndarray:
 def _read_pixels(source, min_size: int | None) -> np.ndarray:
     "Upright RGB bytes of a path, an open file or a PIL image; an array is returned as it is"
     if isinstance(source, np.ndarray):
+        if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3:
+            got = f"{source.dtype} of shape {source.shape}"
+            raise ValueError(f"an array must be uint8 of shape (height, width, 3), got {got}")
         return source
     with open_for_decoding(source, min_size) as im:
         return _to_array(to_rgb(im))

@@ -27,9 +27,12 @@ from simpsons_cnn.core.files import (
     replace_file,
     require_file_or_nothing,
 )
-from ..core.text import require, safe_csv, safe_str, short_repr
+from ..core.tensors import read_header
+from ..core.text import check_whole, require, safe_csv, safe_str, short_repr
 from ..data.folders import walk_pictures
 from .classifier import Classifier, Predictions, column_names, predict_in
+from ..networks.model_file import FORMAT_VERSION
+from ..scoring.test_time import check_tta
 
 # %% ../../nbs/inference/07_shards.ipynb #cee115e6
 _SHARD = re.compile("([0-9]{1,9})/([0-9]{1,9})")
@@ -41,6 +44,10 @@ class Shard:
 
     number: int = 1  # From 1 to `count`
     count: int = 1
+
+    def __post_init__(self):
+        check_whole("count", self.count, 1)
+        check_whole("number", self.number, 1, self.count)
 
     @classmethod
     def parse(
@@ -198,12 +205,16 @@ class ShardJob:
     tta: bool | str = False  # See `tta_logits`
 
     def __post_init__(self):
+        for name in ("model", "folder", "target"):
+            object.__setattr__(self, name, Path(getattr(self, name)))
+        check_whole("k", self.k, 1)
+        check_tta(self.tta)
         _check_format(self.target)
 
     @property
     def partial(self) -> Path:
         "The folder of groups until all are named; what the rows depend on is in its name"
-        model = hashlib.sha256(self.model.read_bytes()).hexdigest()
+        model = read_header(self.model, FORMAT_VERSION, "save_model")["sha256"]
         folder = [str(self.folder), os.path.realpath(self.folder)]
         settings = [model, str(self.shard), *folder, self.k, self.tta, _GROUP]
         digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()

@@ -143,12 +143,14 @@ class _Control:
             if self.move("training" if self.training_began else "preparing", "paused"):
                 self._unpaused.set()
 
-    def stop(self):
-        "End training after this step"
+    def stop(self) -> bool:
+        "End training after this step; returns whether there was something to end"
         with self._lock:
-            if self.move("stopping", "preparing", "training", "paused"):
+            stopping = self.move("stopping", "preparing", "training", "paused")
+            if stopping:
                 self.stop_wanted = True
                 self._unpaused.set()
+            return stopping
 
     def begin_training(self):
         with self._lock:
@@ -298,6 +300,7 @@ class _Job:
         self.control = control
         self.at_end = at_end
         self.thread = None  # before the start
+        self.late = None  # an interrupt that came while nothing could be stopped
         self.returned = self.error = None
         self.done = threading.Event()  # also `at_end` has returned
 
@@ -311,26 +314,32 @@ class _Job:
         while not self.done.is_set():
             try:
                 self.done.wait()
-            except KeyboardInterrupt:
-                if self.control.stop_wanted:
-                    raise
-                self.control.stop()
+            except KeyboardInterrupt as interrupt:
+                self._hear(interrupt)
+        late, self.late = self.late, None
+        if late:
+            raise late
 
     async def wait_async(self):
         "As `wait`, while the kernel hears the buttons"
         while not self.done.is_set():
             try:
                 await asyncio.sleep(0.1)
-            except asyncio.CancelledError:
-                if self.control.stop_wanted:
-                    raise
-                self.control.stop()
+            except asyncio.CancelledError as interrupt:
+                self._hear(interrupt)
 
     def result(self):
         "What the call returned; raises what it raised"
         if self.error:
             raise self.error
         return self.returned
+
+    def _hear(self, interrupt: BaseException):
+        "The first interrupt is a stop; while the run is saved it is kept for `wait` to raise"
+        if self.control.stop_wanted or self.late:
+            raise interrupt
+        if not self.control.stop():
+            self.late = interrupt
 
     def _work(self):
         try:

@@ -16,9 +16,17 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..core.text import escape_html, first_few, short_repr, unknown_name_message
-from ..data.folders import nfc
+from simpsons_cnn.core.text import (
+    as_array,
+    check_whole,
+    escape_html,
+    first_few,
+    short_repr,
+    unknown_name_message,
+)
+from ..data.folders import distinct_names, nfc
 from ..networks.reference import evaluating
+from ..quality.duplicates import one_for_each
 from simpsons_cnn.scoring.metrics import (
     COMMON,
     bootstrap_interval,
@@ -144,7 +152,7 @@ class Report:
     probabilities: np.ndarray | None = None  # `(n, classes)`, in the order of `per_image`; if kept
 
     def __post_init__(self):
-        self.classes = list(self.classes)
+        self.classes = distinct_names(self.classes)
         self.confusion = _checked_counts(self.confusion, len(self.classes))
 
     def __len__(self):
@@ -199,6 +207,7 @@ class Report:
         n: int = 10,  # So many at most
     ) -> pd.DataFrame:
         "The most frequent mistakes: `truth`, `taken_for`, `times`, `share` of the first's images"
+        check_whole("n", n, 0)
         return _largest_mistakes(self.confusion, self.classes, n)
 
     def top_losses(
@@ -206,6 +215,7 @@ class Report:
         n: int = 12,  # So many at most
     ) -> pd.DataFrame:
         "The images with the highest loss: `row`, `picture`, `truth`, `prediction`, …"
+        check_whole("n", n, 0)
         return _largest_losses(self.per_image, self.store, self.classes, n)
 
     def bootstrap_interval(
@@ -335,7 +345,7 @@ def _answers(dl, logits, targets, groups) -> pd.DataFrame:
     columns = {name: column.cpu().numpy() for name, column in columns.items()}
     rows = dl.indices.numpy()
     if groups is not None:
-        columns |= dict(group=np.asarray(groups)[rows])
+        columns |= dict(group=as_array(groups)[rows])
     return pd.DataFrame(dict(row=rows) | columns)
 
 # %% ../../nbs/scoring/01_report.ipynb #a70ff09f
@@ -343,14 +353,13 @@ def check_judged(
     dl,  # `Batches` that a model is to be judged by
     groups=None,  # Group of each image of their store
 ):
-    "Raise `ValueError` for a loader that changes or shuffles images, or groups of another store"
+    "Raise `ValueError` for a loader that changes or shuffles images, or groups that do not fit"
     if dl.shuffle or dl.augment or dl.transform:
         raise ValueError(
             "dl must be without augment, transform and shuffle: each picture once, in order"
         )
-    if groups is not None and len(groups) != len(dl.store):
-        size = f"{len(dl.store):,}"
-        raise ValueError(f"groups must be one per image of the store ({size}), got {len(groups):,}")
+    if groups is not None:
+        one_for_each("groups", groups, len(dl.store), dl.indices)
 
 # %% ../../nbs/scoring/01_report.ipynb #0d86d2ba
 def score_logits(
