@@ -316,22 +316,21 @@ def _train_in_processes(argv: list, nproc: int, device: str):
 
 # %% ../../nbs/cli/02_train.ipynb #8cce093d
 def _train_as_one_of_many(settings: dict, path, resume: bool):
-    "Train as a process that torchrun has started; one that lost the others ends silently"
-    from simpsons_cnn.training.distributed import LostProcess
+    "Train as a process that torchrun has started; of those that fail only the first says why"
+    from simpsons_cnn.training.distributed import one_message
+    from simpsons_cnn.training.history import NonFiniteLoss
     from simpsons_cnn.training.train import train
 
-    try:
+    with one_message():
         if os.environ["RANK"] == "0":
             config, files = _load_config(path, settings, resume)
-            _train_run(config, resume, files)
-        else:
+            return _train_run(config, resume, files)
+        try:
             train(None)
-    except LostProcess:
-        sys.exit(1)
-    except (FloatingPointError, KeyboardInterrupt):
-        if os.environ["RANK"] == "0":
-            raise
-        sys.exit(1)
+        except NonFiniteLoss:  # of all of them; the first has still to save what was learnt
+            return
+        except KeyboardInterrupt:
+            sys.exit(1)
 
 # %% ../../nbs/cli/02_train.ipynb #3ce14da8
 _RUN_OPTIONS = (

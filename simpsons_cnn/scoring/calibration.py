@@ -58,7 +58,7 @@ def fit_temperature(
     labels: Tensor,  # True classes, shape `(n,)`
 ) -> float:  # From .05 to 20
     "Find the temperature under which the labels are most likely; of few images, nearer to 1"
-    z = logits.double().cpu()
+    z = logits.cpu().double()  # Apple's MPS has no float64
     truth = z.gather(1, labels.cpu()[:, None]).mean()
     low, high = 1 / 20, 20.0  # of 1/T
     for _ in range(60):

@@ -270,7 +270,6 @@ def _copy_buffers(averaged: nn.Module, model: nn.Module) -> list:  # Batch norms
     ]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # all batches count the same
     return norms
 
 # %% ../../nbs/training/04_run.ipynb #86f96fc7
@@ -310,7 +309,9 @@ class WeightAverage:
             return
         for norm in norms:
             norm.train()  # dropout stays off
-        for xb, _ in itertools.islice(batches, _STATISTICS_BATCHES):
+        for number, (xb, _) in enumerate(itertools.islice(batches, _STATISTICS_BATCHES), 1):
+            for norm in norms:
+                norm.momentum = 1 / number  # all count the same; `None` would wait for a GPU
             with torch.autocast(xb.device.type, dtype, enabled=dtype is not None):
                 self.network(xb)
         self.network.eval()
