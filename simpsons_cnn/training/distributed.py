@@ -369,14 +369,14 @@ def _ended_with_parent(
     seconds: float = 1.0,  # Between two looks
 ) -> Iterator[None]:
     "Within, this process gets SIGTERM when the one that started it has ended"
-    parent = os.getppid()
+    parent = int(os.environ.get("SIMPSONS_CNN_PARENT", os.getppid()))
     left = threading.Event()
 
     def watch():
-        while not left.wait(seconds):
-            if os.getppid() != parent:
-                os.kill(os.getpid(), signal.SIGTERM)
+        while os.getppid() == parent:
+            if left.wait(seconds):
                 return
+        os.kill(os.getpid(), signal.SIGTERM)
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -438,7 +438,7 @@ def _is_first_to_fail(store) -> bool:
         return True
 
 
-def _explain(error: Exception, ranks: Ranks, store) -> Exception | None:
+def _explain(error: BaseException, ranks: Ranks, store) -> BaseException | None:
     "The error that a process raises in the end; `None` if another one has said why all end"
     if isinstance(error, LostProcess):
         late = _late_ranks(store, ranks)
@@ -449,24 +449,31 @@ def _explain(error: Exception, ranks: Ranks, store) -> Exception | None:
     return error if _is_first_to_fail(store) else None
 
 
+def _last_word(error: BaseException) -> BaseException | None:
+    "What a process raises in the end; `None`: nothing, since another one speaks"
+    if not (dist.is_available() and dist.is_initialized()):  # all of them are asked to end
+        follows = isinstance(error, KeyboardInterrupt) and os.environ.get("RANK", "0") != "0"
+        return None if follows else error
+    try:
+        store = dist.distributed_c10d._get_default_store()
+        return _explain(error, current_ranks(), store)
+    except KeyboardInterrupt:
+        return None
+
+
 @contextmanager
 def one_message() -> Iterator[None]:
     "Within, of the processes that fail only the first raises its error; the others exit with 1"
     try:
         yield
-    except Exception as e:
-        if not (dist.is_available() and dist.is_initialized()):
-            raise
-        store = dist.distributed_c10d._get_default_store()
-        try:
-            error = _explain(e, current_ranks(), store)
-        except KeyboardInterrupt:
-            error = None
+    except (Exception, KeyboardInterrupt) as e:
+        error = _last_word(e)
         if error is e:
             raise
         if error is None:
             sys.exit(1)
         raise error from e
+
 
 # %% ../../nbs/training/13_distributed.ipynb #6a0786cd
 @contextmanager

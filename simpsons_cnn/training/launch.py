@@ -124,6 +124,7 @@ def run_processes(
     try:
         with tempfile.TemporaryDirectory() as logs, _nothing_left_behind(handlers):
             options.append(f"--log_dir={logs}")
+            os.environ["SIMPSONS_CNN_PARENT"] = str(os.getpid())  # see `process_group`
             os.environ.setdefault("OMP_NUM_THREADS", str(max(1, num_workers() // nproc)))
             torchrun([*options, *arguments])
     except ChildFailedError as e:
