@@ -11,6 +11,7 @@ import json
 import os
 import shlex
 import sys
+from contextlib import suppress
 from typing import Literal, get_args, get_origin
 
 from simpsons_cnn.cli.common import (
@@ -323,23 +324,29 @@ def _train_in_processes(argv: list, nproc: int, device: str):
     sys.exit(run_processes(["-m", "simpsons_cnn", "train", *_without_nproc(argv)], nproc))
 
 # %% ../../nbs/cli/02_train.ipynb #8cce093d
-def _train_as_one_of_many(settings: dict, path, resume: bool):
-    "Train as a process that torchrun has started; one that lost the others ends silently"
-    from simpsons_cnn.training.distributed import LostProcess
+def _lead_or_follow(settings: dict, path, resume: bool):
+    "Train as one of several processes"
+    from simpsons_cnn.training.history import NonFiniteLoss
     from simpsons_cnn.training.train import train
 
+    if os.environ["RANK"] == "0":
+        config, files = _load_config(path, settings, resume)
+        _train_run(config, resume, files)
+        return
+    with suppress(NonFiniteLoss):  # the first has still to save what was learnt
+        train(None)
+
+
+def _train_as_one_of_many(settings: dict, path, resume: bool):
+    "Train as a process that torchrun has started; of those that fail only the first says why"
     try:
-        if os.environ["RANK"] == "0":
-            config, files = _load_config(path, settings, resume)
-            _train_run(config, resume, files)
-        else:
-            train(None)
-    except LostProcess:
-        sys.exit(1)
-    except (FloatingPointError, KeyboardInterrupt):
+        from simpsons_cnn.training.distributed import one_message
+    except KeyboardInterrupt:  # of all of them
         if os.environ["RANK"] == "0":
             raise
         sys.exit(1)
+    with one_message():
+        _lead_or_follow(settings, path, resume)
 
 # %% ../../nbs/cli/02_train.ipynb #3ce14da8
 _RUN_OPTIONS = (

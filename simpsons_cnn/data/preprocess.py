@@ -76,7 +76,8 @@ def _scale_shift(mean: tuple, std: tuple) -> tuple:
 # %% ../../nbs/data/02_preprocess.ipynb #a64407a2
 def _on_channels(scale_shift: tuple, device) -> Tensor:  # Shape (2, 3, 1, 1)
     "Scale and shift in a shape that fits a batch of images"
-    return torch.tensor(scale_shift, dtype=torch.float32, device=device)[..., None, None]
+    t = torch.tensor(scale_shift, dtype=torch.float32)[..., None, None]
+    return t.to(device, non_blocking=True)  # a GPU is not waited for
 
 # %% ../../nbs/data/02_preprocess.ipynb #b85437c0
 def _checked_side(name: str, value: int, highest: int) -> int:

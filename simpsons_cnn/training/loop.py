@@ -53,7 +53,7 @@ def train_epoch(run: TrainingRun):
         sum_gradients(run.model, run.ranks)
         run.optimizer.step()
         run.after_step(loss.detach())
-        if run.stop_reason:
+        if run.stopping:
             break
 
 # %% ../../nbs/training/05_loop.ipynb #99960e9c
