@@ -221,7 +221,12 @@ class PixelParts:
 
     def to(self, device) -> Tensor:
         "All images as one tensor"
-        return torch.cat([images.to(device) for images in self.split(4096)])
+        out = torch.empty(
+            self.shape, dtype=torch.uint8, device=device, memory_format=torch.channels_last
+        )
+        for images, place in zip(self.split(4096), out.split(4096), strict=True):
+            place.copy_(images)
+        return out
 
     def _take(self, rows: Tensor) -> Tensor:
         _, colours, *sides = self.shape
