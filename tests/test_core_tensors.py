@@ -1,6 +1,7 @@
 "Files of tensors: every damaged byte, every length, headers that lie, files of others"
 
 import json
+import tracemalloc
 
 import pytest
 import safetensors.torch
@@ -69,3 +70,21 @@ def test_files_of_another_kind(tmp_path, whole):
         read_tensors(tmp_path / "foreign", 1, "this test")
     with pytest.raises(FileNotFoundError):
         read_tensors(tmp_path / "none", 1, "this test")
+
+
+def test_a_header_that_was_read_is_written_again(tmp_path, whole):
+    write_tensors(tmp_path / "some", *read_tensors(tmp_path / "some", 1, "this test"))
+    tensors, header = read_tensors(tmp_path / "some", 1, "this test")
+    assert header["note"] == "two of them"
+    assert torch.equal(tensors["a"], WEIGHTS["a"])
+
+
+def test_a_file_is_read_once_into_memory(tmp_path):
+    "Its bytes, and the tensors made of them"
+    n = 2**22
+    write_tensors(tmp_path / "large", dict(a=torch.zeros(n)), dict(format_version=1))
+    tracemalloc.start()
+    read_tensors(tmp_path / "large", 1, "this test")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2.5 * 4 * n

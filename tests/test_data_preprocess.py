@@ -42,6 +42,15 @@ def test_file_and_memory_agree(scene):
         assert torch.equal(prep(f), prep(Image.open(f)))
 
 
+def test_an_image_that_is_open_stays_whole(scene):
+    "A draft would shrink it for everybody who has it"
+    f = io.BytesIO()
+    scene.resize((1000, 800)).save(f, "jpeg")
+    image, prep = Image.open(f), Preprocess(64)
+    assert torch.equal(prep(image, draft=True), prep(image))
+    assert image.size == (1000, 800)
+
+
 def test_large_image_in_strips():
     large = Image.effect_noise((2999, 1500), 60).convert("RGB")
     assert torch.equal(Preprocess(32)(large), Preprocess(32)(np.array(large)))

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import weakref
 
 import numpy as np
 import pytest
@@ -256,6 +257,26 @@ def test_rows_of_several_arrays():
     assert torch.equal(parts[1:3][[0]], arrays[[0]])
     assert parts[[1, 1]].is_contiguous(memory_format=torch.channels_last)
     assert parts[torch.tensor([], dtype=torch.int64)].shape == (0, 3, 4, 4)
+
+
+def test_a_copy_of_all_images_needs_no_second_one(monkeypatch):
+    "Of what is read from the arrays, two pieces at most are in memory beside it"
+    arrays = torch.randint(256, (20_000, 2, 2, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+    parts = PixelParts(list(arrays.split(7000)), torch.randperm(20_000))
+    take, pieces, in_memory = PixelParts._take, [], []
+
+    def noting(self, rows):
+        images = take(self, rows)
+        pieces.append(weakref.ref(images))
+        in_memory.append(sum(piece() is not None for piece in pieces))
+        return images
+
+    monkeypatch.setattr(PixelParts, "_take", noting)
+    copy = parts.to("cpu")
+    assert torch.equal(copy, arrays[parts.rows])
+    assert copy.is_contiguous(memory_format=torch.channels_last)
+    assert len(pieces) == 5
+    assert max(in_memory) <= 2
 
 
 def test_each_slice_has_a_copy_of_its_own_on_a_gpu(monkeypatch):

@@ -23,8 +23,8 @@ from pathlib import Path
 
 from ..core.display import progress_bar
 from ..core.files import replace_folder, require_empty_folder, require_free_space
-from ..core.text import first_few
-from .folders import holds_picture, is_hidden, is_picture, nfc, pictures_under
+from ..core.text import first_few, require
+from .folders import holds_picture, is_hidden, nfc, pictures_under
 
 # %% ../../nbs/data/04_archives.ipynb #316969a8
 _ON_WINDOWS = os.name == "nt"
@@ -242,7 +242,7 @@ def _is_copy(shared: set, one: str, other: str, source) -> bool:
     "Whether images that two sets share by name and size are the same, tried on a few"
     for character, name, _ in sorted(shared)[:5]:
         names = [f"{_join(s, character)}/{name}".removeprefix("./") for s in (one, other)]
-        if source is not None and not _have_same_start(source, *names):
+        if not _have_same_start(source, *names):
             return False
     return True
 
@@ -274,7 +274,7 @@ def _content_of_set(name: str, characters: list, folders: dict) -> set:
 # %% ../../nbs/data/04_archives.ipynb #a2ff1c0d
 def _distinct_sets(
     folders: dict,  # folder -> {name: size} of the images in it
-    source=None,  # To compare bytes; `None`: names and sizes alone
+    source,  # To compare bytes
 ) -> tuple:  # (set -> its characters, folder of a copy -> folder it is a copy of)
     "Sets of images, told from second copies of them"
     found = _character_folders(folders)
@@ -344,9 +344,9 @@ class _Layout:
         return images.get(os.path.basename(path))
 
 # %% ../../nbs/data/04_archives.ipynb #2bac1c6c
-def _layout(folders: dict, source, names) -> _Layout:
+def _layout(folders: dict, source) -> _Layout:
     sets, copies = _distinct_sets(folders, source)
-    train = _training_set(sets, names)
+    train = _training_set(sets, source.sizes)
     home = {_join(s, c): ("train" if s == train else "test", c) for s in sets for c in sets[s]}
     return _Layout(folders, copies, home, sets[train])
 
@@ -385,21 +385,16 @@ def _reason_left_out(layout: _Layout, folder: str, name: str, taken: dict) -> st
 
 # %% ../../nbs/data/04_archives.ipynb #0db3c638
 def _is_image(name: str, source) -> bool:
-    "Whether a file of the source is an image; without the source its name decides"
+    "Whether a file of the source is an image"
     if any(map(is_hidden, name.split("/"))):
         return False
-    if source is None:
-        return is_picture(name)
     return holds_picture(name, lambda: source.open(name))
 
 # %% ../../nbs/data/04_archives.ipynb #9db0dbd3
-def _images_by_folder(
-    sizes: dict,  # name -> bytes
-    source=None,  # See `_plan`
-) -> tuple:  # (folder -> {name: size}, names of other files)
-    "The images among files"
+def _images_by_folder(source) -> tuple:  # (folder -> {name: size}, names of other files)
+    "The images among the files of a source"
     folders, others = defaultdict(dict), []
-    for name, size in sizes.items():
+    for name, size in source.sizes.items():
         if _is_image(name, source):
             folders[os.path.dirname(name) or "."][os.path.basename(name)] = size
         else:
@@ -414,13 +409,12 @@ def _in_order(layout: _Layout) -> list:
 
 
 def _plan(
-    sizes: dict,  # name -> bytes
-    source=None,  # Where the files are, to compare bytes; `None`: names and sizes alone
+    source,  # From `_open_source`
 ) -> tuple:  # (name -> 'train/character/picture' or 'test/…', reason -> names left out)
     "Where each file goes, or why it is left out"
-    folders, others = _images_by_folder(sizes, source)
+    folders, others = _images_by_folder(source)
     left = defaultdict(list, {"hidden, or no picture": others} if others else {})
-    layout = _layout(folders, source, sizes)
+    layout = _layout(folders, source)
     taken = {}  # target -> name
     for folder, name in _in_order(layout):
         reason = _reason_left_out(layout, folder, name, taken)
@@ -574,7 +568,7 @@ def unpack(
         )
     limit = float("inf") if source.is_dir() else max_gib * 2**30
     with _errors_of(source), closing(_open_source(source, limit)) as opened:
-        goes, left = _plan(opened.sizes, opened)
+        goes, left = _plan(opened)
         if opened.replaced:
             left["a later entry has the same name"] = opened.replaced
         with replace_folder(folder) as temp:
@@ -596,11 +590,5 @@ def fetch(
 ) -> Unpacked:  # What was found, and what was left out
     "Download the public data set from Kaggle and unpack it; mind the `LICENCE`"
     require_empty_folder(folder)
-    try:
-        import kagglehub
-    except ImportError:
-        raise ModuleNotFoundError(
-            "Fetching needs kagglehub: pip install 'simpsons_cnn[fetch]'; "
-            "or download the archive with a browser and unpack it"
-        ) from None
+    kagglehub = require("kagglehub", "fetch")
     return unpack(kagglehub.dataset_download(_KAGGLE_DATASET), folder)

@@ -199,7 +199,7 @@ def open_for_decoding(
     with nullcontext(source) if is_open else open_picture(source) as im:
         if not im.width * im.height:  # only one made in a program
             raise ValueError(f"a picture must have a pixel or more, got {im.width}×{im.height}")
-        if min_size and im.format == "JPEG":
+        if min_size and not is_open and im.format == "JPEG":
             im.draft(None, (min_size, min_size))
         is_large = im.width * im.height > 2**24
         with _large_image_lock if is_large else nullcontext():

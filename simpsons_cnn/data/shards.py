@@ -221,11 +221,11 @@ class PixelParts:
 
     def to(self, device) -> Tensor:
         "All images as one tensor"
-        _, colours, *sides = self.shape
-        out = torch.empty((len(self), *sides, colours), dtype=torch.uint8, device=device)
-        out = out.permute(0, 3, 1, 2)
-        for start in range(0, len(self), 4096):  # they are never there twice
-            out[start : start + 4096] = self._take(self.rows[start : start + 4096])
+        out = torch.empty(
+            self.shape, dtype=torch.uint8, device=device, memory_format=torch.channels_last
+        )
+        for images, place in zip(self.split(4096), out.split(4096), strict=True):
+            place.copy_(images)
         return out
 
     def _take(self, rows: Tensor) -> Tensor:

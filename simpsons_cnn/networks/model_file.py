@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .. import __version__
 from ..core.device import seeded_generators
 from ..core.files import find_model_file
-from ..core.tensors import read_header, read_tensors, write_tensors
+from ..core.tensors import open_tensors, read_header, write_tensors
 from ..core.text import check_number, first_few, short_repr, unknown_name_message
 from ..data.folders import distinct_names
 from ..data.preprocess import Preprocess
@@ -274,14 +274,10 @@ def load_model(
     "Read a trained network, running nothing from the file; `FileNotFoundError` or `ValueError`"
     path = find_model_file(path)
     _check_is_file(path)
-    described = []
-
-    def check(header, shapes):
-        described.extend(_described_fitting(path, header, shapes))
-
-    tensors, header = read_tensors(path, FORMAT_VERSION, "save_model", check)
-    model, header["preprocess"], header["about"] = described
-    load_weights(model, tensors, path)
+    with open_tensors(path, FORMAT_VERSION, "save_model") as file:
+        model, preprocess, about = _described_fitting(path, file.header, file.shapes)
+        load_weights(model, file.read(), path)
+    header = file.header | dict(preprocess=preprocess, about=about)
     return model.to(device).eval(), header
 
 # %% ../../nbs/networks/05_model_file.ipynb #04da294b

@@ -26,6 +26,7 @@ from ..core.config import Config
 from ..core.device import num_workers
 from ..core.run_folders import run_folders
 from ..core.text import short_repr
+from .distributed import wait_limit
 
 # %% ../../nbs/training/14_launch.ipynb #cb297421
 def _count_of(device: str) -> tuple:  # (number, what is counted)
