@@ -437,7 +437,7 @@ class TrainingRun:
         resumable: bool = True,  # Whether the run can be continued from its checkpoint
     ):
         "Ask the run to stop after this step"
-        if not resumable:
+        if not resumable and not self.history.stop_reason:
             self.history.stop_reason = reason  # kept in the checkpoint: the run is at its end
         if not self.stop_reason:  # the first reason counts
             self.stop_reason, self.resumable = reason, resumable
