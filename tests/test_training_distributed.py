@@ -21,7 +21,7 @@ from simpsons_cnn.demo.characters import demo_characters
 from simpsons_cnn.networks.presets import create_model
 from simpsons_cnn.scoring.report import evaluate
 from simpsons_cnn.training.callbacks import Callback
-from simpsons_cnn.training.checkpoint import Checkpoint
+from simpsons_cnn.training.checkpoint import Checkpoint, read_checkpoint
 from simpsons_cnn.training.distributed import (
     LateProcess,
     LostProcess,
@@ -494,3 +494,44 @@ def test_a_process_ends_with_the_one_that_started_it(late):
     parent.kill()
     assert parent.stdout.read() == "saved\n"  # ends when the orphan has closed it
     parent.wait()
+
+
+@pytest.mark.parametrize(
+    "first, second, kept",
+    [
+        (("good enough", False), None, "good enough"),  # this process has written the checkpoint
+        (("by hand", True), ("good enough", False), "another process was asked to stop"),
+        (None, ("good enough", False), "another process was asked to stop"),
+        (None, ("by hand", True), ""),
+    ],
+)
+def test_the_checkpoint_keeps_the_reason_of_the_process_that_writes_it(
+    store, tmp_path, first, second, kept
+):
+    class Stops(Losses):
+        def on_step(self, run):
+            asked = (first, second)[run.ranks.rank]
+            if asked:
+                run.stop(*asked)
+
+    path = tmp_path / "run.ckpt"
+    own = [asked[0] if asked else "another process was asked to stop" for asked in (first, second)]
+    histories = in_threads(2, lambda ranks: train(store, ranks, Stops(), checkpoint=path)[1])
+    assert [history.stop_reason for history in histories] == own
+    assert {history.resumable for history in histories} == {not kept}
+    assert read_checkpoint(path).header["history"]["stop_reason"] == kept
+
+
+def test_an_error_that_names_a_file_in_no_encoding_reaches_all_processes():
+    def work(ranks):
+        try:
+            with raise_together(ranks):
+                if ranks.rank:
+                    raise OSError("cannot open '\udcff.jpg'")
+        except OSError as e:
+            return str(e)
+        except ValueError as e:
+            return str(e)
+
+    first, second = in_threads(2, work, seconds=5)
+    assert first.startswith(r"cannot open '\udcff.jpg' (in process 1 of 2") and first == second

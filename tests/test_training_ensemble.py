@@ -188,6 +188,14 @@ def test_a_split_that_is_there_is_not_replaced(root, tmp_path):
     assert (tmp_path / "split.csv").read_text() == "mine"
 
 
+def test_an_ensemble_that_is_written_again_has_its_own_split(root, tmp_path):
+    made = make_ensemble([root / "runs/001"], tmp_path / "model", calibrate=False)
+    split = (tmp_path / "split.csv").read_text()
+    (tmp_path / "split.csv").write_text(split.replace("valid", "train"))  # of other members
+    make_ensemble([root / "runs/001"], made.path, calibrate=False)
+    assert (tmp_path / "split.csv").read_text() == split
+
+
 @pytest.mark.parametrize("name", ["0.safetensors", "linked"])
 def test_a_member_is_not_replaced(root, tmp_path, name):
     members = [tmp_path / f"{seed}.safetensors" for seed in (0, 1)]

@@ -169,13 +169,15 @@ def test_a_resume_needs_the_same_images(loaders, store, tmp_path, other):
 
 def test_growing_crops_need_augment(loaders, store):
     plain = Batches(store, loaders[0].indices, 30, shuffle=True, device="cpu")
-    with pytest.raises(ValueError, match="needs augment, got 64"):
-        fit(small_model(), plain, loaders[1], recipe=RECIPE, callbacks=[], first_crop=64)
+    with pytest.raises(ValueError, match="needs augment, got 72"):
+        fit(small_model(), plain, loaders[1], recipe=RECIPE, callbacks=[], first_crop=72)
 
 
 def test_the_default_of_growing_crops_fits_any_loader(loaders, store):
     plain = Batches(store, loaders[0].indices, 30, shuffle=True, device="cpu")
-    assert len(fit(small_model(), plain, loaders[1], recipe=RECIPE, callbacks=[])) == 2
+    saved = TrainingParameters(**RECIPE.model_dump())  # as from `config.yaml`, which has all fields
+    for recipe in (RECIPE, saved):
+        assert len(fit(small_model(), plain, loaders[1], recipe=recipe, callbacks=[])) == 2
 
 
 def test_wrong_loaders_losses_and_callbacks_are_refused(loaders):

@@ -318,7 +318,7 @@ def roll_batch(
 # %% ../../nbs/training/13_distributed.ipynb #4f4080df
 def all_gather_texts(text: str, ranks: Ranks) -> list:
     "Collect the texts of all ranks"
-    data = text.encode()
+    data = text.encode(errors="backslashreplace")  # a file name may be no UTF-8
     row = torch.zeros(1, max(1, ranks.all_reduce_max(len(data))), dtype=torch.uint8)
     row[0, : len(data)] = torch.tensor(list(data), dtype=torch.uint8)
     return [bytes(row.tolist()).rstrip(b"\0").decode() for row in ranks.all_gather(row)]

@@ -216,10 +216,11 @@ def _save(members: list, model: Ensemble, path: Path, about: dict):
     path.parent.mkdir(parents=True, exist_ok=True)
     first = members[0].header
     split = path.with_name("split.csv")
+    others = split.exists() and not path.exists()  # not that of an ensemble that is replaced
     save_model(path, model, first["classes"], first["preprocess"], about)
     sources = [member.path.with_name("split.csv") for member in members]
     source = next((source for source in sources if source.is_file()), None)
-    if source and not split.exists() and "splits" not in about["data"]:
+    if source and not others and "splits" not in about["data"]:
         atomic_write(split, source.read_bytes())
 
 # %% ../../nbs/training/18_ensemble.ipynb #abdfbab9

@@ -132,9 +132,8 @@ _REMEDIES = ("class_weights", "imbalance")
 
 
 def _is_remedy(recipe: TrainingParameters, name: str) -> bool:
-    "Whether somebody has set this field of a recipe to a remedy for rare characters"
-    chosen = name in _REMEDIES and name in recipe.model_fields_set
-    return chosen and getattr(recipe, name) != "none"
+    "Whether this field of a recipe asks for a remedy for rare characters"
+    return name in _REMEDIES and getattr(recipe, name) != "none"
 
 
 def _choose_loss(loss, recipe: TrainingParameters, changes: dict, train_dl: Batches):

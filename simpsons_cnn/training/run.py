@@ -69,12 +69,14 @@ def _check_loaders(train_dl: Batches, valid_dl: Batches):
 # %% ../../nbs/training/04_run.ipynb #0f5bee8c
 def _check_first_crop(recipe: TrainingParameters, train_dl: Batches):
     "Raise `ValueError` for growing crops that were asked for and cannot grow"
-    asked = "first_crop" in recipe.model_fields_set and recipe.first_crop
+    first = recipe.first_crop
+    if first in (None, TrainingParameters().first_crop):  # the default grows where it can
+        return
     full = train_dl.augment is not None and train_dl.store.preprocess.crop
-    if asked and not (full and recipe.first_crop <= full):
+    if not (full and first <= full):
         raise ValueError(
             f"first_crop must be at most {full or 'nothing'}, the side of later crops, and needs"
-            f" augment, got {recipe.first_crop}"
+            f" augment, got {first}"
         )
 
 # %% ../../nbs/training/04_run.ipynb #4df92a11
@@ -439,7 +441,7 @@ class TrainingRun:
         resumable: bool = True,  # Whether the run can be continued from its checkpoint
     ):
         "Ask the run to stop after this step"
-        if not resumable:
+        if not resumable and not self.history.stop_reason:
             self.history.stop_reason = reason  # kept in the checkpoint: the run is at its end
         if not self.stop_reason:  # the first reason counts
             self.stop_reason, self.resumable = reason, resumable
