@@ -254,7 +254,31 @@ def test_tables_of_spaces_are_not_wrapped():
 
 def test_boxes_of_widgets_are_left_out():
     box = dict(data={"text/plain": ["VBox(children=(HBox(children=(Dropdown(descr"]})
-    widget = dict(data={"text/plain": ["LabelCleaner(500 pictures, 0 decided)"]})
+    line = {"text/plain": ["LabelCleaner(500 pictures, 0 decided)"]}
+    widget = dict(data=line | {"application/vnd.jupyter.widget-view+json": dict(model_id="")})
     cell = dict(outputs=[box, widget, dict(text=["a line"])])
     docs.drop_widgets(cell)
-    assert cell["outputs"] == [widget, dict(text=["a line"])]
+    assert cell["outputs"] == [dict(data=line), dict(text=["a line"])]
+
+
+FROM_ELSEWHERE = r"<script|<link|<iframe|(?:src|srcset)=.https?:|url\(.?https?:"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_a_page_asks_no_other_host(page):
+    "Quarto loads MathJax from one by default, fonts for a theme, and programs for JavaScript"
+    for cell in cells_of(page):
+        if cell["cell_type"] == "markdown":
+            shown = re.sub(r"```.*?```|`[^`\n]*`", "", "".join(cell["source"]), flags=re.S)
+            assert not re.search(r"!\[[^\]]*\]\(https?:", shown)
+            assert not re.search(FROM_ELSEWHERE, shown)
+        for data in (output.get("data", {}) for output in cell.get("outputs", [])):
+            assert "application/javascript" not in data
+            assert not re.search(FROM_ELSEWHERE, "".join(data.get("text/html", "")))
+
+
+def test_formulas_and_letters_need_no_other_host():
+    site = yaml.safe_load((ROOT / "_quarto.yml").read_text(encoding="utf-8"))
+    assert site["format"]["html"]["html-math-method"] == "mathml"
+    for theme in ("theme.scss", "dark.scss"):
+        assert '$web-font-path: "";' in (NBS / theme).read_text(encoding="utf-8")
