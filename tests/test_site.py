@@ -55,6 +55,15 @@ def test_pictures_are_there_and_described():
     assert faults == []
 
 
+SCREENSHOTS = ("browser.jpg", "cleaner.jpg", "controls.png", "dashboard.jpg", "gradio.jpg")
+
+
+@pytest.mark.parametrize("name", [*SCREENSHOTS, "voila.jpg"])
+def test_pictures_of_pages_can_be_read_on_a_phone(name):
+    "Letters of 12 pixels, of a page as it is, are 9 or more in a picture that is 340 wide"
+    assert Image.open(NBS / "images" / name).width <= 460
+
+
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_figures_are_described(page):
     "Quarto gives a figure that a cell draws the text of its directive fig-alt"
