@@ -147,12 +147,15 @@ def mark_columns(cell: dict) -> None:
 
 
 def drop_widgets(cell: dict) -> None:
-    "Without a kernel a box of widgets is a line of Python, such as `VBox(children=(…`"
+    """Without a kernel a box of widgets is a line of Python, such as `VBox(children=(…`. Of other
+    widgets the line stays; for a widget itself Quarto would load programs from other hosts"""
     cell["outputs"] = [
         output
         for output in cell.get("outputs", [])
         if not re.match(r"\w+\(children=", "".join(output.get("data", {}).get("text/plain", "")))
     ]
+    for output in cell["outputs"]:
+        output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
 
 
 def mend_pages() -> None:

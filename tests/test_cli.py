@@ -335,6 +335,16 @@ def test_help_shows_choices_and_both_ways_of_a_switch(folder):
     assert "--learning_rate VALUE, --lr VALUE" in out
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_says_what_a_value_is(folder, name):
+    "A file, a folder or a number, not the option again; and defaults as in a settings file"
+    _, out, _ = run(folder, f"{name} --help")
+    given = re.findall(r"--(\w+) \[?([A-Z_]+)\b", out)
+    same = {option for option, value in given if option.upper() == value}
+    assert same <= {"device"}
+    assert not re.search(r"default (None|True|False)|see `|\bthe same$", out, re.M)
+
+
 def stored_helps() -> list:
     "(page, command, help) of each `--help` whose text is kept in a page"
     found = []

@@ -112,6 +112,25 @@ def test_links_between_pages_lead_somewhere(page):
     assert [t for t in local if not (page.parent / t).exists()] == []
 
 
+def anchors(page: Path) -> set:
+    "The names that Pandoc gives to the headings of a page"
+    text = re.sub(r"```.*?```", "", "\n".join(sources(page, "markdown")), flags=re.S)
+    found = set()
+    for heading in re.findall(r"^#+ (.+)$", text, re.M):
+        words = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).lower()
+        words = re.sub(r"\s+", "-", re.sub(r"[^\w\s.-]", "", words).strip())
+        found.add(re.sub(r"^[^a-zа-яё]+", "", words))
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_links_to_headings_lead_to_headings(page):
+    text = "\n".join(sources(page, "markdown"))
+    links = re.findall(r"\]\((?!http)([^)#\s]*)#([^)\s]+)\)", text)
+    there = [(page.parent / target if target else page, name) for target, name in links]
+    assert [name for target, name in there if name not in anchors(target)] == []
+
+
 def sidebar_hrefs(contents: list) -> list:
     "All pages of a sidebar, in order"
     hrefs = []

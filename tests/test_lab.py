@@ -283,6 +283,15 @@ def move_slider(page, name: str) -> float:  # where it is afterwards
     return float(readout.inner_text())
 
 
+def check_narrow(page, shown):
+    "In a narrow window nothing that is shown is cut off"
+    size = page.page.viewport_size
+    page.page.set_viewport_size(dict(width=560, height=1000))
+    widths = shown.evaluate("output => [output.scrollWidth, output.clientWidth]")
+    page.page.set_viewport_size(size)
+    assert widths[0] <= widths[1] + 2, widths
+
+
 def train_and_stop(page):
     "Move a slider, start, and press stop in the midst of an epoch"
     page.run_through("TrainingControls(")
@@ -290,6 +299,7 @@ def train_and_stop(page):
     page.output().get_by_role("button", name="Start training").click()
     dashboard = page.output(has=page.page.get_by_role("progressbar"))
     dashboard.get_by_text(re.compile(r"epoch 2")).first.wait_for(timeout=60_000)
+    check_narrow(page, dashboard.last)
     page.screenshots("dashboard", dashboard.last)
     page.output().get_by_role("button", name="Stop", exact=True).click()
     pressed = time.monotonic()

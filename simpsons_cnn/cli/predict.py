@@ -62,7 +62,9 @@ def _predict_parser() -> CommandParser:
     parser = CommandParser("simpsons_predict", text)
     add_model(parser)
     parser.add_argument("pictures", nargs="+", help="pictures, or folders of pictures")
-    parser.add_argument("--k", type=int, default=3, help="how many names to show; default 3")
+    parser.add_argument(
+        "--k", type=int, metavar="N", default=3, help="how many names to show; default 3"
+    )
     parser.add_argument(
         "--csv",
         type=Path,

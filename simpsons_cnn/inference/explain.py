@@ -227,4 +227,4 @@ def _figure_html(explanation: Explanation) -> str:
     caption = escape_html(repr(explanation))
     image = f"<img alt='' src='data:image/png;base64,{png}'>"
     caption = f"<figcaption style='overflow-wrap:anywhere'>{caption}</figcaption>"
-    return f"<figure>{image}{caption}</figure>"
+    return f"<figure style='margin:0'>{image}{caption}</figure>"

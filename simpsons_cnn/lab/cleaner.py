@@ -306,7 +306,7 @@ def _make_keys() -> widgets.Text:
         placeholder="k keep · i it is · d drop · u undo · n next · p previous",
         description="Keys",
         tooltip="Type letters here to decide about the picture with the frame",
-        layout=dict(width="440px"),
+        layout=dict(width="440px", max_width="calc(100% - 4px)"),
     )
 
 # %% ../../nbs/lab/06_cleaner.ipynb #64f1a028

@@ -248,7 +248,8 @@ def _picture_html(history) -> str:  # Empty without an epoch
     png = base64.b64encode(figure_png(plot_history(history), dpi=80, colors=16)).decode()
     curves = "Losses, scores and learning rate of each epoch"
     image = element("img", src=f"data:image/png;base64,{png}", alt=curves)
-    return _HIDE_IF_TRUSTED + element("div", _HOW_TO_TRUST, image, class_="sc-untrusted")
+    how = element("div", _HOW_TO_TRUST)
+    return _HIDE_IF_TRUSTED + element("div", how, image, class_="sc-untrusted")
 
 # %% ../../nbs/lab/03_dashboard.ipynb #9ade2ea6
 def _lasting_html(state: str, message: str, figures: str, history=None) -> str:

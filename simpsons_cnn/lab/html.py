@@ -303,13 +303,14 @@ def table_html(
 
 # %% ../../nbs/lab/01_html.ipynb #85722f5f
 _rules.append("""
-.sc-grid {display:grid; grid-template-columns:repeat(auto-fit,minmax(340px,1fr));
-  gap:12px 24px; max-width:1000px; margin:8px 0}
+.sc-grid {display:grid; gap:12px 24px; max-width:1000px; margin:8px 0;
+  grid-template-columns:repeat(auto-fit,minmax(min(340px,100%),1fr))}
+.sc-live .widget-html-content {min-width:0}
 .sc pre, .sc-message {white-space:pre-wrap; user-select:text}
 .sc-message {min-height:40px}
 .sc-line {font-size:.85em}
 .sc-error {color:var(--jp-error-color1, #d32f2f)}
-.sc-progress {font-variant-numeric:tabular-nums; height:20px; overflow:hidden; margin-top:4px}
+.sc-progress {font-variant-numeric:tabular-nums; min-height:20px; margin-top:4px}
 """)
 
 # %% ../../nbs/lab/01_html.ipynb #66f1a002
