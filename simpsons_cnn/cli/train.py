@@ -340,7 +340,6 @@ def _train_as_one_of_many(settings: dict, path, resume: bool):
     with one_message():
         _lead_or_follow(settings, path, resume)
 
-
 # %% ../../nbs/cli/02_train.ipynb #3ce14da8
 _RUN_OPTIONS = (
     "config",

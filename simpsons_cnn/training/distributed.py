@@ -474,7 +474,6 @@ def one_message() -> Iterator[None]:
             sys.exit(1)
         raise error from e
 
-
 # %% ../../nbs/training/13_distributed.ipynb #6a0786cd
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
