@@ -20,6 +20,7 @@ import torch
 from forked import forks
 from PIL import Image
 
+from simpsons_cnn.cli.explain import simpsons_explain
 from simpsons_cnn.cli.export import simpsons_export
 from simpsons_cnn.cli.predict import simpsons_predict
 from simpsons_cnn.cli.train import simpsons_train
@@ -457,6 +458,18 @@ def test_answers_are_printed_where_they_cannot_be_saved(folder, monkeypatch, cap
     with pytest.raises(SystemExit, match="No space left on device"):
         simpsons_predict([MODEL, FACE, "--csv", "full.csv"])
     assert capsys.readouterr().out.startswith(FACE)
+
+
+def test_a_full_disk_ends_an_explanation_in_one_line(folder, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("simpsons_cnn.core.files.os.replace", full)
+    with pytest.raises(SystemExit) as ended:
+        simpsons_explain([MODEL, "demo/test", "--out", "full"])
+    line = r"error: Cannot write 'full/\w+.png' \(No space left on device\): .* are free"
+    assert re.fullmatch(line, ended.value.code)
 
 
 @pytest.mark.parametrize(

@@ -219,6 +219,18 @@ def test_other_errors_are_no_missing_locks(tmp_path, refuse_locks):
         pass
 
 
+@pytest.mark.parametrize("hold", [lock_folder, replace_folder])
+def test_a_folder_that_refuses_files_is_said_once(tmp_path, monkeypatch, capsys, hold):
+    def denied(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", denied)
+    monkeypatch.setattr("os.access", lambda *_, **__: False)
+    with pytest.raises(PermissionError, match=r"Cannot write to '.*' \(Permission denied\)"):
+        hold(tmp_path / "new").__enter__()
+    assert capsys.readouterr().err == ""
+
+
 # Folders
 
 

@@ -2,16 +2,21 @@
 
 import os
 
+import numpy as np
+import pandas as pd
 import pytest
+import torch
 
 from simpsons_cnn.core.text import (
     escape_html,
     first_few,
+    require,
     safe_cell,
     safe_line,
     safe_str,
     short_repr,
     unknown_name_message,
+    whole_numbers,
 )
 
 DIRECTIONS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
@@ -102,3 +107,55 @@ def test_a_few_is_exactly_as_many():
 
 def test_a_line_stays_one_line():
     assert safe_line("a.jpg\nb.jpg: moe 99 %\tx\x1b[2K") == r"a.jpg\nb.jpg: moe 99 %\tx\x1b[2K"
+
+
+def test_a_package_that_lacks_something_is_not_called_missing(tmp_path, monkeypatch):
+    (tmp_path / "broken_package.py").write_text("import no_such_module\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="No module named 'no_such_module'"):
+        require("broken_package", "onnx")
+
+
+NUMBERS = np.array([2, 0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        NUMBERS.tolist(),
+        range(4),
+        NUMBERS.astype(">i4"),
+        NUMBERS.astype(np.float32),
+        np.repeat(NUMBERS, 2)[::2],
+        torch.tensor(NUMBERS),
+        torch.tensor(NUMBERS, dtype=torch.bfloat16, requires_grad=True),
+        pd.Series(NUMBERS, index=[3, 2, 1, 0]),
+        [],
+    ],
+)
+def test_whole_numbers_of_any_kind(values):
+    found = whole_numbers("labels", values, 0, 3)
+    assert found.dtype == np.int64 and found.tolist() == [int(v) for v in values]
+
+
+@pytest.mark.parametrize(
+    "values, got",
+    [
+        ([True, False], "bool of shape"),
+        (["0", "1"], "U1 of shape"),
+        ([0, None], "object of shape"),
+        (3, r"int64 of shape \(\)"),
+        (NUMBERS[:, None], r"int64 of shape \(4, 1\)"),
+        (torch.rand(2, 3), r"float64 of shape \(2, 3\)"),
+        ([0, 1.5], "1.5"),
+        ([0, -1], "-1"),
+        ([0, 4], "4"),
+        ([0, float("nan")], "nan"),
+        ([0, float("inf")], "inf"),
+        ((n for n in range(3)), "object of shape"),
+    ],
+)
+def test_what_are_no_whole_numbers(values, got):
+    rule = "labels must be whole numbers from 0 to 3"
+    with pytest.raises(ValueError, match=f"^{rule}(, shape ..,.)?, got .*{got}"):
+        whole_numbers("labels", values, 0, 3)

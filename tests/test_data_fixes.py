@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from simpsons_cnn.data.fixes import Fix, _is_record, apply_fixes, read_fixes, record_fix
+from simpsons_cnn.data.fixes import Fix, apply_fixes, read_fixes, record_fix
 from simpsons_cnn.data.folders import ImageFiles
 from simpsons_cnn.quality.split import split_per_character
 
@@ -75,18 +75,17 @@ def test_spreadsheets(tmp_path, path):
     assert read_fixes(old_mac) == before | {"new/1.jpg": Fix("drop")}
 
 
-def test_cut_off_anywhere(tmp_path, path, capsys):
-    whole, torn = path.read_bytes(), tmp_path / "torn.csv"
-    for n in range(len(whole) + 1):
-        torn.write_bytes(whole[:n])
-        before = read_fixes(torn)
-        record_fix(torn, "new/1.jpg", "drop")
-        *ended, last = whole[:n].decode().split("\n")
-        counts = bool(ended) and _is_record(last.encode())
-        names = {line.split(",")[0] for line in ended[1:] + [last] * counts}
-        assert before.keys() == names
-        assert ("half a line" in capsys.readouterr().err) == (last != "" and not counts)
-        assert read_fixes(torn) == before | {"new/1.jpg": Fix("drop")}
+def test_a_full_disk_leaves_the_file_as_it_was(path, monkeypatch):
+    before = path.read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="fixes.csv"):
+        record_fix(path, "new/1.jpg", "drop")
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == [path.name]
 
 
 def test_last_line_without_line_end_counts(path, capsys):
@@ -97,20 +96,24 @@ def test_last_line_without_line_end_counts(path, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_partial_line_is_replaced(path):
-    whole = path.read_bytes()
-    path.write_bytes(whole + b"moe/" + b"long" * 99)
-    record_fix(path, "moe/1.jpg", "keep")
-    assert path.read_bytes() == whole + b"moe/1.jpg,keep,\n"
-    assert list(read_fixes(path)) == ["moe/2.jpg", "carl/1.jpg", "moe/1.jpg"]  # by last decision
+def test_half_a_line_is_an_error(path):
+    "It may be a cut one: nobody knows what it was to say"
+    whole = path.read_bytes() + b"moe/1.jpg,mo"
+    path.write_bytes(whole)
+    for work in (lambda: read_fixes(path), lambda: record_fix(path, "moe/2.jpg", "drop")):
+        with pytest.raises(ValueError, match="Line 6 of '.*': expected file,action,character"):
+            work()
+    assert path.read_bytes() == whole
 
 
 def test_odd_quotes(tmp_path):
     odd = tmp_path / "odd.csv"
-    odd.write_text(HEADER + 'moe/5" tv.jpg,drop,\nmoe/1.jpg,drop,\n')
+    odd.write_text(HEADER + '"moe/5 tv.jpg,drop,\nmoe/1.jpg,drop,\n')
     before = odd.read_bytes()
     for work in (lambda: read_fixes(odd), lambda: record_fix(odd, "moe/2.jpg", "drop")):
-        with pytest.raises(ValueError, match="odd number of quotation marks in or after line 2"):
+        with pytest.raises(
+            ValueError, match="Line 2 of '.*': unexpected end of data; look at its quotation marks"
+        ):
             work()
     assert odd.read_bytes() == before
 
@@ -137,8 +140,7 @@ def test_drive_without_locks(tmp_path, refuse_locks, capsys, number, text):
     assert text in capsys.readouterr().err + "".join(str(w.message) for w in caught)
 
 
-def test_folder_that_cannot_be_written(tmp_path, monkeypatch, capsys):
-    "The file of fixes may be writable and its folder not; then there is no room for a lock"
+def test_folder_without_room_for_a_lock(tmp_path, monkeypatch, capsys):
     path = tmp_path / "f.csv"
     record_fix(path, "moe/1.jpg", "drop")
 
@@ -289,3 +291,14 @@ def test_unicode_forms_side_by_side(files, dropped):
     files = ImageFiles.scan(files.root)
     left = apply_fixes(files, {dropped: Fix("drop")}, strict=True)
     assert {*files.names} - {*left.names} == {dropped}
+
+
+@pytest.mark.parametrize(
+    "fix, words", [(("Drop", ""), "Unknown action 'Drop'"), (("move", ""), "needs the right")]
+)
+def test_fixes_that_were_made_in_a_program_are_checked(tmp_path, fix, words):
+    for name in NAMES:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    with pytest.raises(ValueError, match=words):
+        apply_fixes(ImageFiles.scan(tmp_path), {NAMES[0]: fix})

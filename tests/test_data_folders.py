@@ -233,3 +233,23 @@ def test_a_locale_of_ascii_is_blamed_and_not_the_names(tmp_path, names):
         said = subprocess.run([sys.executable, "-c", code], **options).stderr.decode("latin-1")
         assert ("the locale of this process reads names as ascii" in said) == (utf8 == "0")
         assert "rename" not in said
+
+
+def test_allowed_names_in_either_unicode_form(tmp_path):
+    root = make_folder(tmp_path / "d", "Mu\u0308ller/1.png", "moe/1.png")
+    found = ImageFiles.scan(root, classes=["moe", "Mu\u0308ller"])
+    assert found.classes == ["moe", "M\u00fcller"] and found.missing == []
+
+
+@pytest.mark.parametrize(
+    "classes, error, words",
+    [
+        (["moe", "moe"], ValueError, r"classes must differ, got moe more than once"),
+        (["M\u00fcller", "Mu\u0308ller"], ValueError, "classes must differ"),
+        ("moe", TypeError, "classes must be a list of names, got 'moe'"),
+        (["moe", 7], TypeError, "a name must be text, got 7"),
+    ],
+)
+def test_allowed_names_that_make_no_sense(training, classes, error, words):
+    with pytest.raises(error, match=words):
+        ImageFiles.scan(training.root, classes=classes)

@@ -85,3 +85,23 @@ def test_the_settings_know_the_same_default_crop(size):
     if crop < 512:
         with pytest.raises(ValueError, match=f"first_crop must be at most {crop},"):
             Config.load(size=size, first_crop=crop + 1)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((8, 8, 3)),
+        np.zeros((8, 8), np.uint8),
+        np.zeros((3, 8, 8), np.uint8),
+        np.zeros((8, 8, 4), np.uint8),
+    ],
+)
+def test_an_array_holds_rgb_bytes(array):
+    with pytest.raises(ValueError, match=r"must be uint8 of shape \(height, width, 3\), got"):
+        Preprocess(16)(array)
+
+
+@pytest.mark.parametrize("source", [None, 7, [], torch.zeros(3, 8, 8), b"a.png"])
+def test_what_is_no_picture(source):
+    with pytest.raises(TypeError, match="a picture must be a path, an open file or a PIL image"):
+        Preprocess(16)(source)

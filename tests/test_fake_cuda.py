@@ -4,6 +4,7 @@ Under FakeTensorMode a tensor has a shape, a type and a device, but no numbers, 
 CUDA tensors can be walked through on any machine. They raise where devices are mixed, and where
 the program asks for a number (`.item()`, `bool(tensor)`), for which a GPU would be waited for.
 Backward passes start threads for the device, which is not there, so they are left out.
+A copy to or from the device that waits for it does not raise there, so copies are counted.
 """
 
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import simpsons_cnn as sc
 from simpsons_cnn.core.config import TrainingParameters
@@ -78,14 +80,20 @@ def loaders(pixels_on=CUDA, augment=None):
     return train_dl, sc.Batches(store, None, BATCH, device=CUDA)
 
 
-def second_epoch(architecture="reference", loss=None, pixels_on=CUDA, augment=None, **recipe):
-    "Walk through an epoch; the first steps of a run ask for numbers on purpose, so not the first"
+def begun(architecture="reference", loss=None, pixels_on=CUDA, augment=None, **recipe):
+    "A run before its second epoch; the first steps ask for numbers on purpose"
     model = sc.create_model(architecture, 3)
     recipe = TrainingParameters(mixed_precision="off", num_epochs=2, **recipe)
     run = run_module.TrainingRun(
         model, *loaders(pixels_on, augment), loss or sc.FocalLoss(), recipe
     )
     run.epoch = 1
+    return run
+
+
+def second_epoch(*args, **kwargs):
+    "Walk through an epoch"
+    run = begun(*args, **kwargs)
     train_epoch(run)
     return run
 
@@ -109,6 +117,45 @@ def test_mixed_pictures(fake, mixing):
 def test_averaged_weights(fake):
     averaged, model = (on_cuda(sc.create_model("reference", 3)) for _ in range(2))
     run_module._update_average(averaged, model, 0.9)
+    average = run_module.WeightAverage(torch.nn.Identity(), 0.9)
+    average.network = averaged  # a copy of fake tensors may crash
+    average.measure_statistics(model.train(), loaders()[0].epoch(0))
+
+
+class Copies(TorchDispatchMode):
+    "Counts the copies between the device and the processor for which the program waits"
+
+    def __init__(self):
+        super().__init__()
+        self.waits = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **kwargs or {})
+        if func in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default):
+            goes_on = (kwargs or {}).get("non_blocking") or args[2:] == (True,)
+            tensors = [t for t in (*args, out) if isinstance(t, torch.Tensor)]
+            self.waits += not goes_on and len({t.device.type for t in tensors}) > 1
+        return out
+
+
+@pytest.mark.parametrize("pixels_on", ["cpu", "cuda"])
+def test_no_copy_is_waited_for(fake, pixels_on):
+    augment = sc.Augment(cutmix=0.5, cutmix_rare=True, mixup=0.5, erase=0.5, trivial_augment=True)
+    run = begun(pixels_on=pixels_on, augment=augment)
+    with Copies() as copies:
+        train_epoch(run)
+        list(run.valid_dl)
+    assert copies.waits == 0
+
+
+def test_a_copy_that_is_waited_for_is_noticed(fake):
+    with Copies() as copies:
+        torch.ones(1).to(CUDA)
+        torch.ones(1, device=CUDA).cpu()
+        torch.ones(1, device=CUDA).copy_(torch.ones(1))
+        torch.ones(1).to(CUDA, non_blocking=True)
+        torch.ones(1).double()
+    assert copies.waits == 3
 
 
 def test_a_weighted_loss(fake):

@@ -88,6 +88,17 @@ def test_the_cell_that_exports_does_nothing_else(page):
     assert lines <= {"#| hide", "import nbdev", "nbdev.nbdev_export()"}
 
 
+TUTORIALS = [page for page in PAGES if page.parent.name == "tutorials"]
+
+
+@pytest.mark.parametrize("page", TUTORIALS, ids=page_id)
+def test_what_the_site_hides_is_folded_in_jupyterlab(page):
+    "A reader of a tutorial has no use for cells that only test it"
+    hidden = [c for c in cells_of(page) if "".join(c["source"]).startswith("#| hide")]
+    folded = {"jupyter": {"source_hidden": True}}
+    assert [c["id"] for c in hidden if c["metadata"] != folded] == []
+
+
 def test_no_module_without_a_page():
     pages = {f"{p.parent.name}/{p.stem[3:]}.py" for p in PAGES}
     assert [module_id(m) for m in MODULES if module_id(m) not in pages] == []

@@ -52,6 +52,12 @@ def test_texts_of_a_file_are_not_html():
 REPORT = Report(np.array([[9, 1, 0], [0, 9, 1], [0, 0, 10]]), ["ann", "bob", "cyd"]).to_dict()
 
 
+def test_a_card_names_the_scores_that_the_report_does():
+    "Who has no pictures is not common, and does not make a macro F1 of its own"
+    report = Report(np.array([[9, 1, 0], [1, 9, 0], [0, 0, 0]]), ["ann", "bob", "cyd"])
+    assert "or more" not in report._repr_markdown_() + card(validation=report.to_dict())
+
+
 @pytest.mark.parametrize("name", ["validation", "test"])
 def test_scores_before_a_refit_are_not_those_of_the_network(name):
     reports = {"validation": REPORT, name: REPORT}

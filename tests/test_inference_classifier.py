@@ -390,3 +390,54 @@ def test_a_copy_on_both_sides_was_trained_on(clf, files, tmp_path):
     table.to_csv(split, index=False)
     paths = [files.paths[i] for i in (0, 1, 29)]
     assert clf.count_trained_on(paths, split) == dict(train=2, valid=1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda xb: xb.float() / 255,
+        lambda xb: xb.numpy(),
+        lambda xb: xb[0],
+        lambda xb: xb[..., :64, :64],
+        lambda xb: xb.permute(0, 2, 3, 1),
+        lambda xb: xb > 99,
+    ],
+)
+def test_logits_are_those_of_prepared_images(clf, files, change):
+    "Images from 0 to 1 would all be nearly black"
+    xb = clf.prepare(files.paths[0])
+    for work in (clf.logits, clf.probabilities):
+        with pytest.raises(ValueError, match="xb must be a uint8 tensor of shape"):
+            work(change(xb))
+
+
+@pytest.mark.parametrize(
+    "classes, error, words",
+    [
+        (["a", "b"], ValueError, "classes must be 3 names, as many as logits, got 2"),
+        ([*"abcd"], ValueError, "classes must be 3 names, as many as logits, got 4"),
+        ([*"aba"], ValueError, "classes must differ, got a more than once"),
+        ("abc", TypeError, "classes must be a list of names"),
+        ([1, 2, 3], TypeError, "a name must be text, got 1"),
+    ],
+)
+def test_names_that_do_not_fit_the_network(classes, error, words):
+    with pytest.raises(error, match=words):
+        Classifier(SimpsonsCNN(3), classes, Preprocess(96))
+
+
+def test_names_in_either_unicode_form(files):
+    clf = Classifier(SimpsonsCNN(2), ["Mu\u0308ller", "otto"], Preprocess(96))
+    for name in ("M\u00fcller", "Mu\u0308ller"):
+        assert clf.explain(files.paths[0], name).character == "M\u00fcller"
+    with pytest.raises(TypeError, match="a name must be text, got 7"):
+        clf.explain(files.paths[0], 7)
+
+
+@pytest.mark.parametrize("k", [-1, 0, 1.5, "3", True])
+def test_how_many_candidates(clf, files, k, tmp_path):
+    "-1 would be all but the last"
+    found = clf.predict([files.paths[0]])
+    for work in (found[0].top, found[0].line, found.to_frame):
+        with pytest.raises(ValueError, match="k must be a whole number of 1 or more, got"):
+            work(k)

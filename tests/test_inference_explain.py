@@ -178,3 +178,10 @@ def test_a_certain_answer_keeps_its_map(seeds, xb):
 def test_a_network_with_one_class_has_a_map(xb):
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 78 * 78, 1)).eval()
     assert grad_cam(network, xb, torch.zeros(5, dtype=torch.long)).isfinite().all()
+
+
+@pytest.mark.parametrize("targets", [torch.tensor([1]), torch.tensor([[0], [1]]), torch.tensor(1)])
+def test_a_class_for_each_image(model, xb, targets):
+    "One alone would be taken for all of them"
+    with pytest.raises(ValueError, match="targets must be one class for each image, got shape"):
+        grad_cam(model, xb[:2], targets)

@@ -6,6 +6,7 @@ With SCREENSHOTS set to a folder, pictures of the page in both themes are left t
 """
 
 import base64
+import contextlib
 import functools
 import io
 import os
@@ -21,6 +22,7 @@ from PIL import Image
 from test_inference_export import opinionated
 
 from simpsons_cnn.data.preprocess import Preprocess
+from simpsons_cnn.inference import web
 from simpsons_cnn.inference.export import pictures_to_check
 from simpsons_cnn.inference.web import (
     _ORT_FILES,
@@ -50,6 +52,47 @@ def test_a_download_that_fails_says_what_to_do(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no network.*npm pack onnxruntime-web@"):
         runtime_archive()
     assert list(tmp_path.iterdir()) == []
+
+
+class Answer(io.BytesIO):
+    "An answer of npm, of 4 bytes where 10 were announced"
+
+    headers = {"Content-Length": "10"}
+
+
+def test_a_download_shows_how_far_it_is_and_a_torn_one_is_refused(tmp_path, monkeypatch):
+    bars = []
+
+    class Bar(contextlib.nullcontext):
+        def update(self, n):
+            bars[-1]["done"] = n
+
+    def progress_bar(**kwargs):
+        bars.append(kwargs)
+        return Bar(Bar())
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("urllib.request.urlopen", lambda *args, **kwargs: Answer(b"torn"))
+    monkeypatch.setattr("simpsons_cnn.inference.web.progress_bar", progress_bar)
+    with pytest.raises(ValueError, match="got 4 bytes with another SHA-512"):
+        runtime_archive()
+    assert [(bar["total"], bar["done"]) for bar in bars] == [(10, 4)]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("home", ["~", "/proc/none"])
+def test_without_a_home_the_package_is_still_found(tmp_path, monkeypatch, home):
+    "Some containers have a user without a home, or with one that cannot be written to"
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path.replace("~", home))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(web, "_download", lambda: b"the package")
+    monkeypatch.setattr(web, "_is_runtime", lambda archive: archive == b"the package")
+    monkeypatch.chdir(tmp_path)
+    assert runtime_archive() == b"the package"
+    kept = [path.name for path in tmp_path.rglob("*") if path.is_file()]
+    assert kept == ([] if home == "/proc/none" else [f"onnxruntime-web-{web.ORT_VERSION}.tgz"])
+    assert not (tmp_path / "~").exists()
 
 
 def test_each_file_is_kept_for_a_visit_without_a_network(tmp_path):

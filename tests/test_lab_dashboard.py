@@ -62,6 +62,33 @@ def test_a_second_interrupt_is_raised(interrupt):
     assert dashboard.result() == "done"
 
 
+def save(callbacks):
+    "A job that nothing can stop any more"
+    callbacks[0].control.move("saving")
+    time.sleep(0.6)
+    return "saved"
+
+
+def test_an_interrupt_while_the_run_is_saved_is_raised_after_it(interrupt):
+    dashboard = TrainingDashboard(save)
+    interrupt(0.2)
+    with pytest.raises(KeyboardInterrupt):
+        dashboard.result()
+    assert (dashboard.state, dashboard.returned) == ("finished", "saved")
+    assert dashboard.result() == "saved"
+
+
+def test_a_second_interrupt_does_not_wait_for_the_end_of_saving(interrupt):
+    dashboard = TrainingDashboard(save)
+    interrupt(0.1)
+    interrupt(0.3)
+    with pytest.raises(KeyboardInterrupt):
+        dashboard.result()
+    assert dashboard.state == "saving"
+    with pytest.raises(KeyboardInterrupt):  # the first one
+        dashboard.result()
+
+
 def test_a_cancelled_coroutine_is_a_stop():
     async def cell():
         dashboard = TrainingDashboard(Obedient(0.3))

@@ -155,7 +155,7 @@ NESTED = dict(name="Ensemble", num_classes=4, members=[member()] * 2, temperatur
         ),
         (
             dict(members=[dict(name="OwnNetwork", factory="os:abort", num_classes=4)] * 2),
-            "the network 'os:abort', which is not registered here",
+            "Network 'os:abort' is not registered here",
         ),
         (
             dict(members=[dict(name="OwnNetwork", factory="tiny", num_classes=10**6)] * 2),

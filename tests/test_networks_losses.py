@@ -15,6 +15,8 @@ LOGITS, TARGETS = torch.zeros(6, 4), torch.tensor([0, 1, 2, 3, 0, 1])
     [
         (dict(gamma=-1), "gamma must be 0 or more, got -1"),
         (dict(gamma=math.nan), "gamma must be 0 or more, got nan"),
+        (dict(gamma="2"), "gamma must be 0 or more, got '2'"),
+        (dict(label_smoothing=True), "label_smoothing must be from 0 to 1, got True"),
         (dict(label_smoothing=2), "label_smoothing must be from 0 to 1, got 2"),
         (dict(label_smoothing=math.nan), "label_smoothing must be from 0 to 1, got nan"),
         (dict(reduction="avg"), "reduction must be 'mean', 'sum' or 'none', got 'avg'"),
@@ -81,3 +83,18 @@ def test_smoothing_holds_back_a_certain_answer(gamma):
     logits = torch.tensor([[8.0, 0.0, 0.0, 0.0]], requires_grad=True)
     focal_loss(logits, torch.tensor([0]), gamma, label_smoothing=0.1).backward()
     assert logits.grad[0, 0] > 0
+
+
+@pytest.mark.parametrize("classes", [3, 5, (4, 1), 1])
+def test_a_weight_for_each_class(classes):
+    "Of too many, the first would be taken; a column would be spread over all pictures"
+    with pytest.raises(ValueError, match="weight must be one per class, 4, got"):
+        focal_loss(LOGITS, TARGETS, weight=torch.ones(classes))
+
+
+def test_weights_as_a_list_or_an_array():
+    weight = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    logits = torch.arange(24.0).view(6, 4).sin()
+    expected = focal_loss(logits, TARGETS, weight=weight)
+    for given in (weight.tolist(), weight.numpy()):
+        assert focal_loss(logits, TARGETS, weight=given) == expected

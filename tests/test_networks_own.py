@@ -62,7 +62,9 @@ def test_a_network_of_the_working_folder(folder, my_nets, tmp_path):
     assert sc.export_onnx(clf, tmp_path / "m.onnx", pictures)["largest_difference"] < 1e-4
     registered_networks.clear()
     sys.modules.pop("my_nets")
-    with pytest.raises(ValueError, match=r"holds the network 'my_nets:make_net', which is not reg"):
+    with pytest.raises(
+        ValueError, match=r"cannot be used here: Network 'my_nets:make_net' is not reg"
+    ):
         sc.Classifier.load(run.model_path)
     assert "my_nets" not in sys.modules  # a file's word imports nothing
 

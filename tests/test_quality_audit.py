@@ -54,7 +54,7 @@ def test_tables_of_an_earlier_audit_are_replaced(train, tmp_path):
     next(train.rglob("again.jpg")).unlink()
     audit(ImageFiles.scan(train)).to_csv(tmp_path / "audit")
     duplicates = pd.read_csv(tmp_path / "audit/duplicates.csv")
-    assert len(duplicates) == 0 and {"likeness", "moved"} <= {*duplicates}
+    assert len(duplicates) == 0 and {"similarity", "max_local_difference"} <= {*duplicates}
 
 
 def test_a_file_without_a_suffix(tmp_path):

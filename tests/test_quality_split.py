@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from simpsons_cnn.data.folders import ImageFiles
@@ -22,6 +23,7 @@ from simpsons_cnn.quality.split import (
     split_by_group,
     split_differences,
     split_per_character,
+    split_table,
     warn_of_torn_pairs,
 )
 
@@ -44,7 +46,7 @@ def test_nothing_to_hold_out():
 
 
 def test_as_many_groups_as_pictures():
-    with pytest.raises(ValueError, match="a number for each of the 1,000 pictures, got 3"):
+    with pytest.raises(ValueError, match="groups must be one for each of 1,000 pictures"):
         split_by_group([0] * 1000, [0, 1, 2])
 
 
@@ -66,7 +68,7 @@ CHANGED = {
     "says nothing of 1 of 60 pictures": lambda t: t[1:],
     "more than once": lambda t: pd.concat([t, t[:1]]),
     "did you mean 'valid'": lambda t: t.assign(split="val"),
-    "both 'train' and 'valid' are needed": lambda t: t.assign(split="train"),
+    "into 'train'; both 'train' and 'valid' are needed": lambda t: t.assign(split="train"),
 }
 
 
@@ -250,3 +252,58 @@ def test_a_blank_group_is_none(files, table, tmp_path):
     named = int((table["group"].str.strip() != "").sum())
     assert len(set(groups)) == 5 + len(files) - named
     assert len(set(groups[:named])) == 5
+
+
+@pytest.mark.parametrize("kind", ["mask", "list of bools", "series", "tensor"])
+def test_validation_rows_may_be_a_mask(files, kind):
+    _, rows = split_per_character(files, 0.3)
+    mask = np.isin(np.arange(len(files)), rows)
+    series = pd.Series(mask, index=np.arange(len(files))[::-1])
+    kinds = {"mask": mask, "list of bools": mask.tolist(), "series": series, "tensor": rows}
+    valid_idx = torch.tensor(rows) if kind == "tensor" else kinds[kind]
+    expected = split_table(files, np.arange(len(files)), rows)
+    pd.testing.assert_frame_equal(split_table(files, range(len(files)), valid_idx), expected)
+
+
+@pytest.mark.parametrize("valid_idx", [[0, 99], [1.0, 2.0], ["1"], [True]])
+def test_rows_that_there_are_not(files, tmp_path, valid_idx):
+    with pytest.raises(IndexError):
+        save_split(tmp_path / "s.csv", files, np.arange(len(files)), valid_idx)
+    assert not (tmp_path / "s.csv").exists()
+
+
+def test_groups_go_by_position_whatever_their_index(files):
+    "The column of a table that was sorted or filtered has an index of its own"
+    groups = np.arange(len(files)) // 2
+    for index in (groups[::-1], np.arange(len(files)) + 100):
+        found = split_table(files, pd.Series(groups, index=index), [0, 1]).group
+        assert found.tolist() == groups.tolist()
+
+
+@pytest.mark.parametrize("missing", [np.nan, None, pd.NA])
+@pytest.mark.parametrize("name", ["a", 1])
+def test_a_picture_without_a_group(files, missing, name):
+    groups = [name] * (len(files) - 1) + [missing]
+    for work in (split_by_group, lambda *args: split_table(*args, [0])):
+        with pytest.raises(ValueError, match="groups must have a value for each .* NaN or None"):
+            work(files, groups)
+
+
+@pytest.mark.parametrize("seed", [None, -1, 1.5, "0", True])
+def test_the_seed_of_a_split_is_a_whole_number(files, seed):
+    "With `None`, NumPy would make another split each time"
+    for work in (
+        lambda: split_per_character(files, seed=seed),
+        lambda: split_by_group(files, np.arange(len(files)), seed=seed),
+    ):
+        with pytest.raises(ValueError, match="seed must be a whole number of 0 or more, got"):
+            work()
+
+
+@pytest.mark.parametrize("labels", [[[0, 1], [1, 0]], [0, None, 1], 3])
+def test_labels_of_a_split_are_one_for_each_picture(labels):
+    with pytest.raises((TypeError, ValueError)) as told:
+        split_per_character(np.array(labels) if labels != 3 else labels)
+    assert labels == 3 or "labels must " in str(told.value)
+    with pytest.raises(ValueError, match="No character has two pictures"):
+        split_per_character([])

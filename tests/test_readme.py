@@ -10,6 +10,7 @@ import subprocess
 import sys
 import sysconfig
 import time
+import urllib.error
 import urllib.request
 from contextlib import suppress
 
@@ -43,7 +44,7 @@ NOT_RUN = {
     "source .venv/bin/activate",  # the environment of the tests is the one to use
     "python -m pip install -e '.[onnx]'",
     ".venv/bin/python -m pip install -e '.[notebook]'",
-    ".venv/bin/jupyter lab nbs/tutorials/01_train_interactively.ipynb",  # tests/test_lab.py
+    ".venv/bin/jupyter lab --notebook-dir=. nbs/tutorials/01_train_interactively.ipynb",  # below
 }
 TINY = {  # what makes a line of README quick
     "./scripts/train.sh": "--epochs 1 --size 64 --crop_size 64 --batch_size 32",
@@ -67,6 +68,15 @@ def type_line(line: str, folder) -> subprocess.CompletedProcess:
     return subprocess.run(line, shell=True, cwd=folder, env=env, capture_output=True, text=True)
 
 
+def answer_of(url: str) -> bytes:
+    "What a server that is starting answers"
+    for _ in range(300):
+        with suppress(ConnectionError, urllib.error.URLError):
+            return urllib.request.urlopen(url, timeout=5).read()
+        time.sleep(0.1)
+    raise AssertionError("the server did not answer")
+
+
 def served(line: str, folder) -> dict:
     "What the page asks for first, while the server of README's last line runs"
     with socket.socket() as s:
@@ -75,14 +85,9 @@ def served(line: str, folder) -> dict:
     command = [sys.executable, *line.replace("8000", str(port)).split()[1:]]
     with subprocess.Popen(command, cwd=folder, stderr=subprocess.DEVNULL) as server:
         try:
-            for _ in range(100):
-                with suppress(OSError):
-                    url = f"http://localhost:{port}/model.json"
-                    return json.load(urllib.request.urlopen(url, timeout=5))
-                time.sleep(0.1)
+            return json.loads(answer_of(f"http://localhost:{port}/model.json"))
         finally:
             server.kill()
-    raise AssertionError("the server did not answer")
 
 
 def test_from_training_to_a_page_in_the_browser_as_readme_says(tmp_path):
@@ -103,6 +108,26 @@ def test_from_training_to_a_page_in_the_browser_as_readme_says(tmp_path):
     assert len(served(serve, tmp_path)["classes"]) == 10
     refused = type_line("./scripts/train.sh --out_directory runs/001", tmp_path)
     assert refused.returncode == 1 and "already holds a run" in refused.stderr
+
+
+def test_jupyterlab_finds_the_pictures_of_the_page_that_readme_opens(tmp_path):
+    "Without a folder, JupyterLab serves that of the page alone: `../images` stays empty"
+    pytest.importorskip("jupyterlab", reason="no JupyterLab here: pip install jupyterlab")
+    [line] = [line for line in lines_for_drawn_pictures() if "jupyter lab" in line]
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    options = f"--no-browser --allow-root --ServerApp.port={port} --IdentityProvider.token=t"
+    command = [sys.executable, "-m", "jupyterlab", *line.split()[2:], *options.split()]
+    places = {f"JUPYTER_{name}_DIR": str(tmp_path) for name in ("CONFIG", "DATA", "RUNTIME")}
+    with subprocess.Popen(
+        command, cwd=ROOT, env=os.environ | places, stderr=subprocess.DEVNULL
+    ) as server:
+        try:
+            url = f"http://localhost:{port}/files/nbs/images/dashboard.jpg?token=t"
+            assert answer_of(url).startswith(b"\xff\xd8")
+        finally:
+            server.kill()
 
 
 def commands(text: str) -> list:

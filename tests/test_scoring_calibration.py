@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from simpsons_cnn.scoring.calibration import (
     Calibration,
+    calibrate_logits,
     choose_threshold,
     expected_calibration_error,
     fit_temperature,
@@ -112,3 +113,62 @@ def test_few_images_leave_honest_probabilities_alone(n, most, factor):
 
 def test_a_network_that_says_nothing_keeps_its_temperature():
     assert fit_temperature(torch.zeros(50, 4), torch.arange(50) % 4) == pytest.approx(1)
+
+
+RNG = np.random.default_rng(0)
+LOGITS = RNG.normal(size=(30, 4)).astype(np.float32)
+LABELS = RNG.integers(0, 4, 30)
+PROBABILITIES = torch.tensor(LOGITS).softmax(1).numpy()
+
+
+@pytest.mark.parametrize(
+    "kind", [np.asarray, torch.tensor, np.asfortranarray, lambda x: x.tolist(), lambda x: x.copy()]
+)
+def test_arrays_and_tensors_are_calibrated_alike(kind):
+    expected = calibrate_logits(torch.tensor(LOGITS), torch.tensor(LABELS))
+    assert calibrate_logits(kind(LOGITS), kind(LABELS)) == expected
+    assert fit_temperature(kind(LOGITS), kind(LABELS)) == expected.temperature
+    before = expected_calibration_error(kind(PROBABILITIES), kind(LABELS))
+    assert before == pytest.approx(expected.ece_before, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "probabilities",
+    [LOGITS, PROBABILITIES * np.nan, PROBABILITIES[:, :2], PROBABILITIES[0], PROBABILITIES > 0.3],
+    ids=["logits", "nan", "some columns", "row", "mask"],
+)
+def test_what_are_no_probabilities(probabilities):
+    with pytest.raises(ValueError, match="probabilities must be of shape .* adding up to 1, got"):
+        reliability(probabilities, LABELS)
+
+
+@pytest.mark.parametrize(
+    "labels", [LABELS[:, None], LABELS[:-1], LABELS + 1, LABELS > 1, LABELS.astype(str), "3", None]
+)
+def test_labels_that_do_not_fit(labels):
+    for work in (
+        lambda: expected_calibration_error(PROBABILITIES, labels),
+        lambda: calibrate_logits(torch.tensor(LOGITS), labels),
+        lambda: fit_temperature(LOGITS, labels),
+    ):
+        with pytest.raises(ValueError, match="^labels must be .*whole numbers"):
+            work()
+
+
+@pytest.mark.parametrize("logits", [LOGITS[0], LOGITS[None], LOGITS * np.nan])
+def test_logits_that_cannot_be_calibrated(logits):
+    with pytest.raises(ValueError, match=r"logits must be numbers of shape \(n, classes\), got"):
+        calibrate_logits(torch.tensor(logits), LABELS)
+
+
+@pytest.mark.parametrize("right", [[0, 2, 5], LABELS == 9, LABELS, [[True] * 30], "yes"])
+def test_which_answers_were_right_is_a_mask(right):
+    scores = LOGITS.max(1)[: -1 if np.shape(right) == (30,) else None]
+    with pytest.raises(ValueError, match="right must be true or false for each score, got"):
+        choose_threshold(scores, right)
+
+
+@pytest.mark.parametrize("bins", [0, -3, 2.5, "15", None])
+def test_bins_are_a_whole_number(bins):
+    with pytest.raises(ValueError, match="bins must be a whole number of 1 or more"):
+        reliability(PROBABILITIES, LABELS, bins)

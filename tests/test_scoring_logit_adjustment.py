@@ -89,7 +89,7 @@ def test_a_network_that_fails_in_the_check_is_left_as_it_was():
 class Judged(list):
     "Batches to judge by, as `adjust_logits` walks them"
 
-    shuffle, augment = False, None
+    shuffle, augment, transform = False, None, None
 
 
 @pytest.mark.parametrize("counts", [[300, 30, 10], [50, 50, 50]])
@@ -109,7 +109,7 @@ def test_the_network_then_answers_as_the_adjusted_logits_do(counts):
 def test_images_that_vary_are_no_judges():
     varied = Judged([(torch.zeros(2, 3), torch.tensor([0, 1]))])
     varied.augment = object()
-    with pytest.raises(ValueError, match="dl must be without augment and shuffle"):
+    with pytest.raises(ValueError, match="dl must be without augment, transform and shuffle"):
         adjust_logits(nn.Linear(3, 3), varied, torch.tensor([1, 1, 1]))
 
 
@@ -137,3 +137,14 @@ def test_no_table_of_all_pairs_of_characters():
         assert tracemalloc.get_traced_memory()[1] < 4e6
     finally:
         tracemalloc.stop()
+
+
+def test_arrays_are_taken_and_misfits_refused():
+    counts = torch.tensor([30, 10, 5])
+    logits, labels = lopsided_answers(0, counts)
+    found = choose_adjustment(logits, labels, counts)
+    assert choose_adjustment(logits.numpy(), labels.tolist(), counts.numpy()) == found
+    with pytest.raises(ValueError, match="counts must be one per class, 3, got 4"):
+        choose_adjustment(logits, labels, [30, 10, 5, 1])
+    with pytest.raises(ValueError, match="labels must be whole numbers from 0 to 2, got 3"):
+        choose_adjustment(logits, labels + 1, counts)

@@ -75,8 +75,12 @@ def test_scores_of_many_matrices_at_once():
     "targets, predictions, message",
     [
         ([0, 1], [0], "targets and predictions must be equally many, got 2 and 1"),
-        ([0, -1], [0, 0], "targets must be from 0 to 2, got -1 to 0"),
-        ([0, 1], [0, 3], "predictions must be from 0 to 2, got 0 to 3"),
+        ([0, -1], [0, 0], "targets must be whole numbers from 0 to 2, got -1"),
+        ([0, 1], [0, 3], "predictions must be whole numbers from 0 to 2, got 3"),
+        ([True, False], [0, 1], "targets must be whole numbers from 0 to 2, .* got bool"),
+        ([0, 1], torch.eye(2, 3), "predictions must be whole numbers .* got float64 of shape"),
+        ([0, 1], [0, 1.9], "predictions must be whole numbers from 0 to 2, got 1.9"),
+        ([0, 1], ["0", "1"], "predictions must be whole numbers"),
     ],
 )
 def test_wrong_classes(targets, predictions, message):
@@ -228,6 +232,9 @@ def test_interval_of_an_undefined_score_is_undefined():
         (("acuracy",), "Unknown metric 'acuracy'; did you mean 'accuracy'.*all characters"),
         (("macro_f1", "a"), "Unknown metric 'macro_f1'"),
         (("recall", "c"), "Unknown character 'c'"),
+        (("accuracy", None, 95), "level must be a number from 0.01 to 0.9999, got 95"),
+        (("accuracy", None, 0.95, 0), "draws must be a whole number of 1 or more, got 0"),
+        (("accuracy", None, 0.95, 99, None), "seed must be a whole number of 0 or more, got None"),
     ],
 )
 def test_unknown_names(args, message):
@@ -240,7 +247,7 @@ def test_groups_that_do_not_fit():
     with pytest.raises(ValueError, match="groups need a report that knows its images"):
         report.bootstrap_interval("accuracy", groups=[0, 1])
     report.per_image = pd.DataFrame(dict(truth=[0, 1], prediction=[0, 1]))
-    with pytest.raises(ValueError, match=r"groups must be one per image \(2\), got 3"):
+    with pytest.raises(ValueError, match="groups must be one for each of 2 pictures"):
         report.bootstrap_interval("accuracy", groups=[0, 1, 1])
     with pytest.raises(ValueError, match="holds no pictures"):
         Report(np.zeros((2, 2), int), ["a", "b"]).bootstrap_interval("accuracy")
@@ -382,15 +389,22 @@ def test_rows_groups_and_mode(store, model):
     ]
 
 
-@pytest.mark.parametrize("kwargs", [dict(shuffle=True), dict(augment=Augment())])
+@pytest.mark.parametrize(
+    "kwargs", [dict(shuffle=True), dict(augment=Augment()), dict(transform=torch.clone)]
+)
 def test_shuffled_or_augmented_batches_are_refused(kwargs, store, model):
-    with pytest.raises(ValueError, match="dl must be without augment and shuffle"):
+    with pytest.raises(ValueError, match="dl must be without augment, transform and shuffle"):
         evaluate(model, Batches(store, batch_size=8, **kwargs))
 
 
 def test_groups_of_another_store_are_refused(store, model):
-    with pytest.raises(ValueError, match=r"groups must be one per image of the store \(40\)"):
-        evaluate(model, Batches(store, batch_size=8), groups=np.arange(39))
+    dl = Batches(store, range(20), batch_size=8)
+    with pytest.raises(ValueError, match="groups must be one for each of 40 pictures"):
+        evaluate(model, dl, groups=np.arange(39))
+    groups = [*range(39), None]
+    assert evaluate(model, dl, groups=groups).num_groups == 20
+    with pytest.raises(ValueError, match="groups must have a value for each picture, got NaN"):
+        evaluate(model, dl, groups=groups[::-1])
 
 
 def test_top_losses_need_images():
@@ -545,3 +559,27 @@ def test_counts_of_any_kind_are_taken(counts):
     report = Report(counts, ["a", "b"])
     assert (len(report), report.accuracy) == (6, 5 / 6)
     assert report.to_dict()["confusion"] == [[3, 1], [0, 2]]
+
+
+@pytest.mark.parametrize("n", [-1, 1.5, "3", True, None])
+def test_how_many_rows_is_a_whole_number(n):
+    with pytest.raises(ValueError, match="n must be a whole number of 0 or more"):
+        Report(np.ones((2, 2), int), ["a", "b"]).most_confused(n)
+
+
+@pytest.mark.parametrize("confusion", [np.ones((3, 1)), np.ones((2, 3)), np.ones(3), 1])
+def test_a_confusion_matrix_is_square(confusion):
+    with pytest.raises(ValueError, match="confusion must be of shape"):
+        class_scores(confusion)
+
+
+def test_confusion_matrices_of_torch():
+    confusion = torch.tensor([[3, 1], [0, 2]])
+    assert macro_f1_score(confusion, 3) == macro_f1_score(confusion.numpy(), 3)
+
+
+def test_names_of_a_report_are_found_in_either_unicode_form():
+    report = Report(np.array([[5, 1], [0, 4]]), ["Mu\u0308ller", "otto"])
+    assert report.bootstrap_interval("recall", "Mu\u0308ller")[0] > 0
+    with pytest.raises(TypeError, match="a name must be text, got 1"):
+        report.bootstrap_interval("recall", 1)

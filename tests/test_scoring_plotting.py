@@ -10,12 +10,15 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
+from simpsons_cnn.data.preprocess import Preprocess
 from simpsons_cnn.scoring.metrics import confusion_matrix
 from simpsons_cnn.scoring.plotting import (
     _split_history,
+    plot_batch,
     plot_confusion,
     plot_losses,
     plot_metrics,
@@ -200,3 +203,20 @@ def test_the_title_of_a_confusion_matrix_is_not_cut(n):
     (text,) = [title for title in titles if title.get_text()]
     extent = text.get_window_extent()
     assert extent.x0 >= 0 and extent.x1 <= figure.bbox.width
+
+
+PICTURES = np.zeros((3, 3, 8, 8), np.uint8)
+
+
+@pytest.mark.parametrize("texts", [["a", "b"], [*"abcd"], "ab"])
+def test_a_text_for_each_picture(texts):
+    with pytest.raises(ValueError, match="texts must be one for each of 3 pictures, got"):
+        plot_pictures(PICTURES, texts)
+
+
+@pytest.mark.parametrize("yb", [[0, -1, 1], [0, 1], [True, False, True]])
+def test_the_characters_of_a_batch_are_numbers_of_names(yb):
+    "-1 would be the last name"
+    xb = Preprocess(8).normalise(torch.tensor(PICTURES))
+    with pytest.raises(ValueError, match="yb must be"):
+        plot_batch(xb, yb, ["ann", "bob"], Preprocess(8))

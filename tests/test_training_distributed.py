@@ -2,9 +2,11 @@
 
 import copy
 import inspect
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -19,18 +21,23 @@ from simpsons_cnn.demo.characters import demo_characters
 from simpsons_cnn.networks.presets import create_model
 from simpsons_cnn.scoring.report import evaluate
 from simpsons_cnn.training.callbacks import Callback
-from simpsons_cnn.training.checkpoint import Checkpoint
+from simpsons_cnn.training.checkpoint import Checkpoint, read_checkpoint
 from simpsons_cnn.training.distributed import (
+    LateProcess,
     LostProcess,
     Ranks,
+    _explain,
     all_gather_texts,
     broadcast_bytes,
+    current_ranks,
     in_threads,
+    one_message,
     process_group,
     raise_together,
     sum_gradients,
     synchronised_norms,
     use_ranks,
+    wait_limit,
 )
 from simpsons_cnn.training.loop import fit, judge
 from simpsons_cnn.training.run import TrainingRun
@@ -129,6 +136,29 @@ def test_a_callback_that_stops_at_the_start_stops_all_processes(store):
             return fit(Exact(), *loaders(store), recipe=RECIPE, callbacks=callbacks)
 
     assert [len(history) for history in in_threads(2, work, seconds=5)] == [0, 0]
+
+
+class Signalled(Checkpoint):
+    "A signal comes after the processes have asked each other, and before the next step"
+
+    def due(self):
+        self.run.stop("interrupted by SIGTERM")
+        return False
+
+
+@pytest.mark.parametrize("signalled", [0, 1])
+def test_a_signal_between_two_steps_stops_all_processes_after_the_same(store, signalled):
+    def work(ranks):
+        class Notes(Losses):
+            def on_start(self, run):
+                if ranks.rank == signalled:
+                    run.checkpoint = Signalled(None)
+                    run.checkpoint.run = run
+
+        return train(store, ranks, Notes())
+
+    runs = in_threads(2, work, seconds=5)
+    assert [(len(losses), history.resumable) for losses, history in runs] == [(2, True)] * 2
 
 
 @pytest.mark.filterwarnings("ignore:Resuming in a different")
@@ -284,6 +314,42 @@ def test_a_rank_that_is_gone_is_noticed():
     assert "process 1 of 2 lost the connection" in str(in_threads(2, leaves, seconds=1)[1])
 
 
+def test_the_one_that_hangs_is_named_once():
+    "Three processes, one of which sleeps: one of the others says so"
+    board = dist.HashStore()
+
+    def waits(ranks):
+        if ranks.rank == 1:
+            return time.sleep(2)
+        error = pytest.raises(LateProcess, ranks.all_reduce, torch.ones(1)).value
+        return _explain(error, ranks, board)
+
+    said = [str(error) for error in in_threads(3, waits, seconds=1) if error]
+    assert len(said) == 1
+    assert said[0].startswith("process 1 of 3 has not answered for 1,800 seconds, so all have")
+
+
+def test_a_lost_connection_leaves_the_word_to_its_cause(monkeypatch):
+    board = dist.HashStore()
+
+    def fails(ranks):
+        error = KeyError("mistake") if ranks.rank == 2 else LostProcess("gone")
+        return _explain(error, ranks, board)
+
+    assert [type(error) for error in in_threads(3, fails)] == [type(None), type(None), KeyError]
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    alone = [_explain(LostProcess("gone"), Ranks(rank, 2), board) for rank in (0, 1)]
+    assert alone == [None, None]  # somebody has spoken
+    assert isinstance(_explain(LostProcess("gone"), Ranks(0, 2), dist.HashStore()), LostProcess)
+
+
+@pytest.mark.parametrize("text", ["", "x", "0", "-1", "nan", "inf", "604801"])
+def test_a_time_limit_that_is_none(monkeypatch, text):
+    monkeypatch.setenv("SIMPSONS_CNN_TIMEOUT", text)
+    with pytest.raises(ValueError, match="SIMPSONS_CNN_TIMEOUT must be seconds, above 0 and at"):
+        wait_limit()
+
+
 class LeavesOut(nn.Module):
     "Two layers, the second of which a rank may leave out"
 
@@ -326,6 +392,56 @@ def test_a_group_is_left_at_the_end(as_torchrun_starts):
     assert not dist.is_initialized()
 
 
+def test_steps_and_preparations_have_limits_of_their_own(as_torchrun_starts, monkeypatch):
+    monkeypatch.setenv("SIMPSONS_CNN_TIMEOUT", "77")
+    limits = []
+    for name in ("init_process_group", "new_group"):
+        real = getattr(dist, name)
+
+        def noted(*args, real=real, timeout, **kwargs):
+            limits.append(timeout.total_seconds())
+            return real(*args, timeout=timeout, **kwargs)
+
+        monkeypatch.setattr(dist, name, noted)
+    with process_group() as ranks:
+        assert current_ranks() is ranks
+        assert (ranks.group, ranks.patient().group) != (dist.group.WORLD, ranks.group)
+        assert ranks.patient().group is dist.group.WORLD
+        assert ranks.all_reduce_max(3) == ranks.patient().all_reduce_max(3) == 3
+    assert limits == [604_800, 77]
+
+
+def test_signals_end_a_process_that_joins(as_torchrun_starts, monkeypatch):
+    "Python could not handle them there; one that is ignored stays ignored"
+    numbers, during = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP), []
+    before = [signal.signal(n, lambda *_: None) for n in numbers[:2]]
+    before.append(signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    own, real = [signal.getsignal(n) for n in numbers], dist.new_group
+
+    def noted(*args, **kwargs):
+        during.extend(signal.getsignal(n) for n in numbers)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(dist, "new_group", noted)
+    try:
+        with process_group():
+            assert [signal.getsignal(n) for n in numbers] == own
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+    assert during == [signal.SIG_DFL, signal.SIG_DFL, signal.SIG_IGN]
+
+
+@pytest.mark.parametrize("error", [ValueError("no pictures"), KeyboardInterrupt("interrupted")])
+def test_only_the_first_error_is_raised(as_torchrun_starts, error):
+    with pytest.raises(type(error)), process_group():
+        with pytest.raises(type(error), match=str(error)), one_message():
+            raise error
+        with pytest.raises(SystemExit), one_message():
+            raise error
+        raise error
+
+
 def test_after_an_error_the_group_is_not_torn_down(as_torchrun_starts, monkeypatch):
     "The other processes may wait in it: gloo would abort, and hide the error"
     monkeypatch.setattr(dist, "destroy_process_group", lambda: pytest.fail("torn down"))
@@ -348,22 +464,74 @@ def test_mps_passes_no_messages(store):
 ORPHAN = """
 import os, signal, sys, time
 from simpsons_cnn.training.distributed import _ended_with_parent
+if LATE:
+    os.environ['SIMPSONS_CNN_PARENT'] = str(os.getpid())
 if os.fork():
     signal.pause()  # until it is killed
+parent = os.getppid()
+if LATE:
+    print(os.getpid(), flush=True)
+    while os.getppid() == parent:
+        time.sleep(0.01)
 def stop(*_):
     print('saved', flush=True)
     os._exit(0)
 signal.signal(signal.SIGTERM, stop)
 with _ended_with_parent(0.05):
-    print(os.getpid(), flush=True)
+    if not LATE:
+        print(os.getpid(), flush=True)
     time.sleep(30)
 print('trained on', flush=True)
 """
 
 
-def test_a_process_ends_with_the_one_that_started_it():
-    parent = subprocess.Popen([sys.executable, "-c", ORPHAN], stdout=subprocess.PIPE, text=True)
+@pytest.mark.parametrize("late", [False, True])
+def test_a_process_ends_with_the_one_that_started_it(late):
+    "`late`: that one has ended before anybody looks"
+    program = ORPHAN.replace("LATE", str(late))
+    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     parent.stdout.readline()
     parent.kill()
     assert parent.stdout.read() == "saved\n"  # ends when the orphan has closed it
     parent.wait()
+
+
+@pytest.mark.parametrize(
+    "first, second, kept",
+    [
+        (("good enough", False), None, "good enough"),  # this process has written the checkpoint
+        (("by hand", True), ("good enough", False), "another process was asked to stop"),
+        (None, ("good enough", False), "another process was asked to stop"),
+        (None, ("by hand", True), ""),
+    ],
+)
+def test_the_checkpoint_keeps_the_reason_of_the_process_that_writes_it(
+    store, tmp_path, first, second, kept
+):
+    class Stops(Losses):
+        def on_step(self, run):
+            asked = (first, second)[run.ranks.rank]
+            if asked:
+                run.stop(*asked)
+
+    path = tmp_path / "run.ckpt"
+    own = [asked[0] if asked else "another process was asked to stop" for asked in (first, second)]
+    histories = in_threads(2, lambda ranks: train(store, ranks, Stops(), checkpoint=path)[1])
+    assert [history.stop_reason for history in histories] == own
+    assert {history.resumable for history in histories} == {not kept}
+    assert read_checkpoint(path).header["history"]["stop_reason"] == kept
+
+
+def test_an_error_that_names_a_file_in_no_encoding_reaches_all_processes():
+    def work(ranks):
+        try:
+            with raise_together(ranks):
+                if ranks.rank:
+                    raise OSError("cannot open '\udcff.jpg'")
+        except OSError as e:
+            return str(e)
+        except ValueError as e:
+            return str(e)
+
+    first, second = in_threads(2, work, seconds=5)
+    assert first.startswith(r"cannot open '\udcff.jpg' (in process 1 of 2") and first == second

@@ -19,7 +19,7 @@ from simpsons_cnn.inference.card import model_card
 from simpsons_cnn.inference.classifier import Classifier
 from simpsons_cnn.networks.model_file import load_model, save_model
 from simpsons_cnn.networks.presets import create_model
-from simpsons_cnn.training.ensemble import _model_files, make_ensemble
+from simpsons_cnn.training.ensemble import make_ensemble, model_files
 
 CHARACTERS = list("abc")
 MODEL = "model/model.safetensors"
@@ -99,7 +99,7 @@ def test_a_series_is_in_the_order_of_its_seeds(tmp_path):
     for name in ("seed_10", "seed_2", "best"):
         (tmp_path / name / "model").mkdir(parents=True)
         (tmp_path / name / MODEL).touch()
-    names = [path.parts[-3] for path in _model_files(tmp_path)]
+    names = [path.parts[-3] for path in model_files(tmp_path)]
     assert names == ["seed_2", "seed_10"]
 
 
@@ -188,6 +188,14 @@ def test_a_split_that_is_there_is_not_replaced(root, tmp_path):
     assert (tmp_path / "split.csv").read_text() == "mine"
 
 
+def test_an_ensemble_that_is_written_again_has_its_own_split(root, tmp_path):
+    made = make_ensemble([root / "runs/001"], tmp_path / "model", calibrate=False)
+    split = (tmp_path / "split.csv").read_text()
+    (tmp_path / "split.csv").write_text(split.replace("valid", "train"))  # of other members
+    make_ensemble([root / "runs/001"], made.path, calibrate=False)
+    assert (tmp_path / "split.csv").read_text() == split
+
+
 @pytest.mark.parametrize("name", ["0.safetensors", "linked"])
 def test_a_member_is_not_replaced(root, tmp_path, name):
     members = [tmp_path / f"{seed}.safetensors" for seed in (0, 1)]
@@ -211,6 +219,13 @@ def test_the_command_writes_the_same_model(root, made, tmp_path):
     assert target.read_bytes() == made.path.read_bytes()
     with pytest.raises(SystemExit, match="pass --overwrite"):
         run(simpsons_ensemble, *runs, "--out", target)
+
+
+def test_a_network_that_no_member_uses_is_refused(root, tmp_path):
+    args = ["--out", tmp_path / "new/e", "--network", "unused=torchvision.models:resnet18"]
+    with pytest.raises(SystemExit, match="no network of your own in '.*001'; leave out --network"):
+        run(simpsons_ensemble, root / "runs/001", *args)
+    assert not (tmp_path / "new").exists()
 
 
 def test_training_with_several_seeds_can_end_in_an_ensemble(root, made):

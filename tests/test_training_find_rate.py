@@ -1,5 +1,6 @@
 "The search for a learning rate: other losses, other dropout, a network that cannot learn"
 
+import signal
 import warnings
 
 import numpy as np
@@ -97,3 +98,35 @@ def test_networks_of_your_own_are_searched_and_tried_first(tmp_path):
     register_network("no-search", lambda n: nn.Flatten())
     with pytest.raises(ValueError, match="A network must turn images"):
         search_rate(Config.demo(tmp_path, architecture="no-search", **settings), num_steps=10)
+
+
+class Interrupts(FocalLoss):
+    "Sends the process SIGINT while the loss of the fourth step is computed"
+
+    steps = 0
+
+    def forward(self, logits, targets):
+        Interrupts.steps += 1
+        if Interrupts.steps == 4:
+            signal.raise_signal(signal.SIGINT)
+        return super().forward(logits, targets)
+
+
+def test_an_interrupt_in_the_first_epoch_ends_the_search(train_dl, monkeypatch):
+    monkeypatch.setattr(Interrupts, "steps", 0)
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    dl = Batches(train_dl.store, None, 2, Augment(), device="cpu")  # ten steps in an epoch
+    try:
+        with pytest.raises(KeyboardInterrupt, match="interrupt"):
+            find_learning_rate(Small(), dl, Interrupts(), RECIPE, num_steps=10)
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert Interrupts.steps == 4
+
+
+def test_a_loss_that_is_nan_from_the_start_is_named(train_dl):
+    def nan(logits, targets):
+        return logits.sum() * float("nan")
+
+    with pytest.raises(ValueError, match="The loss of the first step is NaN or infinite"):
+        find_learning_rate(Small(), train_dl, nan, RECIPE, num_steps=10)

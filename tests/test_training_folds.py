@@ -248,7 +248,9 @@ def test_folds_of_many_characters_and_groups(seed):
     fold = _assign_folds(labels, groups, 5, seed)
     assert pd.Series(fold).groupby(groups).nunique().max() == 1
     assert (fold[labels == 9] == 0).all() and (fold[labels != 9] > 0).all()
-    _check_taught(fold, labels, list("abcdefghij"))
+    _check_taught(fold, 5, labels, list("abcdefghij"))
+    with pytest.raises(ValueError, match="Fold 6 holds no picture; choose another split_seed or"):
+        _check_taught(fold, 6, labels, list("abcdefghij"))
     counts = np.bincount(fold)[1:]
     assert counts.min() >= 30 and counts.max() <= 55
 

@@ -117,6 +117,8 @@ def test_other_fields_of_the_recipe_beside_a_given_loss(loaders):
         (EarlyStopping(3), "with monitor 'last' none is better; leave it out or choose another"),
         (callback_page.StopAfter(4), "steps must be from 1 to 3, as many as an epoch has, got 4"),
         (callback_page.StopAfter(0), "steps must be from 1 to 3, as many as an epoch has, got 0"),
+        (callback_page.StopAfter(1.5), "steps must be from 1 to 3, .* got 1.5"),
+        (callback_page.StopAfter("2"), "steps must be from 1 to 3, .* got '2'"),
     ],
 )
 def test_a_callback_that_could_do_nothing_is_refused_before_the_first_step(
@@ -167,13 +169,15 @@ def test_a_resume_needs_the_same_images(loaders, store, tmp_path, other):
 
 def test_growing_crops_need_augment(loaders, store):
     plain = Batches(store, loaders[0].indices, 30, shuffle=True, device="cpu")
-    with pytest.raises(ValueError, match="needs augment, got 64"):
-        fit(small_model(), plain, loaders[1], recipe=RECIPE, callbacks=[], first_crop=64)
+    with pytest.raises(ValueError, match="needs augment, got 72"):
+        fit(small_model(), plain, loaders[1], recipe=RECIPE, callbacks=[], first_crop=72)
 
 
 def test_the_default_of_growing_crops_fits_any_loader(loaders, store):
     plain = Batches(store, loaders[0].indices, 30, shuffle=True, device="cpu")
-    assert len(fit(small_model(), plain, loaders[1], recipe=RECIPE, callbacks=[])) == 2
+    saved = TrainingParameters(**RECIPE.model_dump())  # as from `config.yaml`, which has all fields
+    for recipe in (RECIPE, saved):
+        assert len(fit(small_model(), plain, loaders[1], recipe=recipe, callbacks=[])) == 2
 
 
 def test_wrong_loaders_losses_and_callbacks_are_refused(loaders):
@@ -420,3 +424,10 @@ def test_what_rare_characters_give_is_varied_in_its_own_way(store):
     again, _ = run.rare_batch(SameRows())
     assert torch.equal(pasted, again)
     assert not any(torch.equal(a, b) for a, b in zip(usual, pasted, strict=True))
+
+
+@pytest.mark.parametrize("patience", [0, float("nan"), 1.5, "3", True, None])
+def test_patience_is_a_whole_number(patience):
+    "With NaN a run would never end early"
+    with pytest.raises(ValueError, match="patience must be a whole number of 1 or more, got"):
+        EarlyStopping(patience)

@@ -1,6 +1,5 @@
 "What is refused before training, and what is removed before it"
 
-
 import numpy as np
 import pytest
 

@@ -12,7 +12,12 @@ from simpsons_cnn.data.store import PixelStore
 from simpsons_cnn.demo.characters import demo_characters
 from simpsons_cnn.scoring.report import Report
 from simpsons_cnn.training import suspects
-from simpsons_cnn.training.suspects import cross_validate, deal_folds, rank_suspects
+from simpsons_cnn.training.suspects import (
+    add_label_noise,
+    cross_validate,
+    deal_folds,
+    rank_suspects,
+)
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +27,7 @@ def store(tmp_path_factory):
     return PixelStore.build(files, size=64)
 
 
-@pytest.mark.parametrize("folds", [1, 0, 51])
+@pytest.mark.parametrize("folds", [1, 0, 51, 2.5, True])
 def test_folds(store, folds):
     message = f"folds must be from 2 to the number of pictures, 50, got {folds}"
     with pytest.raises(ValueError, match=message):
@@ -137,3 +142,19 @@ def test_folds_are_those_that_scikit_learn_shuffles(seed):
     wanted = StratifiedGroupKFold(3, shuffle=True, random_state=seed).split(labels, labels, groups)
     for fold, of_sklearn in zip(deal_folds(labels, groups, 3, seed), wanted, strict=True):
         assert all(map(np.array_equal, fold, of_sklearn))
+
+
+@pytest.mark.parametrize("seed", [None, 1.5, "3", -1])
+def test_the_seed_is_a_whole_number(store, seed):
+    for work in (
+        lambda: cross_validate(store, np.arange(50), seed=seed),
+        lambda: add_label_noise(store.files, seed=seed),
+    ):
+        with pytest.raises(ValueError, match="seed must be a whole number of 0 or more"):
+            work()
+
+
+@pytest.mark.parametrize("groups", [[0.0, np.nan] * 25, ["a", None] * 25, range(49)])
+def test_groups_are_known_for_each_picture(store, groups):
+    with pytest.raises(ValueError, match="groups must"):
+        cross_validate(store, groups)

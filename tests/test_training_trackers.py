@@ -213,6 +213,17 @@ def test_a_tracker_that_fails_is_told_nothing_more(method):
     assert len(caught) == 1 and told.count(method) == 1 and told[-1] == method
 
 
+def test_a_tracker_hears_nothing_of_a_run_that_did_not_start():
+    told = []
+    tracker = Tracker(Broken("", told), settings={})
+    run = SimpleNamespace(history=History(), report=None)
+    tracker.on_end(run)  # the `on_start` of a callback before it has failed
+    assert told == []
+    for event in (tracker.on_start, tracker.on_end, tracker.on_end):
+        event(run)
+    assert told == ["start", "finish"]
+
+
 def test_a_tracker_that_fails_loses_no_run(config, monkeypatch):
     monkeypatch.setitem(trackers._TRACKERS, "wandb", lambda folder: Broken("log", []))
     with pytest.warns(UserWarning, match="Broken failed; the run goes on without it"):

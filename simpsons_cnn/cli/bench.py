@@ -477,21 +477,24 @@ def system_info(device: str = "auto") -> str:
 
 # %% ../../nbs/cli/07_bench.ipynb #4349474b
 def _bench_parser() -> CommandParser:
-    text = "Measure the library on this machine, beside the plain way and the bound"
+    text = (
+        "Measure how fast this machine trains, decodes and names pictures, beside the same work "
+        "done plainly. 'bound' is the network's arithmetic alone: no training loop can be faster"
+    )
     parser = CommandParser("simpsons_bench", text)
     help_text = "pictures, one subfolder per character; without it some are drawn"
     parser.add_argument("folder", nargs="?", help=help_text)
     for name, default, meaning in (
         ("batch_size", 128, "pictures per step"),
-        ("rounds", 7, "turns of each part"),
-        ("steps", 8, "training steps in a turn"),
+        ("rounds", 7, "how often each part is measured"),
+        ("steps", 8, "training steps in each measurement"),
         ("files", 1000, "pictures to decode and to predict"),
     ):
         help_text = f"{meaning}; default {default}"
-        parser.add_argument(f"--{name}", type=int, default=default, help=help_text)
+        parser.add_argument(f"--{name}", type=int, metavar="N", default=default, help=help_text)
     add_device(parser)
-    help_text = "also train from a store of 2,000,000 pictures (a file with holes)"
-    help_text += " and look at the memory"
+    help_text = "also train from a file of 2,000,000 pictures, which is nearly empty and takes "
+    help_text += "little disk space, and measure the memory"
     parser.add_argument("--large", action="store_true", help=help_text)
     return parser
 
@@ -512,7 +515,7 @@ def _print_tables(tables: dict):
 def simpsons_bench(
     argv: list = None,  # Arguments; `None` takes those of the program
 ):
-    "Measure the library on this machine, beside the plain way and the bound"
+    "Measure speeds on this machine, beside plain code and the bound: the arithmetic alone"
     args = vars(_bench_parser().parse_args(argv))
     large = args.pop("large")
     if large and not Path("/proc/self/status").exists():

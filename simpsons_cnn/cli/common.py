@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['tidy_errors', 'CommandParser', 'add_device', 'add_overwrite', 'add_network', 'register_named_network', 'add_model',
-           'open_classifier', 'add_store_directory', 'check_target', 'check_apart', 'check_different', 'check_makeable',
-           'make_out_folder', 'score_line', 'unreadable_lines', 'print_next', 'Transcript', 'shell']
+           'check_network_used', 'open_classifier', 'add_store_directory', 'check_target', 'check_apart',
+           'check_different', 'check_makeable', 'make_out_folder', 'score_line', 'unreadable_lines', 'print_next',
+           'Transcript', 'shell']
 
 # %% ../../nbs/cli/01_common.ipynb #0e182c80
 import argparse
@@ -204,7 +205,8 @@ class CommandParser(argparse.ArgumentParser):
 # %% ../../nbs/cli/01_common.ipynb #6356543f
 def add_device(parser: CommandParser):
     "Add the option `--device`"
-    parser.add_argument("--device", default="auto", help="'auto', 'cpu', 'cuda', …; default auto")
+    text = "where to compute: 'cpu', 'cuda' (an NVIDIA GPU), … or 'auto', the fastest; default auto"
+    parser.add_argument("--device", metavar="DEVICE", default="auto", help=text)
 
 # %% ../../nbs/cli/01_common.ipynb #14ecbd03
 def add_overwrite(
@@ -220,7 +222,7 @@ def add_network(parser: CommandParser):
     parser.add_argument(
         "--network",
         metavar="[NAME=]MODULE:FUNCTION",
-        help="where the function is that makes the network, for a model with one of your own",
+        help="for a model whose network is your own: the function that makes it",
     )
 
 # %% ../../nbs/cli/01_common.ipynb #4fa2311f
@@ -241,25 +243,36 @@ def add_model(parser: CommandParser):
     parser.add_argument("model", type=find_model_file, help=text)
 
 # %% ../../nbs/cli/01_common.ipynb #b5aa0f0d
+def check_network_used(
+    args,  # Parsed options, with `network`
+    models: list,  # Networks
+    sources: list,  # The files or folders that they are from
+):
+    "Raise `ValueError` if `--network` was given and none of some networks is one of your own"
+    from simpsons_cnn.networks.presets import is_own_network
+
+    if args.network and not any(is_own_network(model) for model in models):
+        names = first_few(f"'{source}'" for source in sources)
+        raise ValueError(f"There is no network of your own in {names}; leave out --network")
+
+
 def open_classifier(
     args,  # Parsed options, with `model` and `network`
     device="auto",
 ):  # -> `Classifier`
     "Load a model, after registering its network if `--network` says where that is"
     from simpsons_cnn.inference.classifier import Classifier  # imports slowly
-    from simpsons_cnn.networks.presets import is_own_network
 
     register_named_network(args)
     classifier = Classifier.load(args.model, device)
-    if args.network and not is_own_network(classifier.model):
-        raise ValueError(f"'{args.model}' holds no network of your own; leave out --network")
+    check_network_used(args, [classifier.model], [args.model])
     return classifier
 
 # %% ../../nbs/cli/01_common.ipynb #5f803e99
 def add_store_directory(parser: CommandParser):
     "Add the option `--store_directory`"
     text = "where decoded pictures are kept; default .pixels beside the folder"
-    parser.add_argument("--store_directory", help=text)
+    parser.add_argument("--store_directory", metavar="FOLDER", help=text)
 
 # %% ../../nbs/cli/01_common.ipynb #7aabb995
 def check_target(

@@ -51,22 +51,28 @@ _WAY_OPTIONS = dict(  # option -> way, type, help
     max_gib=("--from", float, "refuse an archive that unpacks to more GiB than this; default 20"),
     size=("--shard", int, "side of a decoded picture in pixels; default 96"),
     resize_rule=("--shard", str, "'stretch' or 'pad'; default stretch"),
-    store_directory=("--shard", Path, "where they are kept; default .pixels beside the folder"),
-    overwrite=("--shard", bool, "if pictures have been added or removed, or COUNT has changed"),
+    store_directory=(
+        "--shard",
+        Path,
+        "where decoded pictures are kept; default .pixels beside the folder",
+    ),
+    overwrite=("--shard", bool, "replace the shares of other pictures or of another COUNT"),
 )
+_SHOWN = {int: "N", float: "N", str: "RULE", Path: "FOLDER"}  # for the value, in the help
 _STORE_OPTIONS = ("size", "resize_rule", "store_directory")  # which training must repeat
 
 
 def _add_way_options(parser: CommandParser):
     for name, (way, kind, text) in _WAY_OPTIONS.items():
-        value = dict(action="store_true") if kind is bool else dict(type=kind)
+        value = dict(action="store_true") if kind is bool else dict(type=kind, metavar=_SHOWN[kind])
         text = f"with {way}: {text}"
         parser.add_argument(f"--{name}", help=text, default=argparse.SUPPRESS, **value)
 
 # %% ../../nbs/cli/04_data.ipynb #f5d095f0
 def _data_parser() -> CommandParser:
     parser = CommandParser(
-        "simpsons_data", "Make folders of pictures that can be trained on, or decode one"
+        "simpsons_data",
+        "Make a folder of pictures to train on: draw them, unpack an archive or download one",
     )
     text = "where the pictures go: train/ and test/ are made in it; with --shard: the pictures"
     parser.add_argument("folder", help=text)
@@ -146,20 +152,23 @@ def simpsons_data(
 # %% ../../nbs/cli/04_data.ipynb #cf33cfaf
 def _audit_parser() -> CommandParser:
     text = (
-        "Find broken, anomalous, duplicate, contradictory and leaking pictures; "
-        "exits 3 where test pictures have a copy in training"
+        "Find broken and odd pictures, copies, copies with different names, and test pictures that "
+        "have a copy in training; the exit code is 3 if there are such"
     )
     parser = CommandParser("simpsons_audit", text)
     text = "training pictures: a folder with one subfolder per character"
     parser.add_argument("folder", help=text)
-    parser.add_argument("--test", type=Path, help="test pictures, to compare with them")
+    parser.add_argument(
+        "--test", type=Path, metavar="FOLDER", help="test pictures, to compare with them"
+    )
     text = (
-        "folder for a CSV per finding and groups.csv; default audit. "
+        "folder for a CSV file of each kind of finding, and groups.csv with the groups of "
+        "near-duplicates; default audit. "
         "Those of an earlier audit are replaced"
     )
-    parser.add_argument("--out", type=Path, default=Path("audit"), help=text)
-    text = "CSV file of corrected labels and dropped pictures"
-    parser.add_argument("--fixes", type=Path, help=text)
+    parser.add_argument("--out", type=Path, metavar="FOLDER", default=Path("audit"), help=text)
+    text = "CSV file of corrected labels and dropped pictures, as the label cleaner writes it"
+    parser.add_argument("--fixes", type=Path, metavar="FILE", help=text)
     add_store_directory(parser)
     return parser
 

@@ -16,6 +16,7 @@ from simpsons_cnn.cli.common import (
     add_overwrite,
     add_store_directory,
     check_makeable,
+    check_network_used,
     check_target,
     print_next,
     register_named_network,
@@ -31,9 +32,10 @@ def _ensemble_parser() -> CommandParser:
     text = "model file to write, such as ensemble/model.safetensors; split.csv goes beside it"
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help=text)
     text = "folder of the pictures that the models were trained on, if it has moved"
-    parser.add_argument("--traindir", help=text)
+    parser.add_argument("--traindir", metavar="FOLDER", help=text)
     add_store_directory(parser)
-    text = "do not look at the validation pictures: no scores, no threshold for strangers"
+    text = "do not look at the validation pictures: no scores, and no threshold by which a picture "
+    text += "is of nobody that the model knows"
     parser.add_argument("--no_calibrate", action="store_true", help=text)
     add_device(parser)
     add_network(parser)
@@ -41,6 +43,17 @@ def _ensemble_parser() -> CommandParser:
     return parser
 
 # %% ../../nbs/cli/10_ensemble.ipynb #6c3dbe88
+def _register_network(args):
+    "Register the network that `--network` names; raises `ValueError` if no model has one"
+    from simpsons_cnn.networks.model_file import load_model
+    from simpsons_cnn.training.ensemble import model_files
+
+    register_named_network(args)
+    if args.network:
+        paths = [path for source in args.models for path in model_files(source)]
+        check_network_used(args, [load_model(path)[0] for path in paths], args.models)
+
+
 @tidy_errors
 def simpsons_ensemble(
     argv: list = None,  # Arguments; `None` takes those of the program
@@ -57,7 +70,7 @@ def simpsons_ensemble(
     check_makeable(args.out.parent)
     from simpsons_cnn.training.ensemble import make_ensemble
 
-    register_named_network(args)
+    _register_network(args)
     print(make_ensemble(args.models, args.out, not args.no_calibrate, args.device, **overrides))
     print(f"model: {args.out}")
     model = shlex.quote(str(args.out))

@@ -32,7 +32,9 @@ def _explain_parser() -> CommandParser:
     parser = CommandParser("simpsons_explain", text)
     add_model(parser)
     parser.add_argument("pictures", nargs="+", type=Path, help="pictures, or folders of pictures")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the figures")
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", required=True, help="folder for the figures"
+    )
     text = "name to explain; default: the likeliest in each picture"
     parser.add_argument("--character", metavar="NAME", help=text)
     add_device(parser)
@@ -93,27 +95,29 @@ def _pictures_and_figures(args) -> list:  # (picture, figure) each
     return list(zip(pictures, figures, strict=True))
 
 # %% ../../nbs/cli/08_explain.ipynb #7e578a5f
-def _write_figure(clf, picture: Path, figure: Path, character: str) -> str:  # What to print
-    "Write the figure of one picture; raises what `Classifier.predict` raises"
+def _explain(clf, picture: Path, character: str) -> tuple:  # The answer, the figure as PNG
+    "Explain one picture; raises what `Classifier.predict` raises"
     from simpsons_cnn.core.figures import figure_png
-    from simpsons_cnn.core.text import safe_line
 
     prediction = clf.predict(picture)
     explanation = clf.explain(picture, character)
     title = prediction.line(1).removeprefix(prediction.source + ": ") if not character else None
-    drawn = explanation.plot(title)
-    atomic_write(figure, figure_png(drawn, dpi=120, colors=128))
-    return f"{prediction.line(3)} → {safe_line(figure)}"
+    return prediction.line(3), figure_png(explanation.plot(title), dpi=120, colors=128)
 
 # %% ../../nbs/cli/08_explain.ipynb #b339f03c
 def _explain_each(clf, pairs: list, character: str) -> dict:  # Picture -> why it cannot be read
-    "Write a figure for each picture and print its answer"
+    "Write a figure for each picture and print its answer; raises `OSError` if it cannot be written"
+    from simpsons_cnn.core.text import safe_line
+
     unreadable = {}
     for picture, figure in pairs:
         try:
-            print(_write_figure(clf, picture, figure, character))
+            line, png = _explain(clf, picture, character)
         except (ValueError, OSError) as e:
             unreadable[picture] = str(e)
+            continue
+        atomic_write(figure, png)
+        print(f"{line} → {safe_line(figure)}")
     return unreadable
 
 # %% ../../nbs/cli/08_explain.ipynb #cd5eeaf3

@@ -35,15 +35,23 @@ def _add_kind(parser: CommandParser, kind: str, text: str):
 # %% ../../nbs/cli/05_export.ipynb #34586959
 def _add_files(parser: CommandParser):
     "Add the options for single files"
-    onnx = "the whole classifier as ONNX; needs: pip install 'simpsons_cnn[onnx]'"
+    onnx = "as ONNX, which phones and browsers read; needs: pip install 'simpsons_cnn[onnx]'"
     _add_kind(parser, "onnx", onnx)
-    _add_kind(parser, "torch", "the whole classifier for torch.export.load")
-    _add_kind(parser, "card", "a model card in Markdown")
+    _add_kind(
+        parser,
+        "torch",
+        "for torch.export.load: a program in PyTorch that does without this library",
+    )
+    _add_kind(
+        parser,
+        "card",
+        "a model card in Markdown: what the model knows, how it scores, what it is for",
+    )
 
 # %% ../../nbs/cli/05_export.ipynb #5f959a7c
 def _add_web(parser: CommandParser):
     "Add the options for a page that classifies in the browser"
-    web = "folder to write a page to that classifies in the browser; needs the same"
+    web = "folder to write a page to that classifies in the browser; needs what --onnx needs"
     parser.add_argument("--web", type=Path, metavar="FOLDER", help=web)
     examples = "for --web: folder of pictures, of which the page offers 12 to try"
     parser.add_argument("--examples", type=Path, metavar="FOLDER", help=examples)
@@ -69,8 +77,11 @@ def _export_parser() -> CommandParser:
     _add_files(parser)
     _add_web(parser)
     _add_hub(parser)
-    text = "folder of pictures to compare on, at most 500 of them; without it 500 are drawn"
-    parser.add_argument("--pictures", type=Path, help=text)
+    text = (
+        "folder of pictures on which the written file must answer as the model does, at most 500 "
+    )
+    text += "of them; without it 500 are drawn"
+    parser.add_argument("--pictures", type=Path, metavar="FOLDER", help=text)
     add_network(parser)
     add_overwrite(parser, "a file")
     return parser

@@ -36,8 +36,11 @@ from ..core.text import first_few, safe_str
 
 # %% ../../nbs/cli/03_predict.ipynb #3dae9367
 def _add_tta(parser: CommandParser):
-    text = "mean of several looks: 'flip' shows each picture mirrored as well, 'unsure' shows "
-    text += "mirrored and shifted versions of pictures that the model is unsure of"
+    text = "test-time augmentation: 'flip' shows each picture mirrored as well, "
+    text += (
+        "'unsure' shows mirrored and shifted versions of pictures that the model is unsure of; the "
+    )
+    text += "answer is the mean of all"
     either = parser.add_mutually_exclusive_group()
     either.add_argument("--tta", choices=("flip", "unsure"), default=False, help=text)
     either.add_argument(
@@ -48,7 +51,7 @@ def _add_tta(parser: CommandParser):
 def _add_shard(parser: CommandParser):
     text = "for large folders: a .csv or .parquet file, written some thousands of pictures at a "
     text += "time; the same command continues where it was killed"
-    parser.add_argument("--out", type=Path, help=text)
+    parser.add_argument("--out", type=Path, metavar="FILE", help=text)
     text = "with --out: name only this share of the folder, such as 3/16; the shares 1/16 to "
     text += "16/16 together name each picture once"
     parser.add_argument("--shard", metavar="NUMBER/COUNT", help=text)
@@ -59,10 +62,11 @@ def _predict_parser() -> CommandParser:
     parser = CommandParser("simpsons_predict", text)
     add_model(parser)
     parser.add_argument("pictures", nargs="+", help="pictures, or folders of pictures")
-    parser.add_argument("--k", type=int, default=3, help="how many candidates to show; default 3")
+    parser.add_argument("--k", type=int, default=3, help="how many names to show; default 3")
     parser.add_argument(
         "--csv",
         type=Path,
+        metavar="FILE",
         help="CSV file to write, beside the lines on the screen; for a folder 'predictions.csv' "
         "unless another is named. --out writes Parquet",
     )
@@ -224,7 +228,7 @@ def _evaluate_parser() -> CommandParser:
     add_model(parser)
     parser.add_argument("folder", help="folder with one subfolder of pictures per character")
     text = "folder for report.json and the figures; without it nothing is written"
-    parser.add_argument("--out", type=Path, help=text)
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help=text)
     add_store_directory(parser)
     text = "continue without pictures that cannot be decoded"
     parser.add_argument("--skip_unreadable", action="store_true", help=text)

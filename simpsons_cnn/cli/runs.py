@@ -21,7 +21,9 @@ from simpsons_cnn.cli.common import (
 def _runs_parser() -> CommandParser:
     parser = CommandParser("simpsons_runs", "List the runs in a folder and compare their curves")
     parser.add_argument("folder", nargs="?", default="runs", help="folder of runs; default runs")
-    parser.add_argument("--out", type=Path, help="PNG file for the curves of all runs")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="PNG file for the curves of all runs"
+    )
     add_overwrite(parser, "the PNG file")
     return parser
 

@@ -7,9 +7,11 @@ __all__ = ['simpsons_train']
 
 # %% ../../nbs/cli/02_train.ipynb #2f338e7a
 import argparse
+import json
 import os
 import shlex
 import sys
+from contextlib import suppress
 from typing import Literal, get_args, get_origin
 
 from simpsons_cnn.cli.common import (
@@ -27,9 +29,15 @@ from ..core.run_folders import RUN_FILES, latest_run, output_folders
 _SHORT_NAMES = dict(num_epochs="--epochs", learning_rate="--lr", out_directory="--out")
 
 
+def _as_in_yaml(value) -> str:
+    "The name of a default in a configuration file, as the descriptions use it"
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
+
+
 def _add_setting(group, name: str, setting):
     "Add an option for one field of `Config`"
-    text = f"{setting.description}; default {setting.default}".replace("%", "%%")
+    text = setting.description.partition("; see `")[0]  # a function, for readers of the site
+    text = f"{text}; default {_as_in_yaml(setting.default)}".replace("%", "%%")
     if setting.annotation is bool:
         kind = dict(action=argparse.BooleanOptionalAction)
     elif get_origin(setting.annotation) is Literal:
@@ -104,8 +112,10 @@ def _add_many_options(parser: CommandParser):
 
 # %% ../../nbs/cli/02_train.ipynb #e1ec6399
 def _train_parser() -> CommandParser:
-    text = "Train a network: pictures in, a model file, figures and scores out"
+    text = "Train a network: pictures in, a model file, figures and scores out. 'reference' below "
+    text += "means the program that this library began as"
     parser = CommandParser("simpsons_train", text)
+    parser.usage = "simpsons_train [CONFIG] [--SETTING VALUE …]"
     parser.add_argument(
         "config",
         nargs="?",
@@ -314,23 +324,29 @@ def _train_in_processes(argv: list, nproc: int, device: str):
     sys.exit(run_processes(["-m", "simpsons_cnn", "train", *_without_nproc(argv)], nproc))
 
 # %% ../../nbs/cli/02_train.ipynb #8cce093d
-def _train_as_one_of_many(settings: dict, path, resume: bool):
-    "Train as a process that torchrun has started; one that lost the others ends silently"
-    from simpsons_cnn.training.distributed import LostProcess
+def _lead_or_follow(settings: dict, path, resume: bool):
+    "Train as one of several processes"
+    from simpsons_cnn.training.history import NonFiniteLoss
     from simpsons_cnn.training.train import train
 
+    if os.environ["RANK"] == "0":
+        config, files = _load_config(path, settings, resume)
+        _train_run(config, resume, files)
+        return
+    with suppress(NonFiniteLoss):  # the first has still to save what was learnt
+        train(None)
+
+
+def _train_as_one_of_many(settings: dict, path, resume: bool):
+    "Train as a process that torchrun has started; of those that fail only the first says why"
     try:
-        if os.environ["RANK"] == "0":
-            config, files = _load_config(path, settings, resume)
-            _train_run(config, resume, files)
-        else:
-            train(None)
-    except LostProcess:
-        sys.exit(1)
-    except (FloatingPointError, KeyboardInterrupt):
+        from simpsons_cnn.training.distributed import one_message
+    except KeyboardInterrupt:  # of all of them
         if os.environ["RANK"] == "0":
             raise
         sys.exit(1)
+    with one_message():
+        _lead_or_follow(settings, path, resume)
 
 # %% ../../nbs/cli/02_train.ipynb #3ce14da8
 _RUN_OPTIONS = (
@@ -414,23 +430,23 @@ def simpsons_train(
     options = argparse.Namespace(**{name: settings.pop(name) for name in _RUN_OPTIONS})
     _check_run_options(parser, options)
     _check_used(parser, options, settings)
+    if options.verify:
+        return _verify_run(options.verify, settings)
+    if options.nproc > 1:
+        config = Config.load(options.config, **settings)  # mistakes are reported once
+        return _train_in_processes(
+            sys.argv[1:] if argv is None else argv, options.nproc, config.device
+        )
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return _train_as_one_of_many(settings, options.config, options.resume)
+    in_series = options.seeds or options.folds  # which finds the latest series itself
+    config, files = _load_config(options.config, settings, options.resume and not in_series)
     if options.find_lr:
-        _find_rate(*_load_config(options.config, settings))
-    elif options.verify:
-        _verify_run(options.verify, settings)
+        _find_rate(config, files)
     elif options.seeds:
-        config, files = _load_config(options.config, settings)
         _train_seeds(config, options.seeds, options.resume, files, options.ensemble)
     elif options.folds:
-        config, files = _load_config(options.config, settings)
         _train_folds(config, options.folds, options.resume, files)
-    elif options.nproc > 1:
-        config = Config.load(options.config, **settings)  # mistakes are reported once
-        argv = sys.argv[1:] if argv is None else argv
-        _train_in_processes(argv, options.nproc, config.device)
-    elif "TORCHELASTIC_RUN_ID" in os.environ:
-        _train_as_one_of_many(settings, options.config, options.resume)
     else:
-        config, files = _load_config(options.config, settings, options.resume)
         _suggest(config, files)
         _train_run(config, options.resume, files)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['registered_networks', 'settings_error', 'DatasetParameters', 'is_split_file', 'network_names', 'is_function_path',
-           'import_function', 'ModelParameters', 'TrainingParameters', 'Augment', 'OutputParameters',
+           'import_function', 'ModelParameters', 'TrainingParameters', 'Augment', 'OutputParameters', 'default_crop',
            'setting_sections', 'Config']
 
 # %% ../../nbs/core/03_config.ipynb #d1a355a0
@@ -14,6 +14,7 @@ import os
 import re
 import sys
 from collections import Counter
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -112,8 +113,8 @@ class DatasetParameters(_Section):
     size: int = _setting(96, "Side of a stored picture in pixels", ge=64, le=512)
     fixes: Path | None = _setting(
         None,
-        "CSV file of corrected labels and dropped pictures of `traindir`, see `apply_fixes`; "
-        "`null`: none",
+        "CSV file of corrected labels and dropped pictures of `traindir`; `null`: none; "
+        "see `apply_fixes`",
     )
     resize_rule: Literal["stretch", "pad"] = _setting(
         "stretch", "How an oblong picture becomes square: 'stretch' it or 'pad' it with grey"
@@ -274,7 +275,9 @@ class TrainingParameters(_Section):
         0.0, "Focal loss: how much easy pictures fade; 0 is cross entropy", ge=0, le=100
     )
     class_weights: Literal["none", "reference", "inverse", "effective"] = _setting(
-        "none", "How rare characters are weighted, see `class_weights`"
+        "none",
+        "How rare characters are weighted in the loss: not at all, 'inverse' to their number of "
+        "pictures, milder ('effective'), or as in the 'reference'; see `class_weights`",
     )
     imbalance: str | dict[str, float] = _setting(
         "none",
@@ -475,6 +478,11 @@ class OutputParameters(_Section):
     )
 
 # %% ../../nbs/core/03_config.ipynb #2bfa819a
+def default_crop(size: int) -> int:
+    "Side of the centre that a network sees of a picture, where no other is asked for"
+    return max(min(64, size), round(size * 5 / 6))
+
+
 def _check_crops(size: int, crop: int | None, first: int | None):
     "Raise `ValueError` if the crops of a run do not fit its pictures"
     least = max(64, -(-3 * size // 5))  # three fifths, rounded up
@@ -482,7 +490,7 @@ def _check_crops(size: int, crop: int | None, first: int | None):
         raise ValueError(
             f"crop_size must be from {least} to {size} for a size of {size}, got {crop}"
         )
-    last = crop or max(64, round(size * 5 / 6))  # as `Preprocess` has it
+    last = crop or default_crop(size)
     if first and first > last:
         raise ValueError(f"first_crop must be at most {last}, the side of later crops, got {first}")
 
@@ -579,10 +587,10 @@ def _merge(
 # %% ../../nbs/core/03_config.ipynb #8123cef9
 def _table_rows(section: _Section) -> list[str]:
     "A row of a Markdown table for each setting; bold where it differs from its default"
-    rows = []
+    rows, defaults = [], type(section)()
     for name, field in type(section).model_fields.items():
         value = escape_html(getattr(section, name))
-        if getattr(section, name) != getattr(type(section)(), name):
+        if getattr(section, name) != getattr(defaults, name):
             value = f"**{value}**"
         rows.append(f"| `{name}` | {value} | {field.description} |")
     return rows
@@ -616,6 +624,7 @@ def _demo_folders(root: Path) -> dict:
     return dict(traindir=data / "train", testdir=data / "test", runs_directory=root / "runs")
 
 # %% ../../nbs/core/03_config.ipynb #52cdfe0a
+@cache
 def setting_sections() -> dict[str, str]:  # setting -> name of its section
     "In which section each setting lives"
     return {
@@ -663,6 +672,8 @@ class Config(_Section):
         return cls.load(**(_DEMO | _demo_folders(Path(root)) | overrides))
 
     def __getattr__(self, name):
+        if name.startswith("_"):  # as Jupyter asks for, often
+            raise AttributeError(name)
         section = setting_sections().get(name)
         if section is None:
             raise AttributeError(unknown_name_message("setting", name, setting_sections()))

@@ -317,13 +317,14 @@ def require_free_space(
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 
 
-def _acquire(lock: FileLock) -> bool:
+def _acquire(lock: FileLock, writes_there: bool) -> bool:
     "Take a lock; `False`, with a note, where none can be had; `Timeout` where another holds it"
     try:
         lock.acquire(poll_interval=0.01)
     except OSError as e:
         unwritable = not os.access(Path(lock.lock_file).parent, os.W_OK)
-        if e.errno not in _NO_LOCKS and not (isinstance(e, PermissionError) and unwritable):
+        no_right = isinstance(e, PermissionError) and unwritable and not writes_there
+        if e.errno not in _NO_LOCKS and not no_right:
             raise
         print(f"note: '{lock.lock_file}' cannot be locked ({e.strerror})", file=sys.stderr)
         return False
@@ -343,10 +344,11 @@ def _release(lock: FileLock):
 def file_lock(
     path,  # The lock file: made, and removed at the end
     timeout: float = -1,  # Seconds to wait for another holder; -1 without end, 0 not at all
+    writes_there: bool = False,  # Whether nothing can go on in a folder that refuses new files
 ) -> Iterator[None]:
     "Within, no other thread or process holds this lock; raises `filelock.Timeout`"
     lock = FileLock(path, timeout=timeout, thread_local=False)
-    held = _acquire(lock)
+    held = _acquire(lock, writes_there)
     try:
         yield
     finally:
@@ -377,7 +379,7 @@ def _exclusive(folder, lock_file: Path) -> Iterator[None]:
     with ExitStack() as stack:
         try:
             lock_file.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(file_lock(lock_file, timeout=0))
+            stack.enter_context(file_lock(lock_file, timeout=0, writes_there=True))
             stack.callback(_remove, holder)
             holder.write_text(f"process {os.getpid()}")
         except Timeout:

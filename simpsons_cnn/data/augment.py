@@ -88,7 +88,7 @@ def _draw_boxes(erase: float, n: int, rng: torch.Generator) -> Tensor:
     return torch.cat([centre, half.where(chance[:, None] < erase, -1)], 1)
 
 # %% ../../nbs/data/07_augment.ipynb #076d6fc9
-def _inside(boxes: Tensor, size: int) -> Tensor:  # bool, shape `(n, 1, size, size)`
+def _inside_boxes(boxes: Tensor, size: int) -> Tensor:  # bool, shape `(n, 1, size, size)`
     "Which pixels lie in each rectangle"
     t = (torch.arange(size, device=boxes.device) * 2 + 1) / size - 1
     x, y, half_width, half_height = boxes.T[..., None]
@@ -161,7 +161,7 @@ def _change_images(xb: Tensor, changes: dict, out: Tensor):
         seen = _recolour(seen, changes["saturation"], changes["threshold"])
     torch.mul(seen, changes["scale"], out=out).add_(changes["shift"])
     if "boxes" in changes:
-        out.masked_fill_(_inside(changes["boxes"], out.shape[-1]), 0)
+        out.masked_fill_(_inside_boxes(changes["boxes"], out.shape[-1]), 0)
 
 # %% ../../nbs/data/07_augment.ipynb #46035554
 _ALL = slice(None)

@@ -9,7 +9,6 @@ __all__ = ['Fix', 'read_fixes', 'record_fix', 'apply_fixes']
 import csv
 import difflib
 import io
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..core.files import file_lock, naming_full_disk, read_limited
+from simpsons_cnn.core.files import (
+    atomic_write,
+    file_lock,
+    naming_full_disk,
+    read_limited,
+    remove_temp_files,
+)
 from ..core.text import first_few, unknown_name_message
 from .folders import ImageFiles, find_rows, nfc
 
@@ -43,55 +48,8 @@ def _checked_fix(action: str, character: str) -> Fix:
         raise ValueError(f"a '{action}' takes no character, got {character[:100]!r}")
     return Fix(action, character)
 
-# %% ../../nbs/data/05_fixes.ipynb #1c09961a
-def _terminated_length(data: bytes) -> int:
-    "Number of bytes of a CSV file that are records with a line end"
-    end, length, quoted = 0, 0, False
-    for line in data.replace(b"\r\n", b".\n").replace(b"\r", b"\n").split(b"\n")[:-1]:
-        length += len(line) + 1
-        if line.count(b'"') % 2:
-            quoted = not quoted
-        if not quoted:
-            end = length
-    return end
-
-# %% ../../nbs/data/05_fixes.ipynb #fce68a45
-def _is_record(data: bytes) -> bool:
-    "Whether the bytes are one valid fix"
-    try:
-        text = data.decode("utf-8-sig")
-        [(_, action, character)] = csv.reader(io.StringIO(text, newline=""), strict=True)
-        _checked_fix(action, character)
-    except (ValueError, csv.Error):
-        return False
-    return True
-
-# %% ../../nbs/data/05_fixes.ipynb #2f18d602
-def _check_quotes(path, data: bytes, end: int):
-    "What follows the complete records must not hold complete lines"
-    for line in data[end:].splitlines(keepends=True):
-        if line.endswith((b"\n", b"\r")) and line.count(b",") > 1:
-            raise ValueError(
-                f"'{path}' has an odd number of quotation marks in or after line "
-                f"{data[:end].count(10) + 1}; fix the file"
-            )
-
-# %% ../../nbs/data/05_fixes.ipynb #aef4d6dc
-def _complete_records(path, data: bytes) -> bytes:
-    "The complete records; warns about a partial last line"
-    end = _terminated_length(data)
-    _check_quotes(path, data, end)
-    rest = data[end:]
-    if not rest.strip():
-        return data[:end]
-    if end and _is_record(rest):
-        return data
-    text = rest[:200].decode("utf-8", "replace")
-    print(f"warning: '{path}' ends in half a line, which is ignored: {text!r}", file=sys.stderr)
-    return data[:end]
-
 # %% ../../nbs/data/05_fixes.ipynb #2a4fa2e8
-def _csv_rows(path, data: bytes):
+def _rows_after_header(path, data: bytes):
     "A CSV reader behind the header; raises `ValueError` for a file of another kind"
     try:
         rows = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
@@ -108,37 +66,39 @@ def _csv_rows(path, data: bytes):
     return rows
 
 # %% ../../nbs/data/05_fixes.ipynb #b0223ca3
-def _merge_rows(rows) -> dict:
-    "Image -> `Fix`, the last one of each; raises `ValueError` for a row that is none"
-    fixes = {}  # name in Unicode form NFC -> name as written, and fix
-    for row in filter(any, rows):
-        if len(row) != 3:
-            raise ValueError(f"expected {','.join(_FIXES_HEADER)}, got {len(row)} values")
-        file, action, character = row
-        fix = _checked_fix(action, character)
-        fixes.pop(nfc(file), None)
-        if fix.action != "undo":
-            fixes[nfc(file)] = file, fix
-    return dict(fixes.values())
+def _add_fix(fixes: dict, row: list):
+    "Add a row to the fixes: name in Unicode form NFC -> name as written, and `Fix`"
+    if len(row) != 3:
+        raise ValueError(f"expected {','.join(_FIXES_HEADER)}, got {len(row)} values")
+    file, action, character = row
+    fix = _checked_fix(action, character)
+    fixes.pop(nfc(file), None)
+    if fix.action != "undo":
+        fixes[nfc(file)] = file, fix
 
 # %% ../../nbs/data/05_fixes.ipynb #b490e2fd
 def _parse_fixes(path, data: bytes) -> dict:
-    "Image -> `Fix`, from complete records"
-    if (",".join(_FIXES_HEADER) + "\n").encode().startswith(data):
-        return {}  # empty, or a header being written
-    rows = _csv_rows(path, data)
+    "Image -> `Fix`, the last one of each; raises `ValueError` with the number of the line"
+    if not data:
+        return {}
+    rows, fixes, line = _rows_after_header(path, data), {}, 1
     try:
-        return _merge_rows(rows)
-    except (ValueError, csv.Error) as e:
-        raise ValueError(f"Line {rows.line_num} of '{path}': {e}") from None
+        for row in rows:
+            if any(row):
+                _add_fix(fixes, row)
+            line = rows.line_num
+    except csv.Error as e:
+        raise ValueError(f"Line {line + 1} of '{path}': {e}; look at its quotation marks") from None
+    except ValueError as e:
+        raise ValueError(f"Line {line + 1} of '{path}': {e}") from None
+    return dict(fixes.values())
 
 # %% ../../nbs/data/05_fixes.ipynb #11e023ca
 def read_fixes(
     path,  # The file of fixes
 ) -> dict:  # Image -> `Fix`, the last one of each, in the order of the file
     "Read the decisions; raises `FileNotFoundError`, or `ValueError` with the number of the line"
-    data = read_limited(path, "file of fixes")
-    return _parse_fixes(path, _complete_records(path, data) or data)
+    return _parse_fixes(path, read_limited(path, "file of fixes"))
 
 # %% ../../nbs/data/05_fixes.ipynb #2fa467bd
 def _to_line(row: list) -> bytes:
@@ -148,19 +108,12 @@ def _to_line(row: list) -> bytes:
     return (text.getvalue()[:-2] + "\n").encode()
 
 # %% ../../nbs/data/05_fixes.ipynb #54854799
-def _add_record(f, path: Path, row: list):
-    "Append a record to an open file; raises `ValueError`, and adds nothing, if it holds no fixes"
-    data = f.read()
-    records = _complete_records(path, data)
-    _parse_fixes(path, records or data)  # nothing is added to a file of another kind
-    start = b"" if records else _to_line(_FIXES_HEADER)
-    if records and not records.endswith((b"\n", b"\r")):
-        start = b"\n"
-    f.seek(len(records))
-    f.truncate()
-    f.write(start + _to_line(row))
-    f.flush()
-    os.fsync(f.fileno())
+def _with_line(path: Path, data: bytes, line: bytes) -> bytes:
+    "The content of a file of fixes with one line more; raises `ValueError` if it holds no fixes"
+    _parse_fixes(path, data)
+    if not data:
+        return _to_line(_FIXES_HEADER) + line
+    return data + (b"" if data.endswith((b"\n", b"\r")) else b"\n") + line
 
 # %% ../../nbs/data/05_fixes.ipynb #2479a574
 def record_fix(
@@ -174,11 +127,12 @@ def record_fix(
     row = [file, *_checked_fix(action, character)]
     if file.count("/") != 1 or not all(file.split("/")):
         raise ValueError(f"file must be 'character/picture.jpg', got {file!r}")
-    path.touch()
     target = path.resolve()  # links to one file share its lock
     lock = file_lock(target.with_name(f".{target.name}.lock"))
-    with naming_full_disk(path), lock, open(path, "r+b") as f:
-        _add_record(f, path, row)
+    with naming_full_disk(path), lock:
+        remove_temp_files(target.parent, target.name)
+        data = read_limited(target, "file of fixes") if target.exists() else b""
+        atomic_write(target, _with_line(path, data, _to_line(row)))
 
 # %% ../../nbs/data/05_fixes.ipynb #7e25222b
 def _missing_message(missing: list, fixes: dict, files: ImageFiles) -> str:
@@ -243,6 +197,8 @@ def apply_fixes(
     "Correct labels and leave images out; raises `ValueError` where that makes no sense"
     if isinstance(fixes, (str, Path)):
         fixes = read_fixes(fixes)
+    for action, character in fixes.values():
+        _checked_fix(action, character)
     _report_missing(fixes, files, strict)
     labels, stays = _correct(files, fixes)
     fixed = replace(files, labels=labels).select(np.flatnonzero(stays))

@@ -171,6 +171,9 @@ def open_picture(
     "Open an image without decoding it; raises `OSError`, or `ValueError` beyond the limits"
     if isinstance(source, (str, Path)):
         _check_file(source)
+    elif not hasattr(source, "read"):
+        got = type(source).__name__
+        raise TypeError(f"a picture must be a path, an open file or a PIL image, got {got}")
     with _no_pixel_limit() as max_pixels:
         im = _identify(source)
     try:

@@ -24,7 +24,7 @@ class MixedLabels:
     share: float  # How much is of the first, 0 to 1; the rest is of the second
 
 # %% ../../nbs/data/09_mixing.ipynb #f70d6e48
-def _inside(side: int, length: float, centre: float) -> slice:
+def _covered_pixels(side: int, length: float, centre: float) -> slice:
     "The pixels of one side that a length around a centre covers"
     start, stop = (round(centre * side + sign * length * side / 2) for sign in (-1, 1))
     return slice(max(0, start), min(side, stop))
@@ -34,7 +34,7 @@ def _cutmix(xb: Tensor, others: Tensor, share: float, rng) -> tuple:  # (picture
     "Replace one rectangle of all pictures by that of others"
     height, width = xb.shape[-2:]
     length = math.sqrt(1 - share)
-    rows, columns = (_inside(side, length, rng.random()) for side in (height, width))
+    rows, columns = (_covered_pixels(side, length, rng.random()) for side in (height, width))
     mixed = xb.clone()
     mixed[..., rows, columns] = others[..., rows, columns]
     area = (rows.stop - rows.start) * (columns.stop - columns.start)
@@ -59,7 +59,7 @@ def mix_batch(
     pasted=None,  # Called with `rng`: pictures and labels for CutMix; `None`: those of the batch
     before=_rolled,  # Called with pictures, then labels: for each the one before it in the batch
 ) -> tuple:  # (pictures, labels); the labels are `MixedLabels`, or `yb` if nothing is mixed
-    "Mix each picture with the one before it, in a share of the batches"
+    "Mix each picture with another, in a share of the batches"
     chance = rng.random()
     if chance >= augment.cutmix + augment.mixup:
         return xb, yb
@@ -73,7 +73,7 @@ def mix_batch(
 def balanced_chances(
     labels,  # Classes of some pictures, whole numbers from 0, shape `(n,)`
 ) -> np.ndarray:  # Shape `(n,)`, with the sum 1
-    "How likely each picture is to be drawn, if each class there is shall be equally likely"
+    "Probabilities that draw each class equally often"
     labels = np.asarray(labels)
     chances = 1 / np.bincount(labels)[labels]
     return chances / chances.sum()

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..core.config import default_crop
 from ..core.text import check_whole, is_number, short_repr
 from .images import open_for_decoding, to_rgb
 
@@ -58,14 +59,12 @@ def _to_array(im: Image.Image) -> np.ndarray:
 def _read_pixels(source, min_size: int | None) -> np.ndarray:
     "Upright RGB bytes of a path, an open file or a PIL image; an array is returned as it is"
     if isinstance(source, np.ndarray):
+        if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3:
+            got = f"{source.dtype} of shape {source.shape}"
+            raise ValueError(f"an array must be uint8 of shape (height, width, 3), got {got}")
         return source
     with open_for_decoding(source, min_size) as im:
         return _to_array(to_rgb(im))
-
-# %% ../../nbs/data/02_preprocess.ipynb #d253f919
-def _default_crop(size: int) -> int:
-    "Side of the centre that is shown of a square"
-    return max(min(64, size), round(size * 5 / 6))
 
 # %% ../../nbs/data/02_preprocess.ipynb #fab70dd2
 def _scale_shift(mean: tuple, std: tuple) -> tuple:
@@ -77,7 +76,8 @@ def _scale_shift(mean: tuple, std: tuple) -> tuple:
 # %% ../../nbs/data/02_preprocess.ipynb #a64407a2
 def _on_channels(scale_shift: tuple, device) -> Tensor:  # Shape (2, 3, 1, 1)
     "Scale and shift in a shape that fits a batch of images"
-    return torch.tensor(scale_shift, dtype=torch.float32, device=device)[..., None, None]
+    t = torch.tensor(scale_shift, dtype=torch.float32)[..., None, None]
+    return t.to(device, non_blocking=True)  # a GPU is not waited for
 
 # %% ../../nbs/data/02_preprocess.ipynb #b85437c0
 def _checked_side(name: str, value: int, highest: int) -> int:
@@ -105,7 +105,7 @@ class Preprocess:
 
     def __post_init__(self):
         size = _checked_side("size", self.size, 4096)
-        crop = _default_crop(size) if self.crop is None else self.crop
+        crop = default_crop(size) if self.crop is None else self.crop
         checked = dict(size=size, crop=_checked_side("crop", crop, size))
         if self.resize_rule not in ("stretch", "pad"):
             raise ValueError(f"resize_rule must be 'stretch' or 'pad', got {self.resize_rule!r}")

@@ -379,6 +379,9 @@ def _draw_props(scene: Pen, rng: np.random.Generator):
         sketch(pen, prop.drawing)
 
 # %% ../../nbs/demo/02_characters.ipynb #7ac56c24
+_MIN_SIZE = 32  # pixels; features of a smaller picture would vanish
+
+
 def draw_character(
     name: str,  # One of `character_names`
     rng: np.random.Generator,  # The source of every random choice
@@ -387,8 +390,8 @@ def draw_character(
     "A new picture of a character; `ValueError` for a name or a size that cannot be drawn"
     if name not in characters:
         raise ValueError(unknown_name_message("character", name, character_names))
-    if size < 32:
-        raise ValueError(f"size must be at least 32 pixels, got {size}")
+    if size < _MIN_SIZE:
+        raise ValueError(f"size must be at least {_MIN_SIZE} pixels, got {size}")
     aspect, colours = rng.uniform(0.75, 4 / 3), palette(rng)
     w, h = (size, round(size / aspect)) if aspect > 1 else (round(size * aspect), size)
     image = _sky(colours, 2 * w, 2 * h, rng)
@@ -432,8 +435,8 @@ def demo_characters(
     if not 1 <= min(train, test) <= max(train, test) <= _MOST:
         got = f"train={train}, test={test}"
         raise ValueError(f"train and test must be 1 or more and at most {_MOST:,}, got {got}")
-    if not 16 <= size <= 4096:
-        raise ValueError(f"size must be from 16 to 4,096, got {size}")
+    if not _MIN_SIZE <= size <= 4096:
+        raise ValueError(f"size must be from {_MIN_SIZE} to 4,096, got {size}")
     if seed < 0:
         raise ValueError(f"seed must be 0 or more, got {seed}")
     note = folder / "drawn.json"

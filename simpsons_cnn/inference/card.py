@@ -17,6 +17,7 @@ from ..core.text import escape_html, require
 from .classifier import Classifier
 from ..networks.ensemble import Ensemble
 from ..scoring.calibration import Calibration
+from ..scoring.report import overall_labels
 
 # %% ../../nbs/inference/04_card.ipynb #335f16a4
 def _licence(clf: Classifier) -> str:
@@ -150,11 +151,8 @@ def _character_row(row: dict) -> str:
 def _overall_rows(report: dict) -> list:
     "The table of overall scores"
     rows = ["| | score | 95 % interval |", "|---|--:|:-:|"]
-    scores = {"accuracy": "accuracy", "macro F1": "macro_f1"}
-    if 0 < report.get("num_common", 0) < len(report["classes"]):
-        label = f"macro F1 of the {report['num_common']} characters with 10 pictures or more"
-        scores[label] = "macro_f1_common"
-    for label, key in scores.items():
+    num_scored = sum(row["f1"] is not None for row in report["table"])
+    for label, key in overall_labels(report.get("num_common", 0), num_scored).items():
         interval = _interval(*report[f"{key}_interval"])
         rows.append(f"| {label} | {_score(report[key])} | {interval} |")
     return rows

@@ -34,7 +34,7 @@ from simpsons_cnn.core.text import (
     safe_str,
     unknown_name_message,
 )
-from ..data.folders import nfc, pictures_under
+from ..data.folders import distinct_names, nfc, pictures_under
 from ..data.images import read_rgb
 from ..data.preprocess import Preprocess
 from .explain import Explanation, grad_cam
@@ -126,6 +126,7 @@ class Prediction:
         k: int = 5,  # At most this many
     ) -> list:  # (name, probability), the most likely first
         "The most likely characters"
+        check_whole("k", k, 1)
         order = np.argsort(-self.probabilities, kind="stable")[:k]
         return [(self.classes[i], float(self.probabilities[i])) for i in order]
 
@@ -200,6 +201,7 @@ def _as_table(predictions: list, k: int):  # -> `pandas.DataFrame`
     "A row for each prediction, with its `k` likeliest candidates"
     import pandas as pd  # here, because one prediction does not need it
 
+    check_whole("k", k, 1)
     k = min(k, len(predictions[0].classes)) if predictions else k
     rows = [[safe_str(p.source), *chain.from_iterable(p.top(k))] for p in predictions]
     table = pd.DataFrame(rows, columns=column_names(k))
@@ -332,6 +334,26 @@ def _path_of(source) -> str:
     return str(source) if isinstance(source, (str, Path)) else ""
 
 # %% ../../nbs/inference/02_classifier.ipynb #b4038315
+def _checked_classes(classes: list, model: nn.Module) -> list:
+    "Names in Unicode form NFC; raises `ValueError` unless there is one for each logit"
+    names = distinct_names(classes)
+    outputs = getattr(model, "hparams", {}).get("num_classes", len(names))
+    if len(names) != outputs:
+        raise ValueError(
+            f"classes must be {outputs:,} names, as many as logits, got {len(names):,}"
+        )
+    return names
+
+
+def _check_prepared(xb: Tensor, size: int):
+    "Raise `ValueError` for what are no prepared images"
+    x = xb if isinstance(xb, Tensor) else np.asarray(xb)
+    if x is not xb or x.dtype != torch.uint8 or x.shape[1:] != (3, size, size):
+        kind = f"{type(xb).__name__}, {x.dtype} of shape {tuple(x.shape)}"
+        rule = f"a uint8 tensor of shape (n, 3, {size}, {size}), as `prepare` makes it"
+        raise ValueError(f"xb must be {rule}, got {kind}")
+
+
 class Classifier:
     "Names the character in images; `Classifier.load` opens a model file"
 
@@ -347,7 +369,7 @@ class Classifier:
         if self.device.type in ("cpu", "cuda"):  # batch norm fails in it on Apple's MPS
             model.to(memory_format=torch.channels_last)
         self.model = model.to(self.device).eval()
-        self.classes = list(classes)
+        self.classes = _checked_classes(classes, model)
         self.preprocess = preprocess
         self.about = about or {}
         self.calibration = _calibration_of(self.about)  # of its probabilities, with the threshold
@@ -417,7 +439,8 @@ class Classifier:
         xb: Tensor,  # Prepared images, uint8, shape `(n, 3, size, size)`
         tta: bool | str = False,  # `True` or 'flip', or 'unsure'; see `tta_logits`
     ) -> Tensor:  # float32, shape `(n, classes)`, on the CPU
-        "Compute the raw scores of the network"
+        "Compute the raw scores of the network; raises `ValueError` for other than prepared images"
+        _check_prepared(xb, self.preprocess.size)
         x = self.preprocess.normalise(self.preprocess.center_crop(xb.to(self.device)))
         return tta_logits(lambda images: _forward(self.model, images), x, tta).cpu()
 

@@ -75,7 +75,7 @@ def _common_log_odds(
 
 # %% ../../nbs/inference/01_explain.ipynb #73d0bbf6
 def _without_channels_last(feature_maps: list, images: Tensor) -> list:
-    "The maps of square images that are square as well: others have their channels last"
+    "Of square images the square maps only: any other has its channels in the last dimension"
     if images.shape[2] != images.shape[3]:
         return feature_maps
     return [m for m in feature_maps if m.shape[2] == m.shape[3]]
@@ -118,6 +118,9 @@ def grad_cam(
     min_side: int = 8,  # Use the last feature map of at least this height and width
 ) -> Tensor:  # From 0 to 1, shape `(n, height, width)`; the largest value of each map is 1
     "Map the pixels that support a class; `ValueError` if no feature map is large enough"
+    if targets.shape != xb.shape[:1]:
+        shapes = f"{tuple(targets.shape)} for {len(xb):,} images"
+        raise ValueError(f"targets must be one class for each image, got shape {shapes}")
     with torch.inference_mode(False), torch.enable_grad():
         logits, feature_maps = _logits_and_maps(model, xb, min_side)
         odds = _common_log_odds(logits, targets)

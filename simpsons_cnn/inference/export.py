@@ -532,7 +532,7 @@ def export_onnx(
 
 # %% ../../nbs/inference/03_export.ipynb #ac93332c
 class _EndToEnd(nn.Module):
-    "The description as a module"
+    "`_answer` as a module, for `torch.export`"
 
     def __init__(self, clf: Classifier):
         super().__init__()

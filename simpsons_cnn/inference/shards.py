@@ -27,9 +27,12 @@ from simpsons_cnn.core.files import (
     replace_file,
     require_file_or_nothing,
 )
-from ..core.text import require, safe_csv, safe_str, short_repr
+from ..core.tensors import read_header
+from ..core.text import check_whole, require, safe_csv, safe_str, short_repr
 from ..data.folders import walk_pictures
 from .classifier import Classifier, Predictions, column_names, predict_in
+from ..networks.model_file import FORMAT_VERSION
+from ..scoring.test_time import check_tta
 
 # %% ../../nbs/inference/07_shards.ipynb #cee115e6
 _SHARD = re.compile("([0-9]{1,9})/([0-9]{1,9})")
@@ -41,6 +44,10 @@ class Shard:
 
     number: int = 1  # From 1 to `count`
     count: int = 1
+
+    def __post_init__(self):
+        check_whole("count", self.count, 1)
+        check_whole("number", self.number, 1, self.count)
 
     @classmethod
     def parse(
@@ -72,14 +79,15 @@ class Shard:
 def _write_names(folder: Path, shard: Shard, path: Path):
     "List the pictures of a shard; raises `FileNotFoundError` if the folder holds none at all"
     any_picture = False
-    with replace_file(path) as temp, open(temp, "w", encoding="ascii") as file:
-        for picture in walk_pictures(folder):
-            any_picture = True
-            name = picture.relative_to(folder).as_posix()
-            if shard.holds(name):
-                file.write(json.dumps(name) + "\n")
-    if not any_picture:
-        raise FileNotFoundError(f"No pictures under '{folder}'")
+    with replace_file(path) as temp:
+        with open(temp, "w", encoding="ascii") as file:
+            for picture in walk_pictures(folder):
+                any_picture = True
+                name = picture.relative_to(folder).as_posix()
+                if shard.holds(name):
+                    file.write(json.dumps(name) + "\n")
+        if not any_picture:  # and no list is kept, so that the next call looks again
+            raise FileNotFoundError(f"No pictures under '{folder}'")
 
 # %% ../../nbs/inference/07_shards.ipynb #92d73e69
 _GROUP = 4096  # pictures; some seconds of work, which a kill may cost
@@ -197,12 +205,16 @@ class ShardJob:
     tta: bool | str = False  # See `tta_logits`
 
     def __post_init__(self):
+        for name in ("model", "folder", "target"):
+            object.__setattr__(self, name, Path(getattr(self, name)))
+        check_whole("k", self.k, 1)
+        check_tta(self.tta)
         _check_format(self.target)
 
     @property
     def partial(self) -> Path:
         "The folder of groups until all are named; what the rows depend on is in its name"
-        model = hashlib.sha256(self.model.read_bytes()).hexdigest()
+        model = read_header(self.model, FORMAT_VERSION, "save_model")["sha256"]
         folder = [str(self.folder), os.path.realpath(self.folder)]
         settings = [model, str(self.shard), *folder, self.k, self.tta, _GROUP]
         digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()

@@ -12,11 +12,13 @@ import io
 import json
 import os
 import tarfile
+import tempfile
 import urllib.request
 from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 
+from ..core.display import progress_bar
 from simpsons_cnn.core.files import (
     atomic_write,
     read_limited,
@@ -41,15 +43,28 @@ def _is_runtime(archive: bytes) -> bool:
 
 # %% ../../nbs/inference/05_web.ipynb #c27182f4
 def _cached_runtime() -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "simpsons_cnn" / f"onnxruntime-web-{ORT_VERSION}.tgz"
+    "Where the package is kept; among the temporary files for a user without a home"
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    folder = Path(cache if os.path.isabs(cache) else tempfile.gettempdir())
+    return folder / "simpsons_cnn" / f"onnxruntime-web-{ORT_VERSION}.tgz"
 
 # %% ../../nbs/inference/05_web.ipynb #734ac541
+def _read_with_bar(response) -> bytes:
+    "The body of an answer, with a progress bar for slow networks"
+    size, chunks = int(response.headers.get("Content-Length", 0)) or None, []
+    what = dict(unit="B", unit_scale=True, desc="downloading onnxruntime-web")
+    with progress_bar(total=size, **what) as bar:
+        while chunk := response.read(1 << 18):
+            chunks.append(chunk)
+            bar.update(len(chunk))
+    return b"".join(chunks)
+
+
 def _download() -> bytes:
     "The package from npm; raises `OSError` with what to do without a network"
     try:
         with urllib.request.urlopen(_ORT_URL, timeout=60) as response:
-            return response.read()
+            return _read_with_bar(response)
     except OSError as e:
         raise OSError(
             f"Cannot download {_ORT_URL} ({e}); run 'npm pack onnxruntime-web@{ORT_VERSION}' "
@@ -74,8 +89,9 @@ def runtime_archive(
     if path:
         return _checked(read_limited(path, "package of onnxruntime-web"), path)
     cached = _cached_runtime()
-    if cached.exists() and _is_runtime(archive := cached.read_bytes()):
-        return archive
+    with suppress(OSError):  # none yet, or no right to read it
+        if _is_runtime(archive := cached.read_bytes()):
+            return archive
     archive = _checked(_download(), _ORT_URL)
     with suppress(OSError):  # a home without room or rights
         cached.parent.mkdir(parents=True, exist_ok=True)

@@ -55,8 +55,9 @@ def _runs_table(runs: list) -> Html:
     rows = []
     for number, run in enumerate(runs, 1):
         state = run.state if run.ended() else "under way"
+        epochs = len(run.history or ()) if run.ended() else "–"  # the dashboard counts them
         settings = [run.config.flat()[key] for key in differ]
-        rows.append([number, state, len(run.history or ()), *_score_cells(run), *settings])
+        rows.append([number, state, epochs, *_score_cells(run), *settings])
     return table_html([*_COLUMNS, *[key.replace("_", " ") for key in differ]], rows)
 
 # %% ../../nbs/lab/04_controls.ipynb #d4057ef3

@@ -143,12 +143,14 @@ class _Control:
             if self.move("training" if self.training_began else "preparing", "paused"):
                 self._unpaused.set()
 
-    def stop(self):
-        "End training after this step"
+    def stop(self) -> bool:
+        "End training after this step; returns whether there was something to end"
         with self._lock:
-            if self.move("stopping", "preparing", "training", "paused"):
+            stopping = self.move("stopping", "preparing", "training", "paused")
+            if stopping:
                 self.stop_wanted = True
                 self._unpaused.set()
+            return stopping
 
     def begin_training(self):
         with self._lock:
@@ -234,7 +236,9 @@ def _message_html(text: str, failed: bool) -> str:
 
 # %% ../../nbs/lab/03_dashboard.ipynb #cf2087c9
 _HIDE_IF_TRUSTED = "<style>.sc-untrusted {display:none}</style>"
-_HOW_TO_TRUST = "For the page as it was: trust this notebook (File, Trust Notebook)."
+_HOW_TO_TRUST = (
+    "For the page as it was, trust this notebook: View, Activate Command Palette, Trust Notebook."
+)
 
 
 def _picture_html(history) -> str:  # Empty without an epoch
@@ -252,7 +256,7 @@ def _lasting_html(state: str, message: str, figures: str, history=None) -> str:
     heading = element("b", _STATE_TEXT[state])
     text = element("div", message, style="white-space:pre-wrap;min-height:40px")
     page = element("div", heading, text, figures, class_="sc")
-    return STYLE + page + _picture_html(history)
+    return STYLE + _picture_html(history) + page
 
 # %% ../../nbs/lab/03_dashboard.ipynb #9cfb350c
 def _end_state(history, stop_wanted: bool, error=None) -> str:
@@ -296,6 +300,7 @@ class _Job:
         self.control = control
         self.at_end = at_end
         self.thread = None  # before the start
+        self.late = None  # an interrupt that came while nothing could be stopped
         self.returned = self.error = None
         self.done = threading.Event()  # also `at_end` has returned
 
@@ -309,26 +314,32 @@ class _Job:
         while not self.done.is_set():
             try:
                 self.done.wait()
-            except KeyboardInterrupt:
-                if self.control.stop_wanted:
-                    raise
-                self.control.stop()
+            except KeyboardInterrupt as interrupt:
+                self._hear(interrupt)
+        late, self.late = self.late, None
+        if late:
+            raise late
 
     async def wait_async(self):
         "As `wait`, while the kernel hears the buttons"
         while not self.done.is_set():
             try:
                 await asyncio.sleep(0.1)
-            except asyncio.CancelledError:
-                if self.control.stop_wanted:
-                    raise
-                self.control.stop()
+            except asyncio.CancelledError as interrupt:
+                self._hear(interrupt)
 
     def result(self):
         "What the call returned; raises what it raised"
         if self.error:
             raise self.error
         return self.returned
+
+    def _hear(self, interrupt: BaseException):
+        "The first interrupt is a stop; while the run is saved it is kept for `wait` to raise"
+        if self.control.stop_wanted or self.late:
+            raise interrupt
+        if not self.control.stop():
+            self.late = interrupt
 
     def _work(self):
         try:

@@ -260,6 +260,7 @@ _rules.append("""
   grid-template-columns:repeat(auto-fill,84px); grid-auto-rows:116px}
 .sc-pictures figure {margin:0; width:84px; font-size:11px; line-height:15px}
 .sc-pictures img {display:block; width:84px; height:84px; margin:0}
+.sc-pictures > span {grid-column:1/-1}
 .sc-pictures figcaption {white-space:pre; overflow:hidden; text-overflow:ellipsis; margin:0;
   text-align:left}
 """)
@@ -277,7 +278,7 @@ def html_pictures(
 ) -> Html:
     "Small pictures with captions; the names are read by screen readers"
     figures = [_figure(*picture) for picture in pictures]
-    block = element("div", *(figures or [if_empty]), class_="sc-pictures")
+    block = element("div", *(figures or [element("span", if_empty)]), class_="sc-pictures")
     return element("div", element("div", title, class_="sc-title"), block)
 
 # %% ../../nbs/lab/01_html.ipynb #66f1a019
@@ -320,9 +321,10 @@ _rules.append("""
 .sc-card .widget-html, .sc-card .widget-html-content {margin:0; line-height:1.4; width:auto;
   min-width:0; overflow-wrap:anywhere}
 .sc-answer {display:block; font-size:.92em}
-.sc-card .sc-bar {display:grid; grid-template-columns:minmax(0,1fr) 3.6em; height:auto;
+.sc-card .sc-bar {display:grid; grid-template-columns:minmax(0,1fr) 4em; height:auto;
   gap:0 6px; font-size:.85em}
 .sc-card .sc-bar > .sc-name {font-size:inherit}
+.sc-card .sc-bar > :last-child {white-space:nowrap}
 .sc-card .sc-track {grid-row:2; grid-column:1/3; height:4px; border-radius:2px}
 """)
 

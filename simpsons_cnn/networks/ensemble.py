@@ -21,7 +21,7 @@ def _mean_answer(
     "Logits whose softmax is the mean of the members' probabilities"
     energy = logits.logsumexp(2, keepdim=True)
     log_sum = (logits - energy).logsumexp(0)  # of the probabilities
-    return log_sum - math.log(number) + energy.mean((0,))
+    return log_sum - math.log(number) + energy.mean((0,))  # for rejection; softmax ignores it
 
 # %% ../../nbs/networks/06_ensemble.ipynb #7cd79413
 MAX_MEMBERS = 32

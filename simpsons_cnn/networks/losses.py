@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..core.text import short_repr, unknown_name_message
+from ..core.text import is_number, short_repr, unknown_name_message
 from ..data.folders import nfc
 from ..data.mixing import MixedLabels
 
@@ -29,19 +29,23 @@ def _fade(
 # %% ../../nbs/networks/01_losses.ipynb #561b6cc2
 def _check_settings(gamma: float, label_smoothing: float, reduction: str):
     "Raise `ValueError` for a setting out of range"
-    if not gamma >= 0:
-        raise ValueError(f"gamma must be 0 or more, got {gamma}")
-    if not 0 <= label_smoothing <= 1:
-        raise ValueError(f"label_smoothing must be from 0 to 1, got {label_smoothing}")
+    if not is_number(gamma, 0):
+        raise ValueError(f"gamma must be 0 or more, got {short_repr(gamma)}")
+    if not is_number(label_smoothing, 0, 1):
+        found = short_repr(label_smoothing)
+        raise ValueError(f"label_smoothing must be from 0 to 1, got {found}")
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
 
 # %% ../../nbs/networks/01_losses.ipynb #aa98e135
-def _check_shapes(logits: Tensor, targets: Tensor):
-    "Raise `ValueError` unless there is one target per row of logits"
+def _check_shapes(logits: Tensor, targets: Tensor, weight: Tensor | None):
+    "Raise `ValueError` unless there is one target per row of logits, and a weight per column"
     if logits.ndim != 2 or targets.shape != logits.shape[:1]:
         shapes = f"{tuple(logits.shape)} and {tuple(targets.shape)}"
         raise ValueError(f"logits must be (n, classes) and targets (n,), got {shapes}")
+    if weight is not None and weight.shape != logits.shape[1:]:
+        classes = logits.shape[1]
+        raise ValueError(f"weight must be one per class, {classes:,}, got {tuple(weight.shape)}")
 
 # %% ../../nbs/networks/01_losses.ipynb #ab22bc0a
 def focal_loss(
@@ -54,7 +58,9 @@ def focal_loss(
 ) -> Tensor:  # A scalar, or shape `(n,)` for `reduction='none'`
     "Cross entropy times `(1-p)**gamma` ([Lin et al., 2017](https://arxiv.org/abs/1708.02002))"
     _check_settings(gamma, label_smoothing, reduction)
-    _check_shapes(logits, targets)
+    if weight is not None:
+        weight = torch.as_tensor(weight, device=logits.device)
+    _check_shapes(logits, targets, weight)
     loss = F.cross_entropy(logits, targets, label_smoothing=label_smoothing, reduction="none")
     if gamma:
         fading = (1 - label_smoothing) * F.cross_entropy(logits, targets, reduction="none")

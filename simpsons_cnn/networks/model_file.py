@@ -9,7 +9,6 @@ __all__ = ['FORMAT_VERSION', 'ARCHITECTURES', 'save_model', 'load_weights', 'loa
 # %% ../../nbs/networks/05_model_file.ipynb #629f214e
 import hashlib
 import platform
-from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from ..core.device import seeded_generators
 from ..core.files import find_model_file
 from ..core.tensors import open_tensors, read_header, write_tensors
 from ..core.text import check_number, first_few, short_repr, unknown_name_message
+from ..data.folders import distinct_names
 from ..data.preprocess import Preprocess
 from .ensemble import MAX_MEMBERS, Ensemble
 from .presets import PRESETS, OwnNetwork, UnregisteredNetwork
@@ -88,9 +88,7 @@ def _check_names(classes: list):
 def _check_usable(model: nn.Module, classes: list, preprocess: Preprocess):
     "Raise `ValueError` for equal names, crops too small for the network, or weights not finite"
     _check_names(classes)
-    twice = [name for name, n in Counter(classes).items() if n > 1]
-    if twice:
-        raise ValueError(f"classes must differ, got {first_few(twice)} more than once")
+    distinct_names(classes)
     if preprocess.crop < model.min_side:
         raise ValueError(f"crop must be at least {model.min_side} px, got {preprocess.crop}")
     broken = [name for name, t in model.state_dict().items() if not t.isfinite().all()]
@@ -250,7 +248,7 @@ def _described(path, header: dict, num_tensors: int) -> tuple:  # (network, `pre
         about = dict(header["about"])
         _check_about(about)
     except UnregisteredNetwork as e:
-        raise ValueError(f"'{path}' holds {e}") from None
+        raise ValueError(f"'{path}' cannot be used here: {e}") from None
     except ValueError as e:
         raise ValueError(f"'{path}' has a header that cannot be used: {e}") from None
     except Exception as e:
@@ -286,7 +284,7 @@ def load_model(
 def check_model_file(
     path,  # Should be a file written by `save_model`
 ):
-    "Raise `FileNotFoundError` or `ValueError` for what is no model file, or one that was cut"
+    "Raise `FileNotFoundError` or `ValueError` unless a file is a whole model file"
     _check_is_file(path)
     read_header(path, FORMAT_VERSION, "save_model")
 

@@ -90,9 +90,9 @@ class UnregisteredNetwork(ValueError):
 
     def __init__(self, name):
         super().__init__(
-            f"the network {name!r}, which is not registered here. First call "
+            f"Network {name!r} is not registered here; first call "
             f"register_network({name!r}, factory) with the function that makes it; "
-            f"commands take --network module:function"
+            "commands take --network module:function"
         )
 
 # %% ../../nbs/networks/04_presets.ipynb #89991a0e
@@ -161,8 +161,9 @@ def check_network(
     sides: list,  # Heights and widths of the images that it will see, in pixels
 ):
     "Raise `ValueError` unless `n` images of each size get logits, shape `(n, num_classes)`"
+    tried = copy.deepcopy(model)
     for side, (n, training) in itertools.product(sides, _TRIALS):
-        tried = copy.deepcopy(model).train(training)
+        tried.train(training)
         try:
             with seeded_generators(0):
                 answer = tried(torch.zeros(n, 3, side, side))

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -31,11 +32,6 @@ from .duplicates import group_pictures, near_duplicates
 from .split import image_table
 
 # %% ../../nbs/quality/03_audit.ipynb #98ec2328
-_SUFFIXES = dict(
-    JPEG=(".jpg", ".jpeg"), MPO=(".jpg", ".jpeg"), TIFF=(".tif", ".tiff"), PPM=(".ppm", ".pgm")
-)
-
-
 def _file_anomalies(path: Path) -> list:
     "What is unusual about an image file, in words; nothing for one that cannot be read"
     try:
@@ -45,7 +41,8 @@ def _file_anomalies(path: Path) -> list:
     except Exception:  # damaged files raise many kinds of errors
         return []
     found = []
-    if path.suffix.lower() not in _SUFFIXES.get(kind, (f".{kind.lower()}",)):
+    named = Image.registered_extensions().get(path.suffix.lower())
+    if named != ("JPEG" if kind == "MPO" else kind):
         found.append(f"{kind} named {path.suffix}" if path.suffix else f"{kind} without a suffix")
     if min(w, h) < 64:
         found.append(f"tiny: {w}×{h}")
@@ -103,9 +100,6 @@ def _pair_table(pairs: pd.DataFrame, images: pd.DataFrame, others: pd.DataFrame)
 # %% ../../nbs/quality/03_audit.ipynb #f8fe6b88
 def _known_from_training(stores: dict, images: dict) -> pd.DataFrame:
     "Test images that show the same as a training image, each with its closest one"
-    if "test" not in stores:
-        none = near_duplicates(stores["train"])[:0]
-        return _pair_table(none, images["train"], images["train"])
     pairs = near_duplicates(stores["test"], stores["train"])
     table = _pair_table(pairs, images["test"], images["train"])
     return table.drop_duplicates("file", ignore_index=True)
@@ -138,26 +132,6 @@ def _group_counts(groups: np.ndarray, labels: np.ndarray) -> dict:
         "groups with several characters, kept whole": int((characters > 1).sum()),
     }
 
-# %% ../../nbs/quality/03_audit.ipynb #edb81c1a
-def _counts(report) -> dict:
-    "What was found → how many, in an `AuditReport`"
-    counts = {"training pictures": len(report.files)}
-    if report.test_files is not None:
-        counts |= {
-            "test pictures": len(report.test_files),
-            "test pictures with a copy in training": len(report.leaks),
-            "test pictures of a scene in training": len(report.same_scene),
-        }
-    counts |= {
-        "unreadable": len(report.unreadable),
-        "with an anomaly": report.anomalies.file.nunique(),
-    }
-    counts |= _pair_counts(report.duplicates)
-    counts["pairs under two characters"] = len(report.conflicts)
-    counts |= _group_counts(report.groups, report.files.labels)
-    counts["pairs cut to limit group size"] = len(report.cut_pairs)
-    return counts
-
 # %% ../../nbs/quality/03_audit.ipynb #fa8bd66f
 def _spread(table: pd.DataFrame, n: int) -> pd.DataFrame:
     "At most `n` rows of a table, spread evenly"
@@ -172,30 +146,12 @@ def _pixels_of(store: PixelStore, names) -> list:
 
 # %% ../../nbs/quality/03_audit.ipynb #21e72af0
 _FINDINGS = ("duplicates", "conflicts", "leaks", "same_scene", "anomalies", "cut_pairs")
+AUDIT_FILES = tuple(f"{name}.csv" for name in ("unreadable", *_FINDINGS, "groups"))
 
 
 def _pair_caption(pair) -> str:
     mirrored = ", mirrored" if pair.mirrored else ""
     return f"{pair.file} | {pair.other}: {pair.kind}{mirrored}"
-
-# %% ../../nbs/quality/03_audit.ipynb #3c56357a
-def _findings(report, what: str, n: int) -> list:
-    "Up to `n` findings of a kind: (images, caption) of each"
-    if what not in _FINDINGS:
-        raise ValueError(unknown_name_message("finding", what, _FINDINGS))
-    stores = report.stores
-    rows = list(_spread(getattr(report, what), n).itertuples())
-    if what == "anomalies":
-        return [(_pixels_of(stores[r.folder], [r.file]), f"{r.file}: {r.what}") for r in rows]
-    folder = "test" if what in ("leaks", "same_scene") else "train"
-    first = stores.get(folder, stores["train"])  # without test images there are no leaks
-    files = _pixels_of(first, [r.file for r in rows])
-    others = _pixels_of(stores["train"], [r.other for r in rows])
-    captions = map(_pair_caption, rows)
-    return [
-        ([file, other], caption)
-        for file, other, caption in zip(files, others, captions, strict=True)
-    ]
 
 # %% ../../nbs/quality/03_audit.ipynb #581409da
 def _gallery(found: list, columns: int) -> Figure:
@@ -238,36 +194,6 @@ _TITLES = dict(
     anomalies="Anomalies",
 )
 
-# %% ../../nbs/quality/03_audit.ipynb #c7af9424
-def _report_html(report) -> str:
-    "A report's counts as a table, and up to four findings of each kind"
-    rows = "".join(
-        f'<tr><td style="text-align:right">{n:,}</td><td style="text-align:left">{what}</td></tr>'
-        for what, n in _counts(report).items()
-    )
-    galleries = (_findings_html(title, _findings(report, w, 4)) for w, title in _TITLES.items())
-    return f"<table>{rows}</table>{''.join(galleries)}"
-
-# %% ../../nbs/quality/03_audit.ipynb #98d98e48
-_CSV_FILES = dict(anomalies="odd", cut_pairs="apart")
-_CSV_COLUMNS = dict(similarity="likeness", max_local_difference="moved")
-AUDIT_FILES = tuple(
-    f"{_CSV_FILES.get(name, name)}.csv" for name in ("unreadable", *_FINDINGS, "groups")
-)
-
-
-def _write_tables(report, folder):
-    "Write a CSV for each table of an `AuditReport`, and `groups.csv`"
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    files = report.files
-    characters = [files.classes[label] for label in files.labels]
-    groups = dict(file=files.names, character=characters, group=report.groups)
-    tables = {name: getattr(report, name) for name in ("unreadable", *_FINDINGS)}
-    for name, table in (tables | dict(groups=pd.DataFrame(groups))).items():
-        text = safe_csv(table.rename(columns=_CSV_COLUMNS))
-        atomic_write(folder / f"{_CSV_FILES.get(name, name)}.csv", text)
-
 # %% ../../nbs/quality/03_audit.ipynb #2d927c1a
 @dataclass(eq=False)
 class AuditReport:
@@ -287,7 +213,22 @@ class AuditReport:
 
     def counts(self) -> dict:
         "What was found → how many"
-        return _counts(self)
+        counts = {"training pictures": len(self.files)}
+        if self.test_files is not None:
+            counts |= {
+                "test pictures": len(self.test_files),
+                "test pictures with a copy in training": len(self.leaks),
+                "test pictures of a scene in training": len(self.same_scene),
+            }
+        counts |= {
+            "unreadable": len(self.unreadable),
+            "with an anomaly": self.anomalies.file.nunique(),
+        }
+        counts |= _pair_counts(self.duplicates)
+        counts["pairs under two characters"] = len(self.conflicts)
+        counts |= _group_counts(self.groups, self.files.labels)
+        counts["pairs cut to limit group size"] = len(self.cut_pairs)
+        return counts
 
     def pictures(
         self,
@@ -295,7 +236,23 @@ class AuditReport:
         n: int = 12,  # So many of its rows at most, spread evenly
     ) -> list:  # Of each row: (uint8 images of shape `(3, size, size)`, caption)
         "The images of a finding; raises `ValueError` for a table that there is not"
-        return _findings(self, what, n)
+        if what not in _FINDINGS:
+            raise ValueError(unknown_name_message("finding", what, _FINDINGS))
+        rows = list(_spread(getattr(self, what), n).itertuples())
+        if what == "anomalies":
+            return [
+                (_pixels_of(self.stores[r.folder], [r.file]), f"{r.file}: {r.what}") for r in rows
+            ]
+        folder = "test" if what in ("leaks", "same_scene") else "train"
+        train = self.stores["train"]
+        first = self.stores.get(folder, train)  # without test images there are no leaks
+        files = _pixels_of(first, [r.file for r in rows])
+        others = _pixels_of(train, [r.other for r in rows])
+        captions = map(_pair_caption, rows)
+        return [
+            ([file, other], caption)
+            for file, other, caption in zip(files, others, captions, strict=True)
+        ]
 
     def show(
         self,
@@ -304,31 +261,40 @@ class AuditReport:
         columns: int = 4,  # Findings side by side
     ) -> Figure:
         "Draw the images of a finding"
-        return _gallery(_findings(self, what, n), columns)
+        return _gallery(self.pictures(what, n), columns)
 
     def to_csv(
         self,
         folder,  # Made if there is none
     ):
         "Write every table; those of an earlier audit are replaced"
-        _write_tables(self, folder)
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        characters = [self.files.classes[label] for label in self.files.labels]
+        groups = dict(file=self.files.names, character=characters, group=self.groups)
+        tables = {name: getattr(self, name) for name in ("unreadable", *_FINDINGS)}
+        for name, table in (tables | dict(groups=pd.DataFrame(groups))).items():
+            atomic_write(folder / f"{name}.csv", safe_csv(table))
 
     def __repr__(self):
         return "\n".join(f"{n:>7,} {what}" for what, n in self.counts().items())
 
     def _repr_html_(self):
-        return _report_html(self)
+        row = '<tr><td style="text-align:right">{:,}</td><td style="text-align:left">{}</td></tr>'
+        rows = "".join(row.format(n, what) for what, n in self.counts().items())
+        galleries = (_findings_html(title, self.pictures(w, 4)) for w, title in _TITLES.items())
+        return f"<table>{rows}</table>{''.join(galleries)}"
 
 # %% ../../nbs/quality/03_audit.ipynb #19453cdf
 def _build_stores(files: ImageFiles, test_files: ImageFiles | None, size: int, folder) -> dict:
     "'train' and, if there are test images, 'test': the `PixelStore` of each"
-    if test_files is None:
-        return dict(train=open_store(files, size, folder=folder, skip_unreadable=True))
-    if test_files.classes != files.classes:
+    sets = dict(train=files) if test_files is None else dict(train=files, test=test_files)
+    if sets.get("test", files).classes != files.classes:
         raise ValueError("test_files must be scanned with classes=files.classes")
-    return _build_stores(files, None, size, folder) | dict(
-        test=open_store(test_files, size, folder=folder, skip_unreadable=True)
-    )
+    return {
+        name: open_store(files, size, folder=folder, skip_unreadable=True)
+        for name, files in sets.items()
+    }
 
 # %% ../../nbs/quality/03_audit.ipynb #732bdd7a
 def audit(
@@ -342,7 +308,7 @@ def audit(
     images = {name: image_table(store.files, store.hashes) for name, store in stores.items()}
     pairs = near_duplicates(stores["train"])
     duplicates = _pair_table(pairs, images["train"], images["train"])
-    known = _known_from_training(stores, images)
+    known = duplicates[:0] if test_files is None else _known_from_training(stores, images)
     groups, cut_pairs = _group_files(files, stores["train"], pairs)
     is_conflict = duplicates.character != duplicates.other_character
     return AuditReport(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MAX_HAMMING', 'MIN_SIMILARITY', 'MAX_LOCAL_DIFFERENCE', 'altered_copy', 'perceptual_hashes', 'hash_candidates',
-           'align_and_compare', 'near_duplicates', 'group_pictures', 'groups_to_judge']
+           'align_and_compare', 'near_duplicates', 'one_for_each', 'group_pictures', 'groups_to_judge']
 
 # %% ../../nbs/quality/01_duplicates.ipynb #d63f2c44
 import io
@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from ..core.device import pick_dtype
 from ..core.display import progress_bar
+from ..core.text import as_array, whole_numbers
 from ..data.augment import resample
 from ..data.store import PixelStore
 
@@ -318,13 +319,33 @@ def _root(parent: list, i: int) -> int:
     return i
 
 # %% ../../nbs/quality/01_duplicates.ipynb #a09a5ae4
+def one_for_each(
+    name: str,  # What they are, such as 'groups'
+    values,  # List, array, tensor or column: of numbers or names
+    n: int | None = None,  # Number of images; `None`: any
+    rows=slice(None),  # Those of them that matter
+) -> np.ndarray:  # Shape `(n,)`
+    "A value for each image, by its position; raises `ValueError` if some are missing"
+    array = as_array(values if hasattr(values, "dtype") else pd.Series(list(values)))
+    if array.ndim != 1 or len(array) != (len(array) if n is None else n):
+        number = "each picture" if n is None else f"each of {n:,} pictures"
+        raise ValueError(f"{name} must be one for {number}, shape (n,), got shape {array.shape}")
+    missing = int(np.sum(pd.isna(array[rows])))
+    if missing:
+        raise ValueError(
+            f"{name} must have a value for each picture, got NaN or None for {missing:,} of "
+            f"{len(array):,}; give each of them one of its own"
+        )
+    return array
+
+
 def group_pictures(
     pairs: pd.DataFrame,  # From `near_duplicates(store)`, the closest pair first
     labels,  # Number of each image's character, shape `(n,)`
     largest: float = 0.5,  # Largest group, as a share of its most frequent character; 8 always may
 ) -> tuple[np.ndarray, pd.DataFrame]:  # Each image's group, shape `(n,)`; the pairs that were cut
     "Put together what is alike, whatever its character"
-    labels = np.asarray(labels)
+    labels = whole_numbers("labels", labels, 0)
     parent = list(range(len(labels)))
     size = [1] * len(parent)
     room = np.maximum(8, np.bincount(labels) * largest)[labels].tolist()

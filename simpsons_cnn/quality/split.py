@@ -17,16 +17,22 @@ import pandas as pd
 
 from ..core.config import is_split_file
 from ..core.files import atomic_write, read_limited
-from ..core.text import first_few, unknown_name_message
-from ..data.folders import ImageFiles, find_rows
+from simpsons_cnn.core.text import (
+    check_whole,
+    first_few,
+    is_number,
+    short_repr,
+    unknown_name_message,
+)
+from ..data.folders import ImageFiles, find_rows, row_numbers
 from ..data.store import PixelStore, file_hashes
-from .duplicates import group_pictures, near_duplicates
+from .duplicates import group_pictures, near_duplicates, one_for_each
 
 # %% ../../nbs/quality/02_split.ipynb #96a6004d
 def _check_share(valid: float):
     "Raise `ValueError` unless `valid` is a share"
-    if not 0 < valid < 1:
-        raise ValueError(f"valid must be between 0 and 1, got {valid}")
+    if not is_number(valid) or not 0 < valid < 1:
+        raise ValueError(f"valid must be between 0 and 1, got {short_repr(valid)}")
 
 # %% ../../nbs/quality/02_split.ipynb #2d6b3141
 def split_per_character(
@@ -36,14 +42,15 @@ def split_per_character(
 ) -> tuple[np.ndarray, np.ndarray]:  # Rows of the training and validation images, each sorted
     "Split at random, character by character"
     _check_share(valid)
-    labels = np.asarray(getattr(labels, "labels", labels))
+    check_whole("seed", seed, 0)
+    labels = one_for_each("labels", getattr(labels, "labels", labels))
     rng = np.random.default_rng(seed)
     held_out = []
     for label in np.unique(labels):
         rows = rng.permutation(np.flatnonzero(labels == label))
         n = len(rows)
         held_out.append(rows[: min(n - 1, max(1, round(n * valid)))])
-    valid_idx = np.sort(np.concatenate(held_out))
+    valid_idx = np.sort(np.concatenate([*held_out, np.zeros(0, dtype=np.int64)]))
     if not len(valid_idx):
         raise ValueError("No character has two pictures, so none can be held out to judge by")
     return np.setdiff1d(np.arange(len(labels)), valid_idx), valid_idx
@@ -117,14 +124,10 @@ def split_by_group(
     seed: int = 0,  # The same seed gives the same split
 ) -> tuple[np.ndarray, np.ndarray]:  # Rows of the training and validation images, each sorted
     "Split with whole groups on one side, and characters with two or more groups on both sides"
-    labels = np.asarray(getattr(files, "labels", files))
-    groups = np.asarray(groups)
+    labels = one_for_each("labels", getattr(files, "labels", files))
+    groups = one_for_each("groups", groups, len(labels))
     _check_share(valid)
-    if len(labels) != len(groups):
-        raise ValueError(
-            f"groups must hold a number for each of the {len(labels):,} pictures, "
-            f"got {len(groups):,}"
-        )
+    check_whole("seed", seed, 0)
     sizes = _group_sizes(labels, groups)
     held_out = _draw_groups(sizes, valid, np.random.default_rng(seed))
     _rebalance(sizes, held_out)
@@ -150,13 +153,14 @@ def image_table(
 def split_table(
     files: ImageFiles,  # The images
     groups,  # Number of each image's group
-    valid_idx,  # Rows of the validation images
+    valid_idx,  # Rows of the validation images, or a mask
     hashes=(),  # See `image_table`
 ) -> pd.DataFrame:  # A row per image: `file`, `character`, `group`, `split`, `sha256`
     "Which image is on which side"
     table = image_table(files, hashes)
-    is_valid = np.isin(np.arange(len(files)), valid_idx)
-    table.insert(2, "group", groups)
+    is_valid = np.zeros(len(files), dtype=bool)
+    is_valid[row_numbers(valid_idx, len(files))] = True
+    table.insert(2, "group", one_for_each("groups", groups, len(files)))
     table.insert(3, "split", np.where(is_valid, "valid", "train"))
     return table
 
@@ -165,7 +169,7 @@ def save_split(
     path,  # CSV file to write
     files: ImageFiles,  # The images
     groups,  # Number of each image's group
-    valid_idx,  # Rows of the validation images
+    valid_idx,  # Rows of the validation images, or a mask
 ) -> pd.DataFrame:  # What it wrote
     "Write a `split_table` as CSV"
     table = split_table(files, groups, valid_idx)
@@ -256,7 +260,7 @@ def load_split(
         raise ValueError(f"{unknown_name_message('split', side, ['train', 'valid'])} in '{path}'")
     if len(set(sides)) < 2:
         raise ValueError(
-            f"'{path}' puts every picture under '{files.root}' into {sides[0]!r}; "
+            f"'{path}' puts every picture under '{files.root}' into {str(sides[0])!r}; "
             "both 'train' and 'valid' are needed"
         )
     named = zip(table.get("group", table["file"]), table["file"], strict=True)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..networks.ensemble import Ensemble
 from ..networks.losses import log_prior
 from ..networks.reference import evaluating
+from .calibration import checked_logits
 from .metrics import COMMON
 from .report import check_judged, collect_logits
 
@@ -75,7 +76,10 @@ def choose_adjustment(
     counts,  # *Training* images of each class, shape `(classes,)`
 ) -> LogitAdjustment:
     "Choose the strength with the best macro F1 that costs next to no accuracy"
-    logits, labels, prior = logits.cpu(), labels.cpu(), log_prior(counts).cpu()
+    logits, labels = checked_logits(logits, labels)
+    prior = log_prior(counts)
+    if len(prior) != logits.shape[1]:
+        raise ValueError(f"counts must be one per class, {logits.shape[1]:,}, got {len(prior):,}")
     scores = _scores_by_tau(logits, labels, prior)
     least = scores[0][0] - MAX_ACCURACY_LOSS - 1e-9
     allowed = [i for i, (accuracy, _) in enumerate(scores) if accuracy >= least]

@@ -15,16 +15,14 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from ..core.text import unknown_name_message
-
-# %% ../../nbs/scoring/00_metrics.ipynb #3dea069f
-def _class_numbers(name: str, values, num_classes: int) -> np.ndarray:
-    "Classes as int64; raises `ValueError` for one out of range"
-    values = np.asarray(values, dtype=np.int64).ravel()
-    if len(values) and (values.min() < 0 or values.max() >= num_classes):
-        found = f"{values.min()} to {values.max()}"
-        raise ValueError(f"{name} must be from 0 to {num_classes - 1}, got {found}")
-    return values
+from simpsons_cnn.core.text import (
+    as_array,
+    check_number,
+    check_whole,
+    unknown_name_message,
+    whole_numbers,
+)
+from ..quality.duplicates import one_for_each
 
 # %% ../../nbs/scoring/00_metrics.ipynb #dc93cd93
 def confusion_matrix(
@@ -33,8 +31,9 @@ def confusion_matrix(
     num_classes: int,  # Number of classes
 ) -> np.ndarray:  # int64, shape `(classes, classes)`: rows are the truth, columns the answers
     "Count how often each class was taken for each; raises `ValueError` for classes out of range"
-    true = _class_numbers("targets", targets, num_classes)
-    predicted = _class_numbers("predictions", predictions, num_classes)
+    check_whole("num_classes", num_classes, 1)
+    true = whole_numbers("targets", targets, 0, num_classes - 1)
+    predicted = whole_numbers("predictions", predictions, 0, num_classes - 1)
     if len(true) != len(predicted):
         sizes = f"{len(true)} and {len(predicted)}"
         raise ValueError(f"targets and predictions must be equally many, got {sizes}")
@@ -72,7 +71,10 @@ def class_scores(
     confusion,  # Counts, shape `(..., classes, classes)`
 ) -> dict:  # Arrays of shape `(..., classes)`, NaN where undefined
     "`jaccard`, `precision`, `recall` and `f1` of each class, from one confusion matrix or many"
-    return _scores(_sums_of(np.asarray(confusion)))
+    counts = as_array(confusion)
+    if counts.ndim < 2 or counts.shape[-1] != counts.shape[-2]:
+        raise ValueError(f"confusion must be of shape (…, classes, classes), got {counts.shape}")
+    return _scores(_sums_of(counts))
 
 # %% ../../nbs/scoring/00_metrics.ipynb #14a62920
 def _nanmean(x):
@@ -90,7 +92,7 @@ def macro_f1_score(
     "Mean F1 of the classes that occur"
     f1 = class_scores(confusion)["f1"]
     if min_pictures:
-        f1 = np.where(np.sum(confusion, -1) >= min_pictures, f1, np.nan)
+        f1 = np.where(as_array(confusion).sum(-1) >= min_pictures, f1, np.nan)
     return _nanmean(f1)
 
 # %% ../../nbs/scoring/00_metrics.ipynb #1cbb7c9e
@@ -129,16 +131,9 @@ def _single_images(confusion) -> SamplingUnits:
 # %% ../../nbs/scoring/00_metrics.ipynb #c2d00b5d
 def _whole_groups(per_image: pd.DataFrame, groups) -> SamplingUnits:
     "Each group is drawn as a whole, among those of its most frequent character"
-    if len(groups) != len(per_image):
-        raise ValueError(f"groups must be one per image ({len(per_image):,}), got {len(groups):,}")
-    missing = np.sum(pd.isna(list(groups)))
-    if missing:
-        raise ValueError(
-            f"groups must name the group of each image, got NaN or None for {missing:,} of "
-            f"{len(groups):,}; give each of them a group of its own"
-        )
+    groups = one_for_each("groups", groups, len(per_image))
     columns = dict(truth=per_image.truth.to_numpy(), answer=per_image.prediction.to_numpy())
-    images = pd.DataFrame(dict(group=pd.factorize(np.asarray(groups))[0], **columns))
+    images = pd.DataFrame(dict(group=pd.factorize(groups)[0], **columns))
     entries = images.value_counts(sort=False).reset_index(name="times")
     by_truth = images.value_counts(["group", "truth"]).reset_index()  # the most frequent first
     stratum = by_truth.drop_duplicates("group").sort_values("group").truth.to_numpy()
@@ -230,14 +225,22 @@ def _few_mistakes(units: SamplingUnits, classes) -> bool:
     return _too_few(units, (right & counted, ~right & counted))
 
 # %% ../../nbs/scoring/00_metrics.ipynb #82b6d4f1
-def _evidence(units: SamplingUnits, metric: str, classes) -> tuple:  # (too little, number of units)
-    "Whether the draws tell too little of a score, and how many units it is worth"
+def _hardly_varies(units: SamplingUnits, metric: str, classes) -> bool:
+    "Whether the draws tell too little of how a score varies"
     if metric == "precision":
         right, named = units.truth == units.answer, units.answer == classes[0]
-        number = units.copies[np.unique(units.unit[named])].sum()
-        return _too_few(units, (named & right, named & ~right)), number
-    number = units.copies.sum() if metric == "accuracy" else _effective_number(units, classes)
-    return _few_mistakes(units, classes), number
+        return _too_few(units, (named & right, named & ~right))
+    return _few_mistakes(units, classes)
+
+
+def _num_units(units: SamplingUnits, metric: str, classes) -> float:
+    "How many units a score is worth"
+    if metric == "accuracy":
+        return units.copies.sum()
+    if metric == "precision":
+        named = units.answer == classes[0]
+        return units.copies[np.unique(units.unit[named])].sum()
+    return _effective_number(units, classes)
 
 # %% ../../nbs/scoring/00_metrics.ipynb #74bfdac7
 def _widened(interval: tuple, estimate: float, number: float, level: float) -> tuple:
@@ -318,11 +321,15 @@ def bootstrap_interval(
 ) -> tuple:  # (low, high), NaN where the score is undefined
     "Interval of a score by the bootstrap, Wilson's where mistakes are few; raises `ValueError`"
     _check_metric(metric, character)
+    check_number("level", level, 0.01, 0.9999)
+    check_whole("draws", draws, 1)
+    check_whole("seed", seed, 0)
     units = sampling_units(confusion) if units is None else units
     classes = _scored_classes(confusion, metric, character)
     if not len(classes):
         return float("nan"), float("nan")
     drawn, estimate = _drawn_scores(confusion, metric, units, classes, draws, seed)
     interval = _bias_corrected(drawn, estimate, level)
-    few, number = _evidence(units, metric, classes)
-    return _widened(interval, estimate, number, level) if few else interval
+    if not _hardly_varies(units, metric, classes):
+        return interval
+    return _widened(interval, estimate, _num_units(units, metric, classes), level)

@@ -21,7 +21,7 @@ from simpsons_cnn.core.figures import (
 )
 from ..core.files import atomic_write
 from ..core.run_folders import REPORT_FIGURES
-from ..core.text import safe_str
+from ..core.text import check_whole, safe_str, whole_numbers
 from .calibration import expected_calibration_error, reliability
 from .report import characters_to_show
 
@@ -245,6 +245,9 @@ def plot_pictures(
 ) -> NotebookFigure:
     "Show images in a grid"
     n = len(pictures)
+    check_whole("cols", cols, 1)
+    if texts and len(texts) != n:
+        raise ValueError(f"texts must be one for each of {n:,} pictures, got {len(texts):,}")
     rows, cols = max(1, -(-n // cols)), max(1, min(cols, n))
     lines = max((text.count("\n") + 1 for text in texts or ()), default=0)
     few = cols <= 4
@@ -272,8 +275,10 @@ def plot_batch(
     n: int = 12,  # At most so many
 ) -> NotebookFigure:
     "Show images as the network sees them"
+    check_whole("n", n, 1)
     pictures = preprocess.denormalise(xb[:n].cpu()).numpy()
-    return plot_pictures(pictures, [display_name(classes[int(y)], 20) for y in yb[:n]])
+    labels = whole_numbers("yb", yb, 0, len(classes) - 1, len(xb))
+    return plot_pictures(pictures, [display_name(classes[y], 20) for y in labels[:n]])
 
 # %% ../../nbs/scoring/03_plotting.ipynb #daec1e02
 def plot_examples(

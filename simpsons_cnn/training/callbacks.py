@@ -11,6 +11,7 @@ import statistics
 import sys
 import time
 import warnings
+from numbers import Integral
 
 from IPython.display import HTML, Image, display
 from matplotlib.figure import Figure
@@ -18,6 +19,7 @@ from tqdm import tqdm
 
 from ..core.display import in_jupyter
 from ..core.figures import figure_png
+from ..core.text import check_whole, is_number
 from ..scoring.plotting import plot_losses
 
 # %% ../../nbs/training/02_callbacks.ipynb #bfa462f5
@@ -47,10 +49,11 @@ class StopAfter(Callback):
         self.steps = steps
 
     def on_start(self, run):
-        if not 1 <= self.steps <= run.steps_per_epoch:
+        is_whole = isinstance(self.steps, Integral)
+        if not is_whole or not is_number(self.steps, 1, run.steps_per_epoch):
             raise ValueError(
                 f"steps must be from 1 to {run.steps_per_epoch}, as many as an epoch has,"
-                f" got {self.steps}"
+                f" got {self.steps!r}"
             )
 
     def on_step(self, run):
@@ -68,8 +71,7 @@ class EarlyStopping(Callback):
         self,
         patience: int,  # Epochs without a better one, 1 or more
     ):
-        if patience < 1:
-            raise ValueError(f"patience must be 1 or more, got {patience}")
+        check_whole("patience", patience, 1)
         self.patience = patience
 
     def on_start(self, run):

@@ -26,6 +26,9 @@ from .loop import fit
 from .prepare import check_own_network, create_network, prepare, scan_folders
 
 # %% ../../nbs/training/11_find_rate.ipynb #827ba83f
+_ENOUGH = "enough steps"  # why a search ends, unless it was interrupted
+
+
 class _RisingRate(Callback):
     "Gives each step the next of some learning rates, and keeps the losses"
 
@@ -41,7 +44,7 @@ class _RisingRate(Callback):
         if not done and len(self.losses) % 10 == 0:
             done = self.losses[-1].item() > 2 * self.losses[0].item()
         if done:
-            run.stop("enough steps")
+            run.stop(_ENOUGH)
 
 # %% ../../nbs/training/11_find_rate.ipynb #a84caba3
 def _losses_of(model, train_dl: Batches, loss, rates: np.ndarray, **kwargs) -> np.ndarray:
@@ -55,7 +58,7 @@ def _losses_of(model, train_dl: Batches, loss, rates: np.ndarray, **kwargs) -> n
             history = fit(trial, train_dl, one, copy.deepcopy(loss), callbacks=[watch], **kwargs)
         except NonFiniteLoss:  # the end of the search
             history = None
-    if history and "interrupted" in history.stop_reason:
+    if history is not None and history.stop_reason != _ENOUGH:
         raise KeyboardInterrupt(history.stop_reason)
     return torch.stack(watch.losses).float().cpu().numpy()
 
@@ -144,6 +147,8 @@ def find_learning_rate(
     how = dict(recipe=recipe, weight_decay=weight_decay)
     losses = _losses_of(model, train_dl, loss, rates, **how, **changes)
     losses = losses[np.isfinite(losses)]
+    if not len(losses):
+        raise ValueError("The loss of the first step is NaN or infinite, at any learning rate")
     smooth = _smooth(losses, max(2, num_steps / 25))
     at = _lowest_before_rise(smooth)
     suggestion = None if at is None else float(f"{rates[at]:.1e}")

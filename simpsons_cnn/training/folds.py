@@ -69,24 +69,29 @@ def _assign_folds(
     return fold
 
 # %% ../../nbs/training/16_folds.ipynb #58624041
-def _check_taught(fold: np.ndarray, labels: np.ndarray, classes: list):
-    "Raise `ValueError` if a fold holds no image, or all that a character has"
-    for number in range(1, fold.max() + 1):
+def _check_taught(fold: np.ndarray, folds: int, labels: np.ndarray, classes: list):
+    "Raise `ValueError` if one of so many folds holds no image, or all that a character has"
+    for number in range(1, folds + 1):
         untaught = np.setdiff1d(labels, labels[fold != number])
-        if len(untaught):
-            names = first_few([classes[label] for label in untaught])
+        held = ""
+        if not (fold == number).any():
+            held = "no picture"
+        elif len(untaught):
+            held = f"all pictures of {first_few([classes[label] for label in untaught])}"
+        if held:
             raise ValueError(
-                f"Fold {number} holds all pictures of {names}; choose another split_seed or fewer"
-                " folds"
+                f"Fold {number} holds {held}; choose another split_seed or fewer folds"
             )
 
 # %% ../../nbs/training/16_folds.ipynb #1d465faa
-def _message(fold: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes: list) -> str:
+def _message(
+    fold: np.ndarray, folds: int, labels: np.ndarray, groups: np.ndarray, classes: list
+) -> str:
     "What will be judged, a line each"
-    lines = [f"{fold.max()} folds; {certainty(groups[fold > 0])}"]
+    lines = [f"{folds} folds; {certainty(groups[fold > 0])}"]
     judged = pd.DataFrame(dict(label=labels, group=groups))[fold > 0]
     known = judged.drop_duplicates().label.value_counts()
-    rare = [classes[label] for label in sorted(known.index) if known[label] < fold.max()]
+    rare = [classes[label] for label in sorted(known.index) if known[label] < folds]
     if rare:
         lines.append(f"fewer groups than folds, judged in some of them only: {first_few(rare)}")
     never = [name for label, name in enumerate(classes) if label not in known.index]
@@ -112,13 +117,13 @@ def _settings_of(config: Config, number: int, folds: int, folder: Path) -> Confi
     return Config.load(**config.flat() | changes | dict(monitor="last", patience=0, refit=False))
 
 # %% ../../nbs/training/16_folds.ipynb #f26bdb4a
-def _write_folds(folder: Path, store: PixelStore, groups: np.ndarray, fold: np.ndarray):
+def _write_folds(folder: Path, store: PixelStore, groups, fold: np.ndarray, folds: int):
     "Write which fold judges each image, and the split of each fold"
     table = split_table(store.files, groups, [], store.hashes)
-    folds = table.drop(columns="split").assign(fold=fold)
+    dealt = table.drop(columns="split").assign(fold=fold)
     folder.mkdir(parents=True, exist_ok=True)
-    atomic_write(folder / "folds.csv", folds.to_csv(index=False))
-    for number in range(1, fold.max() + 1):
+    atomic_write(folder / "folds.csv", dealt.to_csv(index=False))
+    for number in range(1, folds + 1):
         own = folder / f"fold_{number}"
         own.mkdir(exist_ok=True)
         split = table.assign(split=np.where(fold == number, "valid", "train"))
@@ -161,12 +166,12 @@ def _begin_series(config: Config, folds: int, folder: Path, files, test_files) -
     "Decode, deal, write the folds; (`TrainingData` of the first fold, what to say of the folds)"
     store = open_store_of(config, files)
     groups, fold = _deal(config, store, folds)
-    _check_taught(fold, store.labels, store.classes)
-    _write_folds(folder, store, groups, fold)
+    _check_taught(fold, folds, store.labels, store.classes)
+    _write_folds(folder, store, groups, fold, folds)
     device = pick_device(config.device)
     data = prepare(_settings_of(config, 1, folds, folder), files, test_files, device)
     data.warn_of_leaks()
-    return data, _message(fold, store.labels, groups, store.classes)
+    return data, _message(fold, folds, store.labels, groups, store.classes)
 
 # %% ../../nbs/training/16_folds.ipynb #1fb6dd91
 def _fold_logits(run: Run) -> tuple:  # (rows, logits, true classes)

@@ -26,6 +26,7 @@ from ..core.config import Config
 from ..core.device import num_workers
 from ..core.run_folders import run_folders
 from ..core.text import short_repr
+from .distributed import wait_limit
 
 # %% ../../nbs/training/14_launch.ipynb #cb297421
 def _count_of(device: str) -> tuple:  # (number, what is counted)
@@ -55,18 +56,34 @@ def check_nproc(
         )
 
 # %% ../../nbs/training/14_launch.ipynb #837ac506
-def _was_killed(failure: ProcessFailure) -> bool:
-    "Whether a process was ended by a signal, and not by torchrun's own"
-    return failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM
+_LATER = 5  # seconds after the first failure: what torchrun has ended for it
+
+
+def _first_failures(failures: dict) -> dict:
+    "Those that were not caused by another one, by rank"
+    first = min(failure.timestamp for failure in failures.values())
+    return {rank: f for rank, f in failures.items() if f.timestamp <= first + _LATER}
+
+
+_SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")  # that torchrun handles
+_OUR_CODES = {1, 2, 141} | {128 + getattr(signal, n) for n in _SIGNALS if hasattr(signal, n)}
+
+
+def _silent_end(failure: ProcessFailure) -> str:  # Empty for a process that has said why it ends
+    "How a process was ended by a signal that is not torchrun's own, or by an exit code not ours"
+    code = failure.exitcode
+    if code < 0 and code != -signal.SIGTERM:
+        return f"was killed ({signal.Signals(-code).name})"
+    return f"has ended with exit code {code}" if code > 0 and code not in _OUR_CODES else ""
 
 
 def _exit_status(failures: dict, nproc: int) -> str | int:  # As for `sys.exit`
     "What to say of processes that failed, or their exit code if they have said it themselves"
-    for rank, failure in failures.items():
-        if _was_killed(failure):
-            name = signal.Signals(-failure.exitcode).name
+    for rank, failure in _first_failures(failures).items():
+        end = _silent_end(failure)
+        if end:
             return (
-                f"error: process {rank} of {nproc} was killed ({name}), so all have ended; the same"
+                f"error: process {rank} of {nproc} {end}, so all have ended; the same"
                 " command with --resume continues from the last checkpoint"
             )
     return max(failure.exitcode for failure in failures.values())
@@ -74,8 +91,7 @@ def _exit_status(failures: dict, nproc: int) -> str | int:  # As for `sys.exit`
 # %% ../../nbs/training/14_launch.ipynb #720eba6c
 def _heeded_signals() -> dict:  # name -> handler
     "The signals that torchrun handles, without those that the parent process ignores"
-    names = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")
-    found = {n: signal.getsignal(getattr(signal, n)) for n in names if hasattr(signal, n)}
+    found = {n: signal.getsignal(getattr(signal, n)) for n in _SIGNALS if hasattr(signal, n)}
     return {n: handler for n, handler in found.items() if handler not in (signal.SIG_IGN, None)}
 
 
@@ -101,12 +117,14 @@ def run_processes(
     nproc: int,  # Number of processes
 ) -> str | int:  # What to exit with: a message, or a code that is 0 if all went well
     "Run a Python program in several processes at once, as torchrun does"
+    wait_limit()  # a wrong one is reported once
     handlers = _heeded_signals()
     options = ["--standalone", f"--nproc_per_node={nproc}"]
     options.append(f"--signals_to_handle={','.join(handlers)}")
     try:
         with tempfile.TemporaryDirectory() as logs, _nothing_left_behind(handlers):
             options.append(f"--log_dir={logs}")
+            os.environ["SIMPSONS_CNN_PARENT"] = str(os.getpid())  # see `process_group`
             os.environ.setdefault("OMP_NUM_THREADS", str(max(1, num_workers() // nproc)))
             torchrun([*options, *arguments])
     except ChildFailedError as e:

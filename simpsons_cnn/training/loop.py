@@ -53,7 +53,7 @@ def train_epoch(run: TrainingRun):
         sum_gradients(run.model, run.ranks)
         run.optimizer.step()
         run.after_step(loss.detach())
-        if run.stop_reason:
+        if run.stopping:
             break
 
 # %% ../../nbs/training/05_loop.ipynb #99960e9c
@@ -132,9 +132,8 @@ _REMEDIES = ("class_weights", "imbalance")
 
 
 def _is_remedy(recipe: TrainingParameters, name: str) -> bool:
-    "Whether somebody has set this field of a recipe to a remedy for rare characters"
-    chosen = name in _REMEDIES and name in recipe.model_fields_set
-    return chosen and getattr(recipe, name) != "none"
+    "Whether this field of a recipe asks for a remedy for rare characters"
+    return name in _REMEDIES and getattr(recipe, name) != "none"
 
 
 def _choose_loss(loss, recipe: TrainingParameters, changes: dict, train_dl: Batches):

@@ -69,12 +69,14 @@ def _check_loaders(train_dl: Batches, valid_dl: Batches):
 # %% ../../nbs/training/04_run.ipynb #0f5bee8c
 def _check_first_crop(recipe: TrainingParameters, train_dl: Batches):
     "Raise `ValueError` for growing crops that were asked for and cannot grow"
-    asked = "first_crop" in recipe.model_fields_set and recipe.first_crop
+    first = recipe.first_crop
+    if first in (None, TrainingParameters().first_crop):  # the default grows where it can
+        return
     full = train_dl.augment is not None and train_dl.store.preprocess.crop
-    if asked and not (full and recipe.first_crop <= full):
+    if not (full and first <= full):
         raise ValueError(
             f"first_crop must be at most {full or 'nothing'}, the side of later crops, and needs"
-            f" augment, got {recipe.first_crop}"
+            f" augment, got {first}"
         )
 
 # %% ../../nbs/training/04_run.ipynb #4df92a11
@@ -271,7 +273,6 @@ def _copy_buffers(averaged: nn.Module, model: nn.Module) -> list:  # Batch norms
     ]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # all batches count the same
     return norms
 
 # %% ../../nbs/training/04_run.ipynb #86f96fc7
@@ -311,7 +312,9 @@ class WeightAverage:
             return
         for norm in norms:
             norm.train()  # dropout stays off
-        for xb, _ in itertools.islice(batches, _STATISTICS_BATCHES):
+        for number, (xb, _) in enumerate(itertools.islice(batches, _STATISTICS_BATCHES), 1):
+            for norm in norms:
+                norm.momentum = 1 / number  # all count the same; `None` would wait for a GPU
             with torch.autocast(xb.device.type, dtype, enabled=dtype is not None):
                 self.network(xb)
         self.network.eval()
@@ -406,6 +409,7 @@ class TrainingRun:
         self.report = None  # on the validation images, of the last epoch
         self.stop_reason = ""  # the first one that was given; empty: go on
         self.resumable = False  # whether it can be continued after that stop
+        self.agreed = False  # of several processes: that they stop
         self.error = None  # the exception of a run that failed
         self.seconds_before = 0.0  # that this epoch took before a resume
         self._epoch_began = time.perf_counter()  # less the seconds before a resume
@@ -437,7 +441,7 @@ class TrainingRun:
         resumable: bool = True,  # Whether the run can be continued from its checkpoint
     ):
         "Ask the run to stop after this step"
-        if not resumable:
+        if not resumable and not self.history.stop_reason:
             self.history.stop_reason = reason  # kept in the checkpoint: the run is at its end
         if not self.stop_reason:  # the first reason counts
             self.stop_reason, self.resumable = reason, resumable
@@ -506,9 +510,15 @@ class TrainingRun:
         if self.stop_reason:
             asked = _PAUSE if self.resumable else _END
         asked = self.ranks.all_reduce_max(asked)
-        if asked != _GO_ON:
+        self.agreed = asked != _GO_ON
+        if self.agreed:
             self.resumable = asked == _PAUSE
             self.stop("another process was asked to stop", resumable=self.resumable)
+
+    @property
+    def stopping(self) -> bool:
+        "Whether it stops now; several processes do so together, once they have agreed"
+        return bool(self.stop_reason) if self.ranks.size == 1 else self.agreed
 
     def notify(self, event: str):
         "Call a method of each callback"
@@ -532,7 +542,7 @@ class TrainingRun:
     def epochs(self):
         "Yield the numbers of the epochs that are left, until the run is asked to stop"
         ended = self.history.stop_reason  # before it was resumed
-        while len(self.history) < self.num_epochs and not (ended or self.stop_reason):
+        while len(self.history) < self.num_epochs and not (ended or self.stopping):
             self.epoch = len(self.history)
             self._epoch_began = time.perf_counter() - self.seconds_before
             yield self.epoch
@@ -545,7 +555,7 @@ class TrainingRun:
         if self.average is not None:
             batches = self.train_dl.epoch(self.epoch, self.crop())
             self.average.measure_statistics(self.model, batches, self.dtype)
-        if not self.stop_reason:
+        if not self.stopping:
             return True
         last_whole = self.history.last_weights
         last = copy_weights(self.judged_model)
@@ -637,6 +647,7 @@ def running(run: TrainingRun):
         run.agree_to_stop()
         with _around_steps(run):
             yield run
+            run.agree_to_stop()  # what was asked for since
         run.history.resumable = run.resumable
         run.history.stop_reason = run.stop_reason or run.history.stop_reason
         _leave_weights(run, run.history.best_weights or run.history.last_weights)

@@ -8,6 +8,7 @@ __all__ = ['add_label_noise', 'recall_at', 'check_folds', 'deal_folds', 'cross_v
 # %% ../../nbs/training/08_suspects.ipynb #248e718b
 import warnings
 from dataclasses import replace
+from numbers import Integral
 
 import numpy as np
 import pandas as pd
@@ -16,13 +17,14 @@ from sklearn.model_selection import StratifiedGroupKFold
 from ..core.config import TrainingParameters
 from ..core.device import derive_seed, pick_device
 from ..core.display import progress_bar
+from ..core.text import check_number, check_whole
 from ..data.augment import Augment
 from ..data.batches import Batches
 from ..data.folders import ImageFiles
 from ..data.store import PixelStore
 from ..networks.presets import create_model
 from ..quality.audit import audit
-from ..quality.duplicates import group_pictures, near_duplicates
+from ..quality.duplicates import group_pictures, near_duplicates, one_for_each
 from ..scoring.metrics import confusion_matrix
 from ..scoring.report import Report, collect_logits, score_logits
 from .callbacks import Callback
@@ -36,6 +38,8 @@ def add_label_noise(
     seed: int = 0,  # The same seed picks the same images
 ) -> tuple:  # `ImageFiles`, and the names of the images with a wrong label
     "Give a share of the images the label of another character"
+    check_number("share", share, 0, 1)
+    check_whole("seed", seed, 0)
     rng = np.random.default_rng(seed)
     swapped = rng.choice(len(files), round(share * len(files)), replace=False)
     others = rng.integers(1, len(files.classes), len(swapped))
@@ -50,7 +54,7 @@ def recall_at(
     n: int = 100,  # Images that are looked at
 ) -> float:  # From 0 to 1
     "Share of the wrong labels, of as many as there can be, among the first images of a table"
-    return len(wrong & {*table.picture[:n]}) / min(n, len(wrong))
+    return len({*wrong} & {*table.picture[:n]}) / min(n, len(wrong))
 
 # %% ../../nbs/training/08_suspects.ipynb #0ad54ee4
 def check_folds(
@@ -59,9 +63,9 @@ def check_folds(
     groups: np.ndarray,  # Number of each image's group, shape `(n,)`
 ):
     "Raise `ValueError` unless there are enough images and groups for so many folds"
-    if not 2 <= folds <= len(labels):
+    if not isinstance(folds, Integral) or not 2 <= folds <= len(labels):
         raise ValueError(
-            f"folds must be from 2 to the number of pictures, {len(labels):,}, got {folds}"
+            f"folds must be from 2 to the number of pictures, {len(labels):,}, got {folds!r}"
         )
     most = min(len(np.unique(groups)), np.bincount(labels).max())
     if folds > most:
@@ -159,11 +163,13 @@ def cross_validate(
     "Judge each image by a network that has not seen it; raises `KeyboardInterrupt` if stopped"
     if changes.get("patience"):
         raise ValueError("patience must be 0: it would end training by the images to be judged")
+    check_whole("seed", seed, 0)
     labels = store.labels
     device = pick_device(device)
     check_folds(folds, labels, np.arange(len(store)))
     if groups is None:
         groups, _ = group_pictures(near_duplicates(store), labels)
+    groups = one_for_each("groups", groups, len(store))
     check_folds(folds, labels, groups)
     judged = []
     with progress_bar(desc="training out of fold") as bar:

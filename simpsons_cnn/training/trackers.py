@@ -167,8 +167,10 @@ class Tracker(Callback):
             kind = _TRACKERS[kind](Path(folder))
         self.tell, self.settings = _TellUntilItFails(kind), settings
         self.project, self.name = project, name or "run"
+        self.started = False  # and not ended since
 
     def on_start(self, run):
+        self.started = True
         settings = run.identity() if self.settings is None else self.settings
         self.tell("start", self.project, self.name, settings, len(run.history.rows))
 
@@ -178,6 +180,9 @@ class Tracker(Callback):
         self.tell("log", scores, epoch)
 
     def on_end(self, run):
+        if not self.started:  # a callback before this one has failed
+            return
+        self.started = False
         for name, image in _figures(run):
             self.tell("figure", name, image)
         self.tell("finish")
