@@ -112,7 +112,7 @@ def test_read_limited(tmp_path):
     for path in (tmp_path, tmp_path / "pipe", "/dev/zero"):
         with pytest.raises(ValueError, match="expected a note"):
             read_limited(path, "note")
-    with pytest.raises(ValueError, match="longer than 3 bytes; expected a note"):
+    with pytest.raises(ValueError, match="has 6 bytes; expected a note of at most 3"):
         read_limited(note, "note", max_bytes=3)
     with pytest.raises(FileNotFoundError, match="No note at"):
         read_limited(tmp_path / "none", "note")

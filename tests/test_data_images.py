@@ -121,9 +121,9 @@ def test_what_is_no_file(tmp_path):
     (tmp_path / "zero.png").symlink_to("/dev/zero")
     os.mkfifo(tmp_path / "pipe.png")
     for name in ("zero.png", "pipe.png"):
-        with pytest.raises(ValueError, match="is a pipe or a device; a picture must be a file"):
+        with pytest.raises(ValueError, match="is a pipe or a device; expected a picture"):
             open_picture(tmp_path / name)
-    with pytest.raises(ValueError, match="is a folder; a picture must be a file"):
+    with pytest.raises(ValueError, match="is a folder; expected a picture"):
         open_picture(tmp_path)
     with pytest.raises(FileNotFoundError, match="No picture at"):
         open_picture(tmp_path / "nobody.png")

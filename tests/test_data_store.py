@@ -1,6 +1,7 @@
 "The store: what counts as changed, several builders at once, damaged files, derived facts"
 
 import cProfile
+import hashlib
 import os
 import pstats
 import shutil
@@ -21,7 +22,7 @@ from simpsons_cnn.data import store as store_page
 from simpsons_cnn.data.fixes import Fix, apply_fixes
 from simpsons_cnn.data.folders import ImageFiles
 from simpsons_cnn.data.preprocess import Preprocess
-from simpsons_cnn.data.store import PixelStore
+from simpsons_cnn.data.store import PixelStore, with_digests
 from simpsons_cnn.quality import duplicates
 
 
@@ -123,6 +124,20 @@ def test_file_that_changes_while_it_is_decoded(root):
     assert store.changes == "1 changed"
     check(store)
     assert build(root).changes == ""
+
+
+def test_files_are_hashed_by_several_threads(root, monkeypatch):
+    both, sha256 = threading.Barrier(2, timeout=20), store_page.file_sha256
+
+    def hash_together(path):
+        both.wait()
+        return sha256(path)
+
+    monkeypatch.setattr(store_page, "num_workers", lambda: 2)
+    monkeypatch.setattr(store_page, "file_sha256", hash_together)
+    files = ImageFiles.scan(root).select(np.arange(128) % 20)  # each thread takes 64 at once
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files.paths]
+    assert with_digests(files) == list(zip(files.names, digests, strict=True))
 
 
 # What is decoded, and what is copied

@@ -277,7 +277,7 @@ def test_unreadable_alone(clf, torn, array, tmp_path):
     cases = [
         (torn, ValueError, "torn.jpg cannot be read"),
         (tmp_path / "nobody.jpg", FileNotFoundError, "No picture at"),
-        (tmp_path / "pipe.jpg", ValueError, "is a pipe or a device; a picture must be a file"),
+        (tmp_path / "pipe.jpg", ValueError, "is a pipe or a device; expected a picture"),
         ("x" * 10_000, ValueError, "… cannot be read"),  # not a path that any system knows
         (b"no picture", ValueError, "The picture cannot be read"),
         ([array, b"no picture"], ValueError, "The picture cannot be read"),

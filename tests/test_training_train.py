@@ -16,7 +16,6 @@ from PIL import Image
 
 import simpsons_cnn.data.store as store_page
 import simpsons_cnn.quality.duplicates as duplicates
-import simpsons_cnn.quality.split as split_page
 import simpsons_cnn.scoring.logit_adjustment as adjustment
 import simpsons_cnn.scoring.report as report
 import simpsons_cnn.training.loop as loop
@@ -488,7 +487,6 @@ def test_nothing_is_done_twice(settings, images, tmp_path, monkeypatch):
         return real(path)
 
     monkeypatch.setattr(store_page, "file_sha256", sha256)
-    monkeypatch.setattr(split_page, "file_sha256", sha256)
     monkeypatch.setattr(store_page, "_decode_row", lambda _, path, row: opened.append(path) or "")
     monkeypatch.setattr(duplicates, "_find_pairs", lambda *_: searched.append(1))
     train(settings(), callbacks=[])

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['temp_path', 'check_name_length', 'naming_full_disk', 'require_file_or_nothing', 'check_suffix', 'atomic_write',
            'replace_file', 'remove_temp_files', 'on_first_signal', 'interrupting_signals', 'signal_exit_code',
-           'read_limited', 'find_model_file', 'require_free_space', 'file_lock', 'lock_folder', 'require_empty_folder',
-           'replace_folder']
+           'check_file', 'read_limited', 'find_model_file', 'require_free_space', 'file_lock', 'lock_folder',
+           'require_empty_folder', 'replace_folder']
 
 # %% ../../nbs/core/02_files.ipynb #b91fb8c3
 import errno
@@ -250,25 +250,38 @@ def signal_exit_code(
     name = reason.rpartition(" ")[2]
     return 128 + signal.Signals.__members__.get(name, signal.SIGINT)
 
-# %% ../../nbs/core/02_files.ipynb #5530b698
-def read_limited(
-    path,  # File to read
+# %% ../../nbs/core/02_files.ipynb #c81d5e02
+def check_file(
+    path,  # Path to a file
     kind: str,  # What it should be, for the message: 'configuration file'
     max_bytes: int = 2**28,  # A longer file is refused
-) -> bytes:  # Its content
-    "Read a small regular file; raises `FileNotFoundError`, `OSError`, `ValueError` with the path"
+):
+    "Raise `FileNotFoundError`, `OSError` or `ValueError` for what is no regular file, or too long"
     try:
         info = os.stat(path)
-        fits = stat.S_ISREG(info.st_mode) and info.st_size <= max_bytes
-        data = Path(path).read_bytes() if fits else b""
     except FileNotFoundError:
         raise FileNotFoundError(f"No {kind} at '{path}'") from None
     except (OSError, ValueError) as e:  # ValueError: a null byte in the path
         raise OSError(f"Cannot read the {kind} at '{path}' ({e})") from None
-    if not fits:
-        rule = f"is a folder, a device or longer than {max_bytes:,} bytes"
-        raise ValueError(f"'{path}' {rule}; expected a {kind}")
-    return data
+    if not stat.S_ISREG(info.st_mode):
+        found = "folder" if stat.S_ISDIR(info.st_mode) else "pipe or a device"
+        raise ValueError(f"'{path}' is a {found}; expected a {kind}")
+    if info.st_size > max_bytes:
+        size = f"{info.st_size:,} bytes"
+        raise ValueError(f"'{path}' has {size}; expected a {kind} of at most {max_bytes:,}")
+
+# %% ../../nbs/core/02_files.ipynb #5530b698
+def read_limited(
+    path,  # As in `check_file`
+    kind: str,  # As in `check_file`
+    max_bytes: int = 2**28,  # As in `check_file`
+) -> bytes:  # Its content
+    "Read a small regular file; raises as `check_file`"
+    check_file(path, kind, max_bytes)
+    try:
+        return Path(path).read_bytes()
+    except OSError as e:
+        raise OSError(f"Cannot read the {kind} at '{path}' ({e})") from None
 
 # %% ../../nbs/core/02_files.ipynb #33c22719
 _MODEL_FILE = "model.safetensors"

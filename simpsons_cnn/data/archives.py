@@ -218,7 +218,7 @@ def _is_mixed(folder: str, neighbours: set, files) -> bool:
     return len(({*map(_named_after, files)} & neighbours) - {folder}) > 1
 
 # %% ../../nbs/data/04_archives.ipynb #b4be9337
-def _character_folders(folders: dict) -> dict:  # set -> names of its character folders
+def _find_sets(folders: dict) -> dict:  # set -> names of its character folders
     "Folders of which two or more subfolders hold images of one character"
     sets = defaultdict(set)
     for folder in folders:
@@ -277,7 +277,7 @@ def _distinct_sets(
     source,  # To compare bytes
 ) -> tuple:  # (set -> its characters, folder of a copy -> folder it is a copy of)
     "Sets of images, told from second copies of them"
-    found = _character_folders(folders)
+    found = _find_sets(folders)
     content = {name: _content_of_set(name, found[name], folders) for name in found}
 
     def largest_then_shallowest(name):
@@ -476,10 +476,10 @@ def _are_one_file(folder: Path, one: str, other: str) -> bool:
     return False
 
 # %% ../../nbs/data/04_archives.ipynb #ad72a2d9
-_LONGEST_NAME = 255  # bytes, on the usual drives
+_MAX_NAME = 255  # bytes, on the usual drives
 
 
-def _check_names(targets):
+def _check_writable_names(targets):
     "Raise `ValueError` for a name that is no UTF-8 text, or too long for a drive"
     for name in {name for target in targets for name in target.split("/")}:
         try:
@@ -489,14 +489,14 @@ def _check_names(targets):
                 f"it holds the name {name!r}, which is not UTF-8 text; "
                 "unpack it with another program, rename that and pass the folder"
             ) from None
-        if length > _LONGEST_NAME:
+        if length > _MAX_NAME:
             raise ValueError(
                 f"it holds the name '{name[:20]}…' of {length:,} bytes, and drives take "
-                f"{_LONGEST_NAME}; unpack it with another program, rename that and pass the folder"
+                f"{_MAX_NAME}; unpack it with another program, rename that and pass the folder"
             )
 
 
-def _check_distinct(targets, folder: Path):
+def _check_distinct_paths(targets, folder: Path):
     "Raise `ValueError` for paths that differ too little for the drive of `folder`, or for a scan"
     seen = {}  # path as file systems may compare it -> path
     for target in targets:
@@ -514,8 +514,8 @@ def _write_all(source, goes: dict, folder: Path):
     "Write what `goes` somewhere under a folder, in the order of the archive"
     needed = sum(source.sizes[name] for name in goes)
     require_free_space(folder.parent, needed, "The unpacked data set")
-    _check_names(goes.values())
-    _check_distinct(goes.values(), folder)
+    _check_writable_names(goes.values())
+    _check_distinct_paths(goes.values(), folder)
     names = [name for name in source.sizes if name in goes]
     for name in progress_bar(names, desc="unpacking"):
         _write_file(source, name, folder / goes[name])

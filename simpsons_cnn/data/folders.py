@@ -373,20 +373,11 @@ def row_numbers(
         rows = rows.astype(np.int64)  # an empty list becomes floats
     return np.arange(n)[rows]
 
-# %% ../../nbs/data/03_folders.ipynb #27404373
-def _character_table(files: "ImageFiles"):
-    "A pandas table of the characters: number of images and share of all, most first"
-    import pandas as pd  # a prediction does without it, and its import is slow
-
-    share = files.counts / max(1, len(files))
-    table = pd.DataFrame(dict(character=files.classes, pictures=files.counts, share=share))
-    return table.sort_values(["pictures", "character"], ascending=[False, True], ignore_index=True)
-
 # %% ../../nbs/data/03_folders.ipynb #f2f7ee38
 def _as_markdown(files: "ImageFiles") -> str:
     rows = [
         f"| {escape_html(r.character)} | {r.pictures:,} | {r.share:.1%} |"
-        for r in _character_table(files).itertuples()
+        for r in files.table.itertuples()
     ]
     if len(rows) > 12:
         rows = rows[:6] + ["| … | | |"] + rows[-5:]
@@ -439,7 +430,12 @@ class ImageFiles:
     @property
     def table(self):
         "A pandas table of the characters: number of images and share of all, most first"
-        return _character_table(self)
+        import pandas as pd  # a prediction does without it, and its import is slow
+
+        share = self.counts / max(1, len(self))
+        table = pd.DataFrame(dict(character=self.classes, pictures=self.counts, share=share))
+        order = ["pictures", "character"]
+        return table.sort_values(order, ascending=[False, True], ignore_index=True)
 
     def select(
         self,

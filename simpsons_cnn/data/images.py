@@ -9,8 +9,6 @@ __all__ = ['file_sha256', 'open_picture', 'open_for_decoding', 'to_rgb', 'read_r
 import ctypes
 import hashlib
 import logging
-import os
-import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -20,6 +18,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ..core.display import caught_warnings
+from ..core.files import check_file
 
 # %% ../../nbs/data/01_images.ipynb #f824bfad
 with suppress(ImportError):  # optional: pip install pillow-heif
@@ -43,35 +42,13 @@ def _silence_libtiff():
 _silence_libtiff()
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # its lines name no file either
 
-# %% ../../nbs/data/01_images.ipynb #07236f17
+# %% ../../nbs/data/01_images.ipynb #a48a6bdb
 _MAX_BYTES = 2**28  # of a file
 
 
-def _file_info(path) -> os.stat_result:
-    "What the system knows about a path; the `OSError` names the path"
-    try:
-        return os.stat(path)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"No picture at '{path}'") from None
-    except (OSError, ValueError) as e:
-        raise OSError(f"Cannot find '{path}' ({e})") from None
-
-# %% ../../nbs/data/01_images.ipynb #997e7532
-def _check_file(path):
-    "Raise `OSError` or `ValueError` unless a path leads to a file that can be an image"
-    info = _file_info(path)
-    if not stat.S_ISREG(info.st_mode):
-        kind = "folder" if stat.S_ISDIR(info.st_mode) else "pipe or a device"
-        raise ValueError(f"'{path}' is a {kind}; a picture must be a file")
-    if info.st_size > _MAX_BYTES:
-        raise ValueError(
-            f"'{path}' has {info.st_size:,} bytes; a picture must have at most {_MAX_BYTES:,}"
-        )
-
-# %% ../../nbs/data/01_images.ipynb #a48a6bdb
 def file_sha256(path) -> str:  # 64 hexadecimal digits
     "SHA-256 of the bytes of an image file; raises `OSError`, or `ValueError` if it is no such file"
-    _check_file(path)
+    check_file(path, "picture", _MAX_BYTES)
     with open(path, "rb") as f:
         if hasattr(hashlib, "file_digest"):  # Python 3.11; reads in pieces
             return hashlib.file_digest(f, "sha256").hexdigest()
@@ -170,7 +147,7 @@ def open_picture(
 ) -> Image.Image:  # Size and mode known, pixels not read yet
     "Open an image without decoding it; raises `OSError`, or `ValueError` beyond the limits"
     if isinstance(source, (str, Path)):
-        _check_file(source)
+        check_file(source, "picture", _MAX_BYTES)
     elif not hasattr(source, "read"):
         got = type(source).__name__
         raise TypeError(f"a picture must be a path, an open file or a PIL image, got {got}")

@@ -101,7 +101,7 @@ def _remove_parts(job: StoreJob, index: _Index):
         path.unlink(missing_ok=True)
 
 
-def _agree(job: StoreJob, index: _Index, overwrite: bool = False):
+def _claim_index(job: StoreJob, index: _Index, overwrite: bool = False):
     "Write the index if there is none; raises `ValueError` if there is another"
     path, held = _index_path(job), _read_index(job)
     if held == index:
@@ -131,17 +131,17 @@ class BuiltShard(NamedTuple):
 def _build_part(job: StoreJob, index: _Index, part: int) -> Manifest:
     "Decode the images of a part that are new or changed"
     files = job.files.select(_rows_of_part(part, index.parts, len(job.files)))
-    part_job = replace(job, files=files, pictures=with_digests(files), part=index.part_name(part))
-    return open_or_update(part_job)[0].manifest
+    kept, _ = open_or_update(replace(job, files=files, part=index.part_name(part)))
+    return kept.manifest
 
 # %% ../../nbs/data/10_shards.ipynb #9abe790c
-def _part_paths(job: StoreJob, index: _Index) -> list:
-    "The paths of each part"
-    return [replace(job, part=index.part_name(part)).paths for part in range(index.parts)]
+def _part_jobs(job: StoreJob, index: _Index) -> list:
+    "The job of each part, by which its files are found"
+    return [replace(job, part=index.part_name(part)) for part in range(index.parts)]
 
 # %% ../../nbs/data/10_shards.ipynb #2bec826d
 def _read_parts(job: StoreJob, index: _Index) -> list:  # of `KeptStore`, `None` where it is missing
-    return [read_kept(paths, job.settings, job.prep.size) for paths in _part_paths(job, index)]
+    return [read_kept(part_job) for part_job in _part_jobs(job, index)]
 
 # %% ../../nbs/data/10_shards.ipynb #5d6e3a41
 def _incomplete_shards(index: _Index, kept: list) -> list:
@@ -170,11 +170,11 @@ def build_shard(
             "shards must be from 1 to the number of pictures, and a shard's number from 1 to "
             f"that: got {number}/{shards} for {len(files):,} pictures"
         )
-    job = StoreJob(files, [], Preprocess(size, resize_rule), False, None, folder)
+    job = StoreJob(files, Preprocess(size, resize_rule), folder)
     index = _Index.of(files, shards, size)
-    _agree(job, index, overwrite)
+    _claim_index(job, index, overwrite)
     manifests = [_build_part(job, index, part) for part in index.parts_of(number)]
-    _agree(job, index)  # another job may have begun with another list meanwhile
+    _claim_index(job, index)  # another job may have begun with another list meanwhile
     pictures = sum(len(manifest.pictures) for manifest in manifests)
     missing = _incomplete_shards(index, _read_parts(job, index))
     return BuiltShard(pictures, _unreadable(manifests), missing)
@@ -281,10 +281,10 @@ def _rows_by_name(kept: list) -> dict:  # name -> (SHA-256, row in all parts; `N
     return found
 
 # %% ../../nbs/data/10_shards.ipynb #d30e0ff9
-def _check_unchanged(job: StoreJob, index: _Index, found: dict):
+def _check_unchanged(job: StoreJob, pictures: list, index: _Index, found: dict):
     "Raise `ValueError` if the pictures are no longer those that were decoded"
-    known = [(name, found[name][0]) for name, _ in job.pictures if name in found]
-    changes = list_difference(known, job.pictures)
+    known = [(name, found[name][0]) for name, _ in pictures if name in found]
+    changes = list_difference(known, pictures)
     if changes:
         raise ValueError(
             f"The pictures under '{job.files.root}' have changed since their shards were built "
@@ -293,23 +293,25 @@ def _check_unchanged(job: StoreJob, index: _Index, found: dict):
         )
 
 # %% ../../nbs/data/10_shards.ipynb #7a7dbea6
-def _joined_manifest(job: StoreJob, unreadable: dict) -> Manifest:
-    "That of one store; `unreadable`: name -> reason, also of pictures that are not in `job`"
-    found = {name: unreadable[name] for name, _ in job.pictures if name in unreadable}
-    return Manifest(settings=job.settings, pictures=job.pictures, unreadable=found)
+def _joined_manifest(settings: str, pictures: list, unreadable: dict) -> Manifest:
+    "That of one store; `unreadable`: name -> reason, also of pictures that are not wanted"
+    found = {name: unreadable[name] for name, _ in pictures if name in unreadable}
+    return Manifest(settings=settings, pictures=pictures, unreadable=found)
 
 # %% ../../nbs/data/10_shards.ipynb #06cc010b
 def _join(job: StoreJob, index: _Index) -> KeptStore:
-    "The parts as one store of the pictures of `job`; raises as the checks do"
+    "The parts as one store of the images of `job`; raises as the checks do"
     kept = _read_parts(job, index)
     _check_complete(job, index, kept)
+    pictures = with_digests(job.files)
     found = _rows_by_name(kept)
-    _check_unchanged(job, index, found)
-    manifest = _joined_manifest(job, _unreadable([part.manifest for part in kept]))
-    readable = [name for name, _ in job.pictures if name not in manifest.unreadable]
+    _check_unchanged(job, pictures, index, found)
+    unreadable = _unreadable([part.manifest for part in kept])
+    manifest = _joined_manifest(job.settings, pictures, unreadable)
+    readable = [name for name, _ in pictures if name not in manifest.unreadable]
     rows = torch.tensor([found[name][1] for name in readable])
-    pairs = zip(_part_paths(job, index), kept, strict=True)
-    paths = [paths.array(part.manifest.digest) for paths, part in pairs]
+    parts = zip(_part_jobs(job, index), kept, strict=True)
+    paths = [part_job.paths.array(part.manifest.digest) for part_job, part in parts]
     return KeptStore(manifest, PixelParts([part.pixels for part in kept], rows, paths))
 
 # %% ../../nbs/data/10_shards.ipynb #818b17ed
@@ -322,13 +324,11 @@ def open_store(
     crop: int | None = None,  # See `Preprocess`; does not change what is stored
 ) -> PixelStore:
     "The shards of these images if some were built, else the store of `PixelStore.build`"
-    prep = Preprocess(size, resize_rule, crop=crop)
-    job = StoreJob(files, [], prep, False, None, folder)
+    job = StoreJob(files, Preprocess(size, resize_rule, crop=crop), folder)
     index = _read_index(job)
     if index is None:
         return PixelStore.build(files, size, resize_rule, folder, skip_unreadable, crop=crop)
-    kept = _join(replace(job, pictures=with_digests(files)), index)
-    return PixelStore.from_kept(job, kept, skip_unreadable=skip_unreadable)
+    return PixelStore.from_kept(job, _join(job, index), skip_unreadable=skip_unreadable)
 
 # %% ../../nbs/data/10_shards.ipynb #8600d00f
 _ADVICE_BYTES = 2**17

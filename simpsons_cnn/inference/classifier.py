@@ -416,7 +416,8 @@ class Classifier:
         split,  # The `split.csv` of the run
     ) -> dict[str, int]:  # How many of them are in 'train' and in 'valid'
         "Count images used in training or validation; `ValueError`: split of another model"
-        from simpsons_cnn.quality.split import file_hashes, read_split  # import slowly
+        from simpsons_cnn.data.store import file_hashes  # imports slowly, as the next
+        from simpsons_cnn.quality.split import read_split
 
         table = read_split(split, ("split", "sha256"))
         _check_split(self.about.get("data") or {}, table, split)
