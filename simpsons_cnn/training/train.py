@@ -185,7 +185,7 @@ def _afterwards(run: Run) -> dict:
     return done
 
 # %% ../../nbs/training/07_train.ipynb #bfe1f272
-def _metadata(run: Run, split_table: pd.DataFrame) -> dict:
+def _metadata(run: Run, split_table: pd.DataFrame, scores: dict) -> dict:
     "What the model file says of its training"
     images = dict(
         pictures=len(split_table),
@@ -197,7 +197,7 @@ def _metadata(run: Run, split_table: pd.DataFrame) -> dict:
         licence=run.config.licence,
         data=images,
         calibration=run.calibration.to_dict(),
-        **_scores(run),
+        **scores,
     ) | _afterwards(run)
 
 # %% ../../nbs/training/07_train.ipynb #cb4c0fb3
@@ -207,14 +207,14 @@ def _environment(config: Config, data: TrainingData) -> dict:
     return describe_environment(device, pick_dtype(config.mixed_precision, device))
 
 
-def _report(run: Run, data: TrainingData) -> dict:
+def _report(run: Run, data: TrainingData, scores: dict) -> dict:
     "The content of report.json"
     return dict(
         best_epoch=run.history.best_epoch,
         stopped=run.history.stop_reason,
         first_steps=run.history.first_steps,
         surroundings=_environment(run.config, data),
-        **_scores(run),
+        **scores,
     ) | _afterwards(run)
 
 # %% ../../nbs/training/07_train.ipynb #2a4cd3d4
@@ -254,15 +254,15 @@ def _save_figures(run: Run, data: TrainingData) -> list:  # Paths
     return paths
 
 # %% ../../nbs/training/07_train.ipynb #7ac1a9bb
-def _save_network(run: Run, data: TrainingData, split_table: pd.DataFrame):
+def _save_network(run: Run, data: TrainingData, split_table: pd.DataFrame, scores: dict):
     "Write model, history and report; without a report the run is unfinished"
     folder = run.config.out_model_directory
     (folder / "report.json").unlink(missing_ok=True)  # one from before a refit is not of this model
     store = data.train_dl.store
-    metadata = _metadata(run, split_table)
+    metadata = _metadata(run, split_table, scores)
     save_model(run.model_path, run.model, store.classes, store.preprocess, metadata)
     atomic_write(folder / "history.csv", run.history.table.to_csv(index=False))
-    atomic_write(folder / "report.json", json.dumps(_report(run, data), indent=1))
+    atomic_write(folder / "report.json", json.dumps(_report(run, data, scores), indent=1))
 
 # %% ../../nbs/training/07_train.ipynb #9e7860eb
 def _save_answers(run: Run, data: TrainingData):
@@ -406,15 +406,18 @@ def _fit_again(config: Config, data: TrainingData, num_epochs: int, **kwargs) ->
 
 # %% ../../nbs/training/07_train.ipynb #77e589e6
 def _refit_callbacks(callbacks, num_pictures: int) -> list:
-    "A progress display, and a line that announces it, if the run had one"
-    if not any(isinstance(callback, Progress) for callback in callbacks):
-        return []
-    print(f"refit on all {num_pictures:,} pictures; scores below are of pictures trained on")
-    return [Progress()]
+    "What watches the refit; a line announces it where a display shows it"
+    found = [callback.for_refit() for callback in callbacks]
+    watching = [callback for callback in found if callback is not None]
+    if any(isinstance(callback, Progress) for callback in watching):
+        print(f"refit on all {num_pictures:,} pictures; scores below are of pictures trained on")
+    return watching
 
 
-def _refit(run: Run, data: TrainingData, callbacks, checkpoint: Checkpoint):
-    "Put a network trained on all images into the run; one that was stopped is to be resumed"
+def _refit(
+    run: Run, data: TrainingData, callbacks, checkpoint: Checkpoint
+) -> bool:  # Whether it is finished; else the run is to be resumed
+    "Put a network trained on all images into the run"
     of_all = _with_all_images(data)
     num_epochs = run.history.best_epoch
     num_pictures = len(of_all.train_dl.indices)
@@ -427,13 +430,14 @@ def _refit(run: Run, data: TrainingData, callbacks, checkpoint: Checkpoint):
     )
     if history.resumable:
         run.history.resumable, run.history.stop_reason = True, history.stop_reason
-        return
+        return False
     if run.adjustment:
         prior = log_prior(of_all.train_dl.counts)
         shift_logits(model, -run.adjustment.tau * prior)
         run.adjustment = replace(run.adjustment, log_prior=prior.tolist())
     run.model = model
     run.refit = (run.refit or {}) | dict(epochs=num_epochs, pictures=num_pictures)
+    return True
 
 # %% ../../nbs/training/07_train.ipynb #2e1029aa
 class _HistoryFile(Callback):
@@ -479,13 +483,14 @@ def _train_and_save(
         Checkpoint(folder / "refit.ckpt").clear()
     adjustment = _adjust(config, data, model)
     run = _judged_run(config, model, history, data, adjustment)
-    _save_network(run, data, split_table)
+    scores = _scores(run)  # their intervals take a while, and a refit does not change them
+    _save_network(run, data, split_table, scores)
     _save_answers(run, data)
     if error:
         raise error
     if config.refit and not history.resumable:
         _refit(run, data, callbacks, checkpoint)
-        _save_network(run, data, split_table)  # the answers are those before the refit
+        _save_network(run, data, split_table, scores)  # the answers are those before the refit
     return run
 
 # %% ../../nbs/training/07_train.ipynb #95755e97
@@ -534,12 +539,13 @@ def _send_settings(config: Config | None, ranks: Ranks) -> Config:
 
 
 def _follow(ranks: Ranks):
-    "Train with the first process: in all steps, without files and output"
+    "Make all steps together with the first process; write no file and print nothing"
     config = _send_settings(None, ranks)
+    config = Config.load(**config.flat() | dict(testdir=None))  # the first process judges
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         with raise_together(ranks):
-            files = scan_folders(config)
-        data = _prepare_all(config, *files, ranks)
+            files, _ = scan_folders(config)
+        data = _prepare_all(config, files, None, ranks)
         model = _create_model(config, data)
         history = _fit_config(config, data, model, callbacks=[])
         if config.refit and not history.resumable:
@@ -614,12 +620,11 @@ def train_on_all(
         checkpoint = _open_checkpoint(config, "refit.ckpt", resume)
         split_table = data.split_table().assign(split="train")
         _begin_run(config, split_table, checkpoint)
-        _refit(run, data, as_callbacks(callbacks), checkpoint)
-        if run.history.resumable:
+        if not _refit(run, data, as_callbacks(callbacks), checkpoint):
             return
         _save_answers(run, data)
         run.test_report = _judge_test(run.model, data, run.calibration)
-        _save_network(run, data, split_table)
+        _save_network(run, data, split_table, _scores(run))
 
 # %% ../../nbs/training/07_train.ipynb #6c0f2a11
 def _model_folder(folder: Path) -> Path:
