@@ -245,7 +245,7 @@ def _run_identity(run) -> dict:
         validation_images=_images_identity(run.valid_dl),
         weight_decay=run.weight_decay,
         image_sides=[prep.size, prep.crop],
-        loss=run.loss_at_start or _loss_identity(run.loss),
+        loss=_loss_identity(run.loss),
     )
 
 # %% ../../nbs/training/04_run.ipynb #8f7ff40a
@@ -404,13 +404,13 @@ class TrainingRun:
         self.history = History(self.recipe.monitor, last_weights=copy_weights(self.model))
         self.epoch = self.step = 0  # the position; both count from 0
         self.losses = []  # of the steps of this epoch, tensors on the device
-        self.loss_at_start = None  # as the loss describes itself, see `_loss_identity`
         self.report = None  # on the validation images, of the last epoch
         self.stop_reason = ""  # the first one that was given; empty: go on
         self.resumable = False  # whether it can be continued after that stop
         self.error = None  # the exception of a run that failed
         self.seconds_before = 0.0  # that this epoch took before a resume
         self._epoch_began = time.perf_counter()  # less the seconds before a resume
+        self._identity = _run_identity(self)  # before the loss counts what it sees
 
     def __repr__(self) -> str:
         at = f"epoch {self.epoch + 1} of {self.num_epochs}, step {self.step + 1}"
@@ -462,7 +462,7 @@ class TrainingRun:
 
     def identity(self) -> dict:
         "What decides the weights, as plain types"
-        return _run_identity(self)
+        return dict(self._identity)
 
     def environment(self) -> dict:
         "What else the last bits depend on"
@@ -549,11 +549,11 @@ class TrainingRun:
             self.average.measure_statistics(self.model, batches, self.dtype)
         if not self.stop_reason:
             return True
-        last_whole = self.history.last_weights
-        last = copy_weights(self.judged_model)
-        self.history.last_weights = last_whole if self.resumable else last
-        self.checkpoint.save(self)
-        self.history.last_weights = last
+        if self.resumable:
+            self.checkpoint.save(self)  # with the weights of the last whole epoch
+        self.history.last_weights = copy_weights(self.judged_model)
+        if not self.resumable:
+            self.checkpoint.save(self)
         return False
 
     def end_of_epoch(
@@ -600,7 +600,6 @@ def _restore_others(run: TrainingRun, data: bytes):
 # %% ../../nbs/training/04_run.ipynb #2a356bd6
 def _begin(run: TrainingRun):
     "Continue from the checkpoint, in all processes, or clear it"
-    run.loss_at_start = _loss_identity(run.loss)
     restored = run.checkpoint.resume and run.checkpoint.restore(run)
     if not restored:
         run.checkpoint.clear()
