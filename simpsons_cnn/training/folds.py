@@ -300,12 +300,15 @@ def _check_request(config: Config, folds: int):
         )
 
 # %% ../../nbs/training/16_folds.ipynb #fca390cd
-def _train_each(series: CrossValidation, config: Config, folds: int, callbacks, resume: bool):
+def _train_each(
+    series: CrossValidation, config: Config, folds: int, files: ImageFiles, callbacks, resume: bool
+):
     "Train a network for each fold; ends with one that is stopped"
     for number in range(1, folds + 1):
         if callbacks is None:
             print(f"fold {number} of {folds}", flush=True)
-        run = train(_settings_of(config, number, folds, series.folder), callbacks, resume)
+        settings = _settings_of(config, number, folds, series.folder)
+        run = train(settings, callbacks, resume, files)
         if run.history.resumable:
             series.stopped = run
             return
@@ -334,6 +337,7 @@ def train_folds(
 ) -> CrossValidation:
     "Judge each image by a network that has not seen it, then train one on all; `ValueError`"
     _check_request(config, folds)
+    files = ImageFiles.scan(config.traindir) if files is None else files
     found = scan_series(Config.load(**config.flat() | dict(valid=1 / folds)), files)
     series = CrossValidation(series_folder(config, "fold", range(1, folds + 1), resume))
     try:
@@ -341,7 +345,7 @@ def train_folds(
         data, said = _begin_series(config, folds, series.folder, *found)
         if callbacks is None:
             print("\n".join(filter(None, [said, _unused_line(config)])))
-        _train_each(series, config, folds, callbacks, resume)
+        _train_each(series, config, folds, files, callbacks, resume)
         if not series.stopped:
             _train_final(series, config, data, callbacks, resume)
     finally:
