@@ -109,7 +109,7 @@ def _unused_line(config: Config) -> str:  # Empty if there is nothing to say
     return f"not used with folds: {', '.join(unused)}" if unused else ""
 
 # %% ../../nbs/training/16_folds.ipynb #f6e8cb6c
-def _settings_of(config: Config, number: int, folds: int, folder: Path) -> Config:
+def _settings_of_fold(config: Config, number: int, folds: int, folder: Path) -> Config:
     "The settings of a fold; `folder` is that of the series"
     own = folder / f"fold_{number}"
     changes = dict(out_directory=own, split=str(own / "split.csv"), valid=1 / folds, testdir=None)
@@ -169,7 +169,7 @@ def _begin_series(config: Config, folds: int, folder: Path, files, test_files) -
     _check_taught(fold, folds, store.labels, store.classes)
     _write_folds(folder, store, groups, fold, folds)
     device = pick_device(config.device)
-    data = prepare(_settings_of(config, 1, folds, folder), files, test_files, device)
+    data = prepare(_settings_of_fold(config, 1, folds, folder), files, test_files, device)
     data.warn_of_leaks()
     return data, _message(fold, folds, store.labels, groups, store.classes)
 
@@ -200,7 +200,7 @@ def _mean_history(runs: list) -> History:
     return History("last", rows=table.to_dict("records"), best_epoch=len(table))
 
 
-def _judge(config: Config, runs: list, data: TrainingData) -> Run:
+def _judge_out_of_fold(config: Config, runs: list, data: TrainingData) -> Run:
     "A run with the scores of all folds, and without a network"
     rows, logits, targets = _out_of_fold(runs)
     adjustment = None
@@ -283,7 +283,7 @@ class CrossValidation:
         return self.table.to_string(float_format="{:.4f}".format)
 
 # %% ../../nbs/training/16_folds.ipynb #c2a7f690
-def _save(series: CrossValidation):
+def _save_cross_validation(series: CrossValidation):
     "Write the figure of the folds, and the images whose label is doubtful"
     atomic_write(series.folder / "folds.png", figure_png(series.plot()))
     atomic_write(series.folder / "suspects.csv", safe_csv(series.suspects))
@@ -307,7 +307,7 @@ def _train_each(
     for number in range(1, folds + 1):
         if callbacks is None:
             print(f"fold {number} of {folds}", flush=True)
-        settings = _settings_of(config, number, folds, series.folder)
+        settings = _settings_of_fold(config, number, folds, series.folder)
         run = train(settings, callbacks, resume, files)
         if run.history.resumable:
             series.stopped = run
@@ -319,13 +319,13 @@ def _train_final(series: CrossValidation, config: Config, data: TrainingData, ca
     "Judge the folds, and train on all images"
     own = dict(out_directory=series.folder / "refit") | output_folders(series.folder / "refit")
     changes = dict(monitor="last", patience=0, refit=True)
-    run = _judge(Config.load(**config.flat() | own | changes), series.runs, data)
+    run = _judge_out_of_fold(Config.load(**config.flat() | own | changes), series.runs, data)
     train_on_all(run, data, callbacks, resume)
     if run.history.resumable:
         series.stopped = run
         return
     series.final = run
-    _save(series)
+    _save_cross_validation(series)
 
 # %% ../../nbs/training/16_folds.ipynb #1ff15864
 def train_folds(

@@ -195,8 +195,8 @@ def _create_optimizer(run) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, run.recipe.learning_rate, fused=fused)
 
 # %% ../../nbs/training/04_run.ipynb #091ee8cf
-def _take_share(run):
-    "Leave to a process its share of the batches, and the checkpoint to the first one"
+def _keep_own_share(run):
+    "Give `run.train_dl` this process's share of each batch; only the first one has a checkpoint"
     run.train_dl = run.train_dl.share(run.ranks.rank, run.ranks.size)
     if run.ranks.rank:
         run.checkpoint = Checkpoint(None)
@@ -304,7 +304,7 @@ class WeightAverage:
         self,
         model: nn.Module,  # The trained network
         batches,  # Pairs of pictures and labels; the first 32 are looked at
-        dtype: torch.dtype = None,  # Of the arithmetic; `None`: float32
+        dtype: torch.dtype | None = None,  # Of the arithmetic; `None`: float32
     ):
         "Measure the statistics of batch norms for the averaged weights"
         self.network.eval()
@@ -384,14 +384,14 @@ class TrainingRun:
     recipe: TrainingParameters  # How long and how fast
     weight_decay: float = ModelParameters().weight_decay  # AdamW's
     callbacks: tuple = ()  # `Callback` objects
-    checkpoint: Checkpoint = None  # Where the run is kept
+    checkpoint: Checkpoint | None = None  # Where the run is kept
 
     def __post_init__(self):
         self.ranks = current_ranks()  # the processes that train together
         _check_arguments(self)
         self.callbacks, self.checkpoint = tuple(self.callbacks), self.checkpoint or Checkpoint(None)
         if self.ranks.size > 1:
-            _take_share(self)
+            _keep_own_share(self)
         self.num_epochs, self.steps_per_epoch = self.recipe.num_epochs, len(self.train_dl)
         self.device = self.train_dl.device
         self.dtype = pick_dtype(self.recipe.mixed_precision, self.device)  # `None`: float32
@@ -465,7 +465,7 @@ class TrainingRun:
         return dict(self._identity)
 
     def environment(self) -> dict:
-        "What else the last bits depend on"
+        "Hardware and versions that can change the result in its last bits"
         return describe_environment(self.device, self.dtype)
 
     def seconds(self) -> float:

@@ -74,7 +74,7 @@ from simpsons_cnn.training.prepare import (
     scan_folders,
 )
 from .run import MAY_CHANGE
-from .trackers import tracker_of
+from .trackers import trackers_of
 
 # %% ../../nbs/training/07_train.ipynb #605b6d10
 def _origin_of_scores(refit: dict) -> str:
@@ -90,15 +90,15 @@ class Run:
     "A finished run: network, epochs, scores and where its files are"
 
     config: Config  # Settings used
-    model: nn.Module  # With its best weights
+    model: nn.Module | None  # With its best weights; `None` before `train_on_all`
     history: History  # Epochs
     report: Report  # On the validation images
-    test_report: Report = None  # On the test images, looked at once; `None` without a test folder
-    calibration: Calibration = None  # From the validation images
-    model_path: Path = None  # The file for `Classifier.load`
-    graphics: list = None  # Paths of the figures
-    adjustment: LogitAdjustment = None  # What `imbalance` did to the logits; `None`: nothing
-    refit: dict = None  # `epochs` and `pictures` of a training on all of them after the scores
+    test_report: Report | None = None  # On the test images, looked at once; `None` without a test folder
+    calibration: Calibration | None = None  # From the validation images
+    model_path: Path | None = None  # The file for `Classifier.load`
+    graphics: list | None = None  # Paths of the figures
+    adjustment: LogitAdjustment | None = None  # What `imbalance` did to the logits; `None`: nothing
+    refit: dict | None = None  # `epochs` and `pictures` of a training on all of them after the scores
 
     @property
     def reports(self) -> dict:
@@ -202,7 +202,7 @@ def _metadata(run: Run, split_table: pd.DataFrame, scores: dict) -> dict:
 
 # %% ../../nbs/training/07_train.ipynb #cb4c0fb3
 def _environment(config: Config, data: TrainingData) -> dict:
-    "What else the last bits of a run depend on"
+    "Hardware and versions that can change the result of a run in its last bits"
     device = data.train_dl.device
     return describe_environment(device, pick_dtype(config.mixed_precision, device))
 
@@ -453,7 +453,7 @@ class _HistoryFile(Callback):
 def _fit_or_keep(
     config: Config, data: TrainingData, model: nn.Module, callbacks: list, checkpoint: Checkpoint
 ) -> tuple:  # (`History`, the error or `None`)
-    "Train; a loss that breaks down after some epochs leaves the best weights, and its error"
+    "Train; if the loss breaks down after some epochs, keep the best weights and return the error"
     try:
         history = _fit_config(config, data, model, callbacks=callbacks, checkpoint=checkpoint)
     except NonFiniteLoss as e:
@@ -585,7 +585,7 @@ def _lead(config: Config, callbacks, resume: bool, ranks: Ranks, files=None) -> 
         make_output_folders(config, resume)
         check_room(config, len(files.classes))
         checkpoint = _open_checkpoint(config, "last.ckpt", resume)
-        callbacks = [*callbacks, *tracker_of(config)]  # raises if its package is missing
+        callbacks = [*callbacks, *trackers_of(config)]  # raises if its package is missing
         data = _prepare_all(config, files, test_files, ranks)
         data.warn_of_leaks()
         split_table = data.split_table()
@@ -599,8 +599,8 @@ def train(
     config: Config,  # Settings, such as `Config.demo()`; of several processes the first gives them
     callbacks=None,  # See `fit`; `None` also prints what is trained
     resume: bool = False,  # Continue the run in its output folders, or the latest; else start it
-    files: ImageFiles = None,  # Of `traindir`, without fixes, if it has been scanned
-) -> Run:  # `None` in the other ones of several processes
+    files: ImageFiles | None = None,  # Of `traindir`, without fixes, if it has been scanned
+) -> Run | None:  # `None` in the other ones of several processes
     "Train a network as the settings say, judge and save it; raises before training for bad input"
     with process_group() as ranks:
         return _follow(ranks) if ranks.rank else _lead(config, callbacks, resume, ranks, files)
