@@ -165,7 +165,7 @@ class StepsOfRefit(Callback):
 
 
 def test_the_button_stops_a_refit(drawn, tmp_path, monkeypatch):
-    monkeypatch.setattr("simpsons_cnn.training.train._save_figures", lambda run, data: [])
+    monkeypatch.setattr("simpsons_cnn.training.outputs._save_figures", lambda run, data: [])
     presses = PressesStop()
     config = Config.demo(
         num_epochs=1,

@@ -28,7 +28,9 @@ from .history import History
 FORMAT_VERSION = "checkpoint 6"
 
 
-def describe_environment(device: torch.device, dtype: torch.dtype | None = None) -> dict:  # plain types
+def describe_environment(
+    device: torch.device, dtype: torch.dtype | None = None
+) -> dict:  # plain types
     "Hardware and versions that can change the result of a run in its last bits"
     processes = current_ranks().size
     shared = dict(processes=processes) if processes > 1 else {}

@@ -26,9 +26,8 @@ from ..networks.ensemble import Ensemble
 from ..networks.model_file import load_model, save_model, split_hash
 from ..scoring.calibration import Calibration, calibrate_logits
 from ..scoring.plotting import row_axes
-from ..scoring.report import Report, collect_logits, overall_scores
+from ..scoring.report import Report, collect_logits, judge_calibrated, overall_scores
 from .prepare import TrainingData, prepare, scan_folders
-from .train import judge_calibrated
 
 # %% ../../nbs/training/18_ensemble.ipynb #a6305f25
 def _seed_of(path: Path) -> tuple:

@@ -28,8 +28,9 @@ from ..quality.split import split_table, warn_of_torn_pairs
 from ..scoring.calibration import calibrate_logits
 from ..scoring.logit_adjustment import choose_adjustment
 from ..scoring.plotting import row_axes
-from ..scoring.report import Report, collect_logits
+from ..scoring.report import Report, collect_logits, judge_calibrated
 from .history import History, read_table
+from .outputs import Run
 from simpsons_cnn.training.prepare import (
     TrainingData,
     certainty,
@@ -39,7 +40,7 @@ from simpsons_cnn.training.prepare import (
 )
 from .seeds import scan_series, series_folder
 from .suspects import check_folds, deal_folds, rank_suspects
-from .train import Run, judge_calibrated, train, train_on_all
+from .train import train, train_on_all
 
 # %% ../../nbs/training/16_folds.ipynb #bbc4135d
 def _in_only_group(labels: np.ndarray, groups: np.ndarray) -> np.ndarray:

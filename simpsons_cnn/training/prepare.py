@@ -176,12 +176,17 @@ class TrainingData:
     def __repr__(self):
         store, train, valid = self.train_dl.store, self.train_dl.indices, self.valid_dl.indices
         first = f"{len(train):,} training and {len(valid):,} validation pictures"
-        first += f" of {len(store.classes)} characters from '{store.files.root}'"
+        first += f" of {len(self.classes)} characters from '{store.files.root}'"
         if store.unreadable:
             first += f"; {len(store.unreadable):,} unreadable pictures left out"
         missing = self.test_dl.store.files.missing if self.test_dl else []
         groups = np.asarray(self.groups)[valid.numpy()]
         return "\n".join([first, *_remarks(store, valid.tolist(), groups, missing)])
+
+    @property
+    def classes(self) -> list:
+        "Names of the characters, in the order of the network's answers"
+        return self.train_dl.store.classes
 
     def split_table(self) -> pd.DataFrame:
         "Which images are trained on, and which validate; see `split_table` of `quality.split`"

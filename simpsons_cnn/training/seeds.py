@@ -24,8 +24,9 @@ from ..data.folders import ImageFiles
 from ..scoring.plotting import row_axes
 from ..scoring.report import overall_scores
 from .history import is_better
+from .outputs import Run
 from .prepare import scan_folders
-from .train import Run, train
+from .train import train
 
 # %% ../../nbs/training/15_seeds.ipynb #7d1c097e
 def _settings_of_seed(config: Config, seed: int, folder: Path) -> Config:
