@@ -71,10 +71,10 @@ from .training.history import History as History
 from .training.history import NonFiniteLoss as NonFiniteLoss
 from .training.launch import launch as launch
 from .training.loop import fit as fit
+from .training.outputs import Run as Run
 from .training.runs import list_runs as list_runs
 from .training.seeds import train_seeds as train_seeds
 from .training.suspects import find_suspects as find_suspects
 from .training.trackers import Tracker as Tracker
-from .training.train import Run as Run
 from .training.train import train as train
-from .training.train import verify as verify
+from .training.verify import verify as verify

@@ -77,7 +77,7 @@ def refuse_locks(monkeypatch):
 @pytest.fixture
 def no_figures(monkeypatch):
     "Runs save no figures, which take most of a short run's time"
-    monkeypatch.setattr("simpsons_cnn.training.train._save_figures", lambda run, data: [])
+    monkeypatch.setattr("simpsons_cnn.training.outputs._save_figures", lambda run, data: [])
 
 
 @pytest.fixture

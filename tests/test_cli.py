@@ -774,7 +774,7 @@ def test_training_lists_its_folder_once(tmp_path, monkeypatch, scanned, recipe):
 
 def test_a_series_lists_its_folder_once(tmp_path, monkeypatch, scanned):
     root = demo_characters(tmp_path / "demo", train=4, test=1, size=64) / "train"
-    monkeypatch.setattr("simpsons_cnn.training.train._save_figures", lambda run, data: [])
+    monkeypatch.setattr("simpsons_cnn.training.outputs._save_figures", lambda run, data: [])
     monkeypatch.chdir(tmp_path)
     simpsons_train(["--traindir", str(root), *SMALL, "--seeds", "0,1"])
     assert scanned.count(root) == 1

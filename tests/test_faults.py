@@ -16,7 +16,7 @@ from conftest import counts
 from forked import forks
 
 import simpsons_cnn.cli.bench as bench
-import simpsons_cnn.training.train as training
+import simpsons_cnn.training.outputs as outputs
 from simpsons_cnn.cli.bench import save_jpegs
 from simpsons_cnn.core.config import Config
 from simpsons_cnn.core.files import atomic_write, replace_file, replace_folder
@@ -179,17 +179,17 @@ def make(folder):
 def test_disk_full_at_the_end(pictures, small_disk, straight):
     "When the last epoch has been made and its checkpoint written, only the model file is missing"
     folder = small_disk / "run"
-    real = training.save_model
+    real = outputs.save_model
 
     def no_room(path, *args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    training.save_model = no_room
+    outputs.save_model = no_room
     try:
         with pytest.raises(OSError):
             train(settings(pictures, folder), callbacks=[])
     finally:
-        training.save_model = real
+        outputs.save_model = real
     assert len(train(settings(pictures, folder), callbacks=[], resume=True).history) == 3
     assert weights_of(folder) == straight
     counts["disk faults"]["full at the end"] += 1

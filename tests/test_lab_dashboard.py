@@ -13,6 +13,7 @@ import pytest
 from simpsons_cnn.core.config import Config
 from simpsons_cnn.demo.characters import demo_characters
 from simpsons_cnn.lab.dashboard import TrainingDashboard
+from simpsons_cnn.training.callbacks import Callback
 
 
 class Obedient:
@@ -168,3 +169,44 @@ def test_a_job_that_cannot_be_called():
 def test_arguments_that_only_a_config_can_use(useless):
     with pytest.raises(ValueError, match="callbacks and resume go with a Config"):
         TrainingDashboard(Obedient(0.0), **useless)
+
+
+class PressesStop(Callback):
+    "Presses a button of a dashboard after the first step of a refit"
+
+    def __init__(self):
+        self.dashboard, self.refits = None, []
+
+    def for_refit(self):
+        return StepsOfRefit(self)
+
+
+class StepsOfRefit(Callback):
+    def __init__(self, owner):
+        self.owner = owner
+
+    def on_step(self, run):
+        self.owner.refits.append((self.owner.dashboard.state, run.epoch, run.step))
+        if len(self.owner.refits) == 1:
+            self.owner.dashboard.stop()
+
+
+def test_the_button_stops_a_refit(drawn, tmp_path, monkeypatch):
+    monkeypatch.setattr("simpsons_cnn.training.outputs._save_figures", lambda run, data: [])
+    presses = PressesStop()
+    config = Config.demo(
+        num_epochs=1,
+        size=64,
+        crop_size=64,
+        batch_size=30,
+        traindir=drawn,
+        testdir=None,
+        refit=True,
+        out_directory=tmp_path / "run",
+    )
+    dashboard = presses.dashboard = TrainingDashboard(config, [presses])
+    run = dashboard.result()
+    assert presses.refits == [("training", 0, 0), ("stopping", 0, 1)]
+    assert (run.refit, run.history.resumable, dashboard.state) == (None, True, "stopped")
+    resumed = TrainingDashboard(config, resume=True)
+    assert resumed.result().refit["pictures"] == 120 and resumed.state == "finished"

@@ -244,7 +244,7 @@ def test_a_transform_of_the_settings_resumes_and_refits_to_the_same_bits(
     (tmp_path / "my_views.py").write_text(VARY)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", sys.path[:])
-    monkeypatch.setattr("simpsons_cnn.training.train._save_figures", lambda run, data: [])
+    monkeypatch.setattr("simpsons_cnn.training.outputs._save_figures", lambda run, data: [])
     few = dict(num_epochs=2, batch_size=16, size=64, first_crop=None, split="random")
     places = dict(traindir=folder / "train", testdir=None)
 

@@ -86,9 +86,9 @@ PLACES = dict(
     step="simpsons_cnn.training.run._note_first_steps",
     validation="simpsons_cnn.training.loop.judge",
     judging="simpsons_cnn.training.train.calibrate_logits",
-    model="simpsons_cnn.training.train.save_model",
-    figures="simpsons_cnn.training.train.plot_batch",
-    report="simpsons_cnn.training.train._report",
+    model="simpsons_cnn.training.outputs.save_model",
+    figures="simpsons_cnn.training.outputs.plot_batch",
+    report="simpsons_cnn.training.outputs._report",
 )
 CASES = [(phase, "SIGTERM") for phase in PLACES]
 CASES += [(phase, name) for phase in ("decoding", "step", "model") for name in ("SIGINT", "SIGHUP")]

@@ -40,7 +40,7 @@ def root(tmp_path_factory):
     small = dict(num_epochs=1, size=64, crop_size=64, batch_size=16, split="random", testdir=None)
     Config.demo(root, **small).save(root / "small.yaml")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("simpsons_cnn.training.train._save_figures", lambda run, data: [])
+        patch.setattr("simpsons_cnn.training.outputs._save_figures", lambda run, data: [])
         out, _ = run(simpsons_train, root / "small.yaml", "--seeds", "0,1", "--ensemble")
     (root / "said.txt").write_text(out)
     return root

@@ -17,7 +17,7 @@ from simpsons_cnn.inference.classifier import Classifier
 from simpsons_cnn.training.callbacks import Callback
 from simpsons_cnn.training.folds import _assign_folds, _check_number, _check_taught, train_folds
 from simpsons_cnn.training.loop import fit
-from simpsons_cnn.training.train import verify
+from simpsons_cnn.training.verify import verify
 
 FOUR = ("captain_kelp", "duke_dawdle", "madame_turnip", "mossy_mo")
 
@@ -38,7 +38,7 @@ def root(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def no_figures_of_single_runs(monkeypatch):
     "They take most of the time of so short a run"
-    monkeypatch.setattr("simpsons_cnn.training.train._save_figures", lambda run, data: [])
+    monkeypatch.setattr("simpsons_cnn.training.outputs._save_figures", lambda run, data: [])
 
 
 def settings_in(root, runs, **changes):
@@ -114,7 +114,7 @@ def test_the_model_to_keep_has_seen_all_and_says_whose_its_scores_are(settings):
 def whole(root):
     "What a series leaves that nobody stops; its folder, `root / 'runs/001'`, is free again"
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("simpsons_cnn.training.train._save_figures", lambda run, data: [])
+        patched.setattr("simpsons_cnn.training.outputs._save_figures", lambda run, data: [])
         left = files_of(train_folds(settings_in(root, root / "runs"), 2, []).folder)
     shutil.rmtree(root / "runs")
     return left
@@ -154,7 +154,7 @@ def test_a_series_interrupted_in_the_training_on_all_goes_on(root, goes_on, monk
 
 KILLED = """
 import os, signal, sys
-import simpsons_cnn.training.train as module
+import simpsons_cnn.training.outputs as module
 from simpsons_cnn.core.config import Config
 from simpsons_cnn.training.callbacks import Callback
 from simpsons_cnn.training.folds import train_folds

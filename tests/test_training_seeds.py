@@ -25,7 +25,7 @@ def root(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def no_figures_of_single_runs(monkeypatch):
     "They take most of the time of so short a run"
-    monkeypatch.setattr("simpsons_cnn.training.train._save_figures", lambda run, data: [])
+    monkeypatch.setattr("simpsons_cnn.training.outputs._save_figures", lambda run, data: [])
 
 
 @pytest.fixture

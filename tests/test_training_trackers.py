@@ -13,7 +13,7 @@ from simpsons_cnn.core.config import Config
 from simpsons_cnn.demo.characters import demo_characters
 from simpsons_cnn.training import trackers
 from simpsons_cnn.training.history import History
-from simpsons_cnn.training.trackers import Tracker, tracker_of
+from simpsons_cnn.training.trackers import Tracker, trackers_of
 from simpsons_cnn.training.train import train
 
 
@@ -241,7 +241,7 @@ def test_the_run_is_the_same_with_a_tracker(config, tmp_path, monkeypatch):
 
 
 def test_none_is_the_default():
-    assert tracker_of(Config()) == []
+    assert trackers_of(Config()) == []
 
 
 def test_two_runs_that_start_at_the_same_moment_share_mlflows_experiment(tmp_path):

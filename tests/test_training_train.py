@@ -19,7 +19,9 @@ import simpsons_cnn.quality.duplicates as duplicates
 import simpsons_cnn.scoring.logit_adjustment as adjustment
 import simpsons_cnn.scoring.report as report
 import simpsons_cnn.training.loop as loop
+import simpsons_cnn.training.outputs as outputs
 import simpsons_cnn.training.train as training
+import simpsons_cnn.training.verify as repeating
 from simpsons_cnn.core.config import Config
 from simpsons_cnn.demo.characters import demo_characters
 from simpsons_cnn.inference.card import model_card
@@ -29,7 +31,8 @@ from simpsons_cnn.networks.losses import FocalLoss
 from simpsons_cnn.networks.model_file import load_model
 from simpsons_cnn.training.callbacks import Callback
 from simpsons_cnn.training.history import NonFiniteLoss
-from simpsons_cnn.training.train import _doubts, train, verify
+from simpsons_cnn.training.train import _doubts, train
+from simpsons_cnn.training.verify import verify
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +105,7 @@ class Fails(Callback):
 
 
 def test_intervals_of_the_test_report_draw_whole_groups(settings, images, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "_save_figures", lambda run, data: [])
+    monkeypatch.setattr(outputs, "_save_figures", lambda run, data: [])
     test = tmp_path / "test"
     shutil.copytree(images / "test", test)
     for path in sorted(test.glob("*/*.jpg")):
@@ -173,7 +176,7 @@ def test_the_model_knows_its_split(settings, tmp_path, no_figures):
 
 def test_the_model_is_saved_once_and_judged_once(settings, monkeypatch):
     saved, judged = [], []
-    real_save, real_collect = training.save_model, report.collect_logits
+    real_save, real_collect = outputs.save_model, report.collect_logits
 
     def save(path, *args, **kwargs):
         saved.append(path)
@@ -183,7 +186,7 @@ def test_the_model_is_saved_once_and_judged_once(settings, monkeypatch):
         judged.append(len(dl.indices))
         return real_collect(model, dl, *args, **kwargs)
 
-    monkeypatch.setattr(training, "save_model", save)
+    monkeypatch.setattr(outputs, "save_model", save)
     monkeypatch.setattr(report, "collect_logits", collect)
     for module in (training, loop):
         monkeypatch.setattr(module, "collect_logits", collect)
@@ -261,7 +264,7 @@ def test_the_figures_of_an_earlier_run_go(settings, tmp_path):
     assert len(list((tmp_path / "run").glob(curves))) == 1
 
 
-class Interrupting(training.StopAfter):
+class Interrupting(repeating.StopAfter):
     def on_step(self, run):
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.05)
@@ -269,7 +272,7 @@ class Interrupting(training.StopAfter):
 
 def test_an_interrupted_verify_is_no_verdict(settings, tmp_path, monkeypatch, no_figures):
     train(settings(), callbacks=[])
-    monkeypatch.setattr(training, "StopAfter", Interrupting)
+    monkeypatch.setattr(repeating, "StopAfter", Interrupting)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
     try:
         with pytest.raises(KeyboardInterrupt):
@@ -426,22 +429,22 @@ def test_a_refit_that_dies_leaves_a_model_and_is_continued(settings, monkeypatch
 def test_a_refit_that_dies_while_it_is_saved_leaves_no_report_of_another_model(
     settings, monkeypatch
 ):
-    monkeypatch.setattr(training, "_save_figures", lambda run, data: [])
-    write = training.atomic_write
+    monkeypatch.setattr(outputs, "_save_figures", lambda run, data: [])
+    write = outputs.atomic_write
 
     def dies(path, data, **kwargs):
         if path.name == "report.json" and b'"refit"' in data.encode():
             raise RuntimeError("the power is out")
         write(path, data, **kwargs)
 
-    monkeypatch.setattr(training, "atomic_write", dies)
+    monkeypatch.setattr(outputs, "atomic_write", dies)
     changes = dict(refit=True, testdir=None)
     with pytest.raises(RuntimeError, match="the power is out"):
         train(settings("saved", **changes), callbacks=[])
     folder = settings("saved").out_model_directory
     assert "refit" in Classifier.load(folder / "model.safetensors", "cpu").about
     assert not (folder / "report.json").exists()
-    monkeypatch.setattr(training, "atomic_write", write)
+    monkeypatch.setattr(outputs, "atomic_write", write)
     run = train(settings("saved", **changes), callbacks=[], resume=True)
     assert (
         json.loads((folder / "report.json").read_text())["refit"]["epochs"] == run.refit["epochs"]

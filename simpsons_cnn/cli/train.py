@@ -234,7 +234,7 @@ def _find_rate(config: Config, files=None):
 # %% ../../nbs/cli/02_train.ipynb #7cf95a42
 def _verify_run(folder, settings: dict):
     "Compare the first steps of a finished run with what it noted"
-    from simpsons_cnn.training.train import verify
+    from simpsons_cnn.training.verify import verify
 
     _print_verified(verify(folder, **settings), folder)
 

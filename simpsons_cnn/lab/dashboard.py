@@ -368,6 +368,33 @@ class _Job:
 def _train(config, more, resume, callbacks):
     return train(config, [*callbacks, *more], resume)
 
+# %% ../../nbs/lab/03_dashboard.ipynb #f9285c80
+def _after_step(run, control: _Control, updates: _BarUpdates, bar: widgets.HTML):
+    "Wait while paused; then stop the run if that is wanted, or move the bar"
+    updates.clock.skip(control.wait_while_paused())
+    if control.stop_wanted:
+        run.stop("by hand")
+    elif page := updates.after_step(time.monotonic(), run.epoch, run.step):
+        bar.value = page
+
+
+class _RefitCallback(Callback):
+    "The buttons and the bar of a dashboard during a refit"
+
+    def __init__(self, control: _Control, bar: widgets.HTML):
+        self.control, self.bar = control, bar
+
+    def on_start(self, run):
+        steps, batch_size = run.steps_per_epoch, run.train_dl.batch_size
+        self.updates = _BarUpdates(time.monotonic(), run.num_epochs, steps, batch_size)
+        self.control.move("training", "saving")
+
+    def on_step(self, run):
+        _after_step(run, self.control, self.updates, self.bar)
+
+    def on_end(self, run):
+        self.control.move("saving")
+
 # %% ../../nbs/lab/03_dashboard.ipynb #ae56e237
 class TrainingDashboard(Callback):
     "Runs a job in the background and shows it; given to `fit` as a callback, it only shows"
@@ -461,11 +488,7 @@ class TrainingDashboard(Callback):
             display(self)
 
     def on_step(self, run):
-        self.updates.clock.skip(self.control.wait_while_paused())
-        if self.control.stop_wanted:
-            run.stop("by hand")
-        elif bar := self.updates.after_step(time.monotonic(), run.epoch, run.step):
-            self.view.bar.value = bar
+        _after_step(run, self.control, self.updates, self.view.bar)
 
     def on_epoch(self, run):
         self.history, self.report = run.history, run.report
@@ -477,6 +500,9 @@ class TrainingDashboard(Callback):
             self.control.move("saving")
         else:
             self._end(run.error)
+
+    def for_refit(self):
+        return _RefitCallback(self.control, self.view.bar) if self._job_started() else None
 
     def _end_job(self):
         if self.job.error:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['characters_to_show', 'Report', 'overall_labels', 'overall_scores', 'collect_logits', 'check_judged', 'score_logits',
-           'evaluate']
+           'judge_calibrated', 'evaluate']
 
 # %% ../../nbs/scoring/01_report.ipynb #8203ac92
 import json
@@ -376,6 +376,20 @@ def score_logits(
     total = (loss or F.cross_entropy)(logits, targets)
     confusion = confusion_matrix(per_image.truth, per_image.prediction, len(classes))
     return Report(confusion, classes, per_image, dl.store, float(total))
+
+# %% ../../nbs/scoring/01_report.ipynb #64d0b8f2
+def judge_calibrated(
+    logits,  # From `collect_logits`
+    targets,  # Too
+    dl,  # Loader they come from
+    groups,  # Of near-duplicates in its store, or `None`
+    calibration,  # `Calibration` of the network
+) -> Report:
+    "Score logits; the probabilities of the images are those that the saved network gives"
+    report = score_logits(logits, targets, dl, groups=groups)
+    probability = calibration.probabilities(logits).amax(1).cpu().numpy()
+    report.per_image = report.per_image.assign(probability=probability)
+    return report
 
 # %% ../../nbs/scoring/01_report.ipynb #2a369d5b
 @torch.inference_mode()

@@ -24,7 +24,7 @@ from ..scoring.plotting import plot_losses
 
 # %% ../../nbs/training/02_callbacks.ipynb #bfa462f5
 class Callback:
-    "Watches a run; each method does nothing unless it is overridden. Return values mean nothing"
+    "Watches a run; each method does nothing unless it is overridden"
 
     def on_start(self, run):
         "Before the first step"
@@ -37,6 +37,10 @@ class Callback:
 
     def on_end(self, run):
         "Always, also after a failure: `run.error` is the exception or `None`"
+
+    def for_refit(self):  # A `Callback`, or `None`: nobody
+        "Who watches the refit after a run that this callback has watched; see `train`"
+        return None
 
 # %% ../../nbs/training/02_callbacks.ipynb #4ee3d98e
 class StopAfter(Callback):
@@ -261,6 +265,7 @@ class Progress(Callback):
         if self.kind not in _DISPLAYS:
             raise ValueError(f"kind must be 'auto' or one of {', '.join(_DISPLAYS)}, got {kind!r}")
         create = _DISPLAYS[self.kind]
+        self.out = out
         self.display = create(out) if create else Callback()
         self.pace = _Pace()
 
@@ -277,3 +282,6 @@ class Progress(Callback):
 
     def on_end(self, run):
         self.display.on_end(run)
+
+    def for_refit(self):
+        return Progress(self.kind, self.out)

@@ -28,8 +28,10 @@ from .history import History
 FORMAT_VERSION = "checkpoint 6"
 
 
-def describe_environment(device: torch.device, dtype: torch.dtype = None) -> dict:  # plain types
-    "What else the last bits of a run depend on"
+def describe_environment(
+    device: torch.device, dtype: torch.dtype | None = None
+) -> dict:  # plain types
+    "Hardware and versions that can change the result of a run in its last bits"
     processes = current_ranks().size
     shared = dict(processes=processes) if processes > 1 else {}
     return shared | dict(
@@ -150,7 +152,7 @@ def _check_identity(file: Path, found: dict, identity: dict):
 # %% ../../nbs/training/03_checkpoint.ipynb #3a3a55fe
 def read_checkpoint(
     path,  # As for `Checkpoint`
-    identity: dict = None,  # What must agree with the `identity` it was written with
+    identity: dict | None = None,  # What must agree with the `identity` it was written with
 ) -> SavedState | None:  # `None` if there is no checkpoint
     "Read the newest whole checkpoint; raises `ValueError` for one of another run or version"
     found, damage = _read_newest(Path(path))
@@ -271,7 +273,7 @@ class Checkpoint:
     path: Path | str | None  # File such as 'model/last.ckpt'; `None`: nothing is kept
     resume: bool = False  # Continue from the file if there is one
     seconds: float = 300.0  # After so many seconds, a checkpoint is `due`
-    identity: dict = None  # What must agree on a resume, as plain types
+    identity: dict | None = None  # What must agree on a resume, as plain types
 
     def __post_init__(self):
         if self.resume and self.path is None:

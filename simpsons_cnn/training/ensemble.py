@@ -26,9 +26,8 @@ from ..networks.ensemble import Ensemble
 from ..networks.model_file import load_model, save_model, split_hash
 from ..scoring.calibration import Calibration, calibrate_logits
 from ..scoring.plotting import row_axes
-from ..scoring.report import Report, collect_logits, overall_scores
+from ..scoring.report import Report, collect_logits, judge_calibrated, overall_scores
 from .prepare import TrainingData, prepare, scan_folders
-from .train import judge_calibrated
 
 # %% ../../nbs/training/18_ensemble.ipynb #a6305f25
 def _seed_of(path: Path) -> tuple:
@@ -211,7 +210,7 @@ def _metadata(members: list, data: dict) -> dict:
     return found
 
 # %% ../../nbs/training/18_ensemble.ipynb #272fd8e3
-def _save(members: list, model: Ensemble, path: Path, about: dict):
+def _save_ensemble(members: list, model: Ensemble, path: Path, about: dict):
     "Write the model file, and a copy of the members' `split.csv` beside it, if they have one split"
     path.parent.mkdir(parents=True, exist_ok=True)
     first = members[0].header
@@ -224,7 +223,7 @@ def _save(members: list, model: Ensemble, path: Path, about: dict):
         atomic_write(split, source.read_bytes())
 
 # %% ../../nbs/training/18_ensemble.ipynb #abdfbab9
-def _judge(model: Ensemble, valid: TrainingData) -> tuple:  # (`Report`, `Calibration`)
+def _judge_ensemble(model: Ensemble, valid: TrainingData) -> tuple:  # (`Report`, `Calibration`)
     "Scores and calibration of an ensemble, from the validation pictures of its members"
     model.to(valid.valid_dl.device)
     logits, targets = collect_logits(model, valid.valid_dl)
@@ -254,8 +253,8 @@ def make_ensemble(
     about = _metadata(members, data)
     if not note:
         valid = _validation_data(_settings_file(members), data, device, overrides)
-        made.report, calibration = _judge(model, valid)
+        made.report, calibration = _judge_ensemble(model, valid)
         made.table = _scores_table(members, made.report)
         about |= dict(calibration=calibration.to_dict(), validation=made.report.to_dict())
-    _save(members, model, path, about)
+    _save_ensemble(members, model, path, about)
     return made

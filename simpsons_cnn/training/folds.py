@@ -28,8 +28,9 @@ from ..quality.split import split_table, warn_of_torn_pairs
 from ..scoring.calibration import calibrate_logits
 from ..scoring.logit_adjustment import choose_adjustment
 from ..scoring.plotting import row_axes
-from ..scoring.report import Report, collect_logits
+from ..scoring.report import Report, collect_logits, judge_calibrated
 from .history import History, read_table
+from .outputs import Run
 from simpsons_cnn.training.prepare import (
     TrainingData,
     certainty,
@@ -39,7 +40,7 @@ from simpsons_cnn.training.prepare import (
 )
 from .seeds import scan_series, series_folder
 from .suspects import check_folds, deal_folds, rank_suspects
-from .train import Run, judge_calibrated, train, train_on_all
+from .train import train, train_on_all
 
 # %% ../../nbs/training/16_folds.ipynb #bbc4135d
 def _in_only_group(labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
@@ -109,7 +110,7 @@ def _unused_line(config: Config) -> str:  # Empty if there is nothing to say
     return f"not used with folds: {', '.join(unused)}" if unused else ""
 
 # %% ../../nbs/training/16_folds.ipynb #f6e8cb6c
-def _settings_of(config: Config, number: int, folds: int, folder: Path) -> Config:
+def _settings_of_fold(config: Config, number: int, folds: int, folder: Path) -> Config:
     "The settings of a fold; `folder` is that of the series"
     own = folder / f"fold_{number}"
     changes = dict(out_directory=own, split=str(own / "split.csv"), valid=1 / folds, testdir=None)
@@ -169,7 +170,7 @@ def _begin_series(config: Config, folds: int, folder: Path, files, test_files) -
     _check_taught(fold, folds, store.labels, store.classes)
     _write_folds(folder, store, groups, fold, folds)
     device = pick_device(config.device)
-    data = prepare(_settings_of(config, 1, folds, folder), files, test_files, device)
+    data = prepare(_settings_of_fold(config, 1, folds, folder), files, test_files, device)
     data.warn_of_leaks()
     return data, _message(fold, folds, store.labels, groups, store.classes)
 
@@ -200,7 +201,7 @@ def _mean_history(runs: list) -> History:
     return History("last", rows=table.to_dict("records"), best_epoch=len(table))
 
 
-def _judge(config: Config, runs: list, data: TrainingData) -> Run:
+def _judge_out_of_fold(config: Config, runs: list, data: TrainingData) -> Run:
     "A run with the scores of all folds, and without a network"
     rows, logits, targets = _out_of_fold(runs)
     adjustment = None
@@ -283,7 +284,7 @@ class CrossValidation:
         return self.table.to_string(float_format="{:.4f}".format)
 
 # %% ../../nbs/training/16_folds.ipynb #c2a7f690
-def _save(series: CrossValidation):
+def _save_cross_validation(series: CrossValidation):
     "Write the figure of the folds, and the images whose label is doubtful"
     atomic_write(series.folder / "folds.png", figure_png(series.plot()))
     atomic_write(series.folder / "suspects.csv", safe_csv(series.suspects))
@@ -300,12 +301,15 @@ def _check_request(config: Config, folds: int):
         )
 
 # %% ../../nbs/training/16_folds.ipynb #fca390cd
-def _train_each(series: CrossValidation, config: Config, folds: int, callbacks, resume: bool):
+def _train_each(
+    series: CrossValidation, config: Config, folds: int, files: ImageFiles, callbacks, resume: bool
+):
     "Train a network for each fold; ends with one that is stopped"
     for number in range(1, folds + 1):
         if callbacks is None:
             print(f"fold {number} of {folds}", flush=True)
-        run = train(_settings_of(config, number, folds, series.folder), callbacks, resume)
+        settings = _settings_of_fold(config, number, folds, series.folder)
+        run = train(settings, callbacks, resume, files)
         if run.history.resumable:
             series.stopped = run
             return
@@ -316,13 +320,13 @@ def _train_final(series: CrossValidation, config: Config, data: TrainingData, ca
     "Judge the folds, and train on all images"
     own = dict(out_directory=series.folder / "refit") | output_folders(series.folder / "refit")
     changes = dict(monitor="last", patience=0, refit=True)
-    run = _judge(Config.load(**config.flat() | own | changes), series.runs, data)
+    run = _judge_out_of_fold(Config.load(**config.flat() | own | changes), series.runs, data)
     train_on_all(run, data, callbacks, resume)
     if run.history.resumable:
         series.stopped = run
         return
     series.final = run
-    _save(series)
+    _save_cross_validation(series)
 
 # %% ../../nbs/training/16_folds.ipynb #1ff15864
 def train_folds(
@@ -334,6 +338,7 @@ def train_folds(
 ) -> CrossValidation:
     "Judge each image by a network that has not seen it, then train one on all; `ValueError`"
     _check_request(config, folds)
+    files = ImageFiles.scan(config.traindir) if files is None else files
     found = scan_series(Config.load(**config.flat() | dict(valid=1 / folds)), files)
     series = CrossValidation(series_folder(config, "fold", range(1, folds + 1), resume))
     try:
@@ -341,7 +346,7 @@ def train_folds(
         data, said = _begin_series(config, folds, series.folder, *found)
         if callbacks is None:
             print("\n".join(filter(None, [said, _unused_line(config)])))
-        _train_each(series, config, folds, callbacks, resume)
+        _train_each(series, config, folds, files, callbacks, resume)
         if not series.stopped:
             _train_final(series, config, data, callbacks, resume)
     finally:

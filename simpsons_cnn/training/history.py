@@ -73,8 +73,8 @@ class History:
     monitor: str = "macro_f1"  # What the best epoch is best at
     rows: list = field(default_factory=list)  # A dict per epoch
     best_epoch: int = 0  # From 1; 0 before the first
-    best_weights: dict = None  # name -> tensor
-    last_weights: dict = None  # After the last epoch or step
+    best_weights: dict | None = None  # name -> tensor
+    last_weights: dict | None = None  # After the last epoch or step
     stop_reason: str = ""  # Why training ended early, or empty
     resumable: bool = False  # Can be continued
     first_steps: list = field(default_factory=list)  # `loss` and hash of `weights`

@@ -42,6 +42,9 @@ def create_network(
     return create_model(config.architecture, num_classes, config.seed, **hparams)
 
 # %% ../../nbs/training/06_prepare.ipynb #9281c524
+_COPIES = 6  # of the weights in a checkpoint: trained, averaged, last, best, and two of AdamW
+
+
 def check_room(
     config: Config,
     num_classes: int,  # Number of characters
@@ -49,11 +52,12 @@ def check_room(
     "Raise `OSError` if the disk has less space than a run of this network needs"
     with torch.device("meta"), seeded_generators(0):
         model = create_model(config.architecture, num_classes)
-    weights = sum(v.nbytes for v in model.state_dict().values())
+    size = sum(v.nbytes for v in model.state_dict().values())
     folder = config.out_model_directory
     freed = sum(path.stat().st_size for path in folder.glob("*.ckpt"))
     checkpoints = 3 + (2 if config.refit else 0)  # the third is being written
-    needed = (checkpoints * 6 + 2) * weights - freed
+    models = 2  # the file, and the one that it replaces
+    needed = (checkpoints * _COPIES + models) * size - freed
     require_free_space(folder, needed, "A run with its checkpoints and its model")
 
 # %% ../../nbs/training/06_prepare.ipynb #4153e829
@@ -109,7 +113,7 @@ def check_enough(
 
 def scan_folders(
     config: Config,
-    files: ImageFiles = None,  # Of `traindir`, without fixes, if it has been scanned
+    files: ImageFiles | None = None,  # Of `traindir`, without fixes, if it has been scanned
 ) -> tuple:  # `ImageFiles` for training, and for testing or `None`
     "List the images of a configuration, before any is opened; raises as `ImageFiles.scan` does"
     if is_split_file(config.split) and not Path(config.split).is_file():
@@ -164,20 +168,25 @@ class TrainingData:
 
     train_dl: Batches  # Augmented
     valid_dl: Batches  # Held out of the same folder
-    test_dl: Batches  # From the test folder, or `None`
+    test_dl: Batches | None  # From the test folder, or `None`
     groups: np.ndarray  # Number of each training and validation image's group of near-duplicates
     leaks: int = 0  # Test images whose copy is in the training folder
-    test_groups: np.ndarray = None  # The same of the test images; `None`: not known
+    test_groups: np.ndarray | None = None  # The same of the test images; `None`: not known
 
     def __repr__(self):
         store, train, valid = self.train_dl.store, self.train_dl.indices, self.valid_dl.indices
         first = f"{len(train):,} training and {len(valid):,} validation pictures"
-        first += f" of {len(store.classes)} characters from '{store.files.root}'"
+        first += f" of {len(self.classes)} characters from '{store.files.root}'"
         if store.unreadable:
             first += f"; {len(store.unreadable):,} unreadable pictures left out"
         missing = self.test_dl.store.files.missing if self.test_dl else []
         groups = np.asarray(self.groups)[valid.numpy()]
         return "\n".join([first, *_remarks(store, valid.tolist(), groups, missing)])
+
+    @property
+    def classes(self) -> list:
+        "Names of the characters, in the order of the network's answers"
+        return self.train_dl.store.classes
 
     def split_table(self) -> pd.DataFrame:
         "Which images are trained on, and which validate; see `split_table` of `quality.split`"
@@ -250,7 +259,7 @@ def _with_test_images(
 def prepare(
     config: Config,  # Settings
     files: ImageFiles,  # Images to train and validate on
-    test_files: ImageFiles = None,  # Images to test on
+    test_files: ImageFiles | None = None,  # Images to test on
     device="auto",  # Where batches are wanted
 ) -> TrainingData:
     "Decode, split and batch images as the settings say; raises `ValueError`"

@@ -195,8 +195,8 @@ def _create_optimizer(run) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, run.recipe.learning_rate, fused=fused)
 
 # %% ../../nbs/training/04_run.ipynb #091ee8cf
-def _take_share(run):
-    "Leave to a process its share of the batches, and the checkpoint to the first one"
+def _keep_own_share(run):
+    "Give `run.train_dl` this process's share of each batch; only the first one has a checkpoint"
     run.train_dl = run.train_dl.share(run.ranks.rank, run.ranks.size)
     if run.ranks.rank:
         run.checkpoint = Checkpoint(None)
@@ -245,7 +245,7 @@ def _run_identity(run) -> dict:
         validation_images=_images_identity(run.valid_dl),
         weight_decay=run.weight_decay,
         image_sides=[prep.size, prep.crop],
-        loss=run.loss_at_start or _loss_identity(run.loss),
+        loss=_loss_identity(run.loss),
     )
 
 # %% ../../nbs/training/04_run.ipynb #8f7ff40a
@@ -303,7 +303,7 @@ class WeightAverage:
         self,
         model: nn.Module,  # The trained network
         batches,  # Pairs of pictures and labels; the first 32 are looked at
-        dtype: torch.dtype = None,  # Of the arithmetic; `None`: float32
+        dtype: torch.dtype | None = None,  # Of the arithmetic; `None`: float32
     ):
         "Measure the statistics of batch norms for the averaged weights"
         self.network.eval()
@@ -385,14 +385,14 @@ class TrainingRun:
     recipe: TrainingParameters  # How long and how fast
     weight_decay: float = ModelParameters().weight_decay  # AdamW's
     callbacks: tuple = ()  # `Callback` objects
-    checkpoint: Checkpoint = None  # Where the run is kept
+    checkpoint: Checkpoint | None = None  # Where the run is kept
 
     def __post_init__(self):
         self.ranks = current_ranks()  # the processes that train together
         _check_arguments(self)
         self.callbacks, self.checkpoint = tuple(self.callbacks), self.checkpoint or Checkpoint(None)
         if self.ranks.size > 1:
-            _take_share(self)
+            _keep_own_share(self)
         self.num_epochs, self.steps_per_epoch = self.recipe.num_epochs, len(self.train_dl)
         self.device = self.train_dl.device
         self.dtype = pick_dtype(self.recipe.mixed_precision, self.device)  # `None`: float32
@@ -405,7 +405,6 @@ class TrainingRun:
         self.history = History(self.recipe.monitor, last_weights=copy_weights(self.model))
         self.epoch = self.step = 0  # the position; both count from 0
         self.losses = []  # of the steps of this epoch, tensors on the device
-        self.loss_at_start = None  # as the loss describes itself, see `_loss_identity`
         self.report = None  # on the validation images, of the last epoch
         self.stop_reason = ""  # the first one that was given; empty: go on
         self.resumable = False  # whether it can be continued after that stop
@@ -413,6 +412,7 @@ class TrainingRun:
         self.error = None  # the exception of a run that failed
         self.seconds_before = 0.0  # that this epoch took before a resume
         self._epoch_began = time.perf_counter()  # less the seconds before a resume
+        self._identity = _run_identity(self)  # before the loss counts what it sees
 
     def __repr__(self) -> str:
         at = f"epoch {self.epoch + 1} of {self.num_epochs}, step {self.step + 1}"
@@ -464,10 +464,10 @@ class TrainingRun:
 
     def identity(self) -> dict:
         "What decides the weights, as plain types"
-        return _run_identity(self)
+        return dict(self._identity)
 
     def environment(self) -> dict:
-        "What else the last bits depend on"
+        "Hardware and versions that can change the result in its last bits"
         return describe_environment(self.device, self.dtype)
 
     def seconds(self) -> float:
@@ -557,11 +557,11 @@ class TrainingRun:
             self.average.measure_statistics(self.model, batches, self.dtype)
         if not self.stopping:
             return True
-        last_whole = self.history.last_weights
-        last = copy_weights(self.judged_model)
-        self.history.last_weights = last_whole if self.resumable else last
-        self.checkpoint.save(self)
-        self.history.last_weights = last
+        if self.resumable:
+            self.checkpoint.save(self)  # with the weights of the last whole epoch
+        self.history.last_weights = copy_weights(self.judged_model)
+        if not self.resumable:
+            self.checkpoint.save(self)
         return False
 
     def end_of_epoch(
@@ -608,7 +608,6 @@ def _restore_others(run: TrainingRun, data: bytes):
 # %% ../../nbs/training/04_run.ipynb #2a356bd6
 def _begin(run: TrainingRun):
     "Continue from the checkpoint, in all processes, or clear it"
-    run.loss_at_start = _loss_identity(run.loss)
     restored = run.checkpoint.resume and run.checkpoint.restore(run)
     if not restored:
         run.checkpoint.clear()

@@ -24,11 +24,12 @@ from ..data.folders import ImageFiles
 from ..scoring.plotting import row_axes
 from ..scoring.report import overall_scores
 from .history import is_better
+from .outputs import Run
 from .prepare import scan_folders
-from .train import Run, train
+from .train import train
 
 # %% ../../nbs/training/15_seeds.ipynb #7d1c097e
-def _settings_of(config: Config, seed: int, folder: Path) -> Config:
+def _settings_of_seed(config: Config, seed: int, folder: Path) -> Config:
     "The settings of a series for one of its seeds; `folder` is that of the series"
     changes = dict(seed=seed)
     if config.split_seed is None and not is_split_file(config.split):
@@ -149,7 +150,7 @@ class SeedSeries:
         return "\n".join(lines)
 
 # %% ../../nbs/training/15_seeds.ipynb #7e2ecfae
-def _save(series: SeedSeries):
+def _save_series(series: SeedSeries):
     "Write table and figure, and let `best` lead to the best run"
     atomic_write(series.folder / "seeds.csv", series.table.to_csv(index_label="score"))
     atomic_write(series.folder / "seeds.png", figure_png(series.plot()))
@@ -217,7 +218,7 @@ def _add_run(
         series.stopped = run
     else:
         series.runs[config.seed] = run
-        _save(series)
+        _save_series(series)
     return None
 
 
@@ -238,7 +239,7 @@ def train_seeds(
         for i, seed in enumerate(seeds, 1):
             if callbacks is None:
                 print(f"seed {seed}, {i} of {len(seeds)}", flush=True)
-            settings = _settings_of(config, seed, series.folder)
+            settings = _settings_of_seed(config, seed, series.folder)
             errors.append(_add_run(series, settings, callbacks, resume, files))
             if series.stopped:
                 break
