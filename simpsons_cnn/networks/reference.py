@@ -17,6 +17,8 @@ import torch.fx
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..core.text import check_kind
+
 # %% ../../nbs/networks/02_reference.ipynb #24a9e391
 def conv_block(
     in_channels: int,  # Of the input
@@ -165,6 +167,7 @@ def evaluating(
     model: nn.Module,  # A network in any mode
 ) -> Iterator[None]:
     "Within, a network is in evaluation mode; each of its modules gets back the mode it had"
+    check_kind("model", model, "modules", "a network; of a Classifier give its `model`")
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COMMON', 'confusion_matrix', 'class_scores', 'macro_f1_score', 'wilson_interval', 'characters_to_show', 'Report',
-           'overall_scores', 'collect_logits', 'check_judged', 'score_logits', 'evaluate']
+           'overall_scores', 'collect_logits', 'check_outputs', 'check_judged', 'score_logits', 'evaluate']
 
 # %% ../../nbs/scoring/01_metrics.ipynb #4026a23e
 import json
@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from simpsons_cnn.core.text import (
     as_array,
+    check_kind,
     check_number,
     check_whole,
     escape_html,
@@ -618,11 +619,21 @@ def _answers(dl, logits, targets, groups) -> pd.DataFrame:
     return pd.DataFrame(dict(row=rows) | columns)
 
 # %% ../../nbs/scoring/01_metrics.ipynb #a70ff09f
+def check_outputs(
+    outputs: int | None,  # Of a network; `None`: not known
+    classes: list,  # Names of the characters
+):
+    "Raise `ValueError` for a network that was made for another number of characters"
+    if outputs not in (None, len(classes)):
+        raise ValueError(f"the network has {outputs:,} outputs for {len(classes):,} characters")
+
+
 def check_judged(
     dl,  # `Batches` that a model is to be judged by
     groups=None,  # Group of each image of their store
 ):
     "Raise `ValueError` for a loader that augments or shuffles, or groups that do not fit"
+    check_kind("dl", dl, "indices", "Batches, such as Batches(store, valid_idx)")
     if dl.shuffle or dl.augment:
         raise ValueError("dl must be without augment and shuffle: each picture once, in order")
     if groups is not None:
@@ -638,8 +649,9 @@ def score_logits(
 ) -> Report:
     "Score logits that have been collected"
     check_judged(dl, groups)
-    per_image = _answers(dl, logits, targets, groups)
     classes = dl.store.classes
+    check_outputs(logits.shape[1], classes)
+    per_image = _answers(dl, logits, targets, groups)
     total = (loss or F.cross_entropy)(logits, targets)
     confusion = confusion_matrix(per_image.truth, per_image.prediction, len(classes))
     return Report(confusion, classes, per_image, dl.store, float(total))

@@ -24,7 +24,7 @@ from torch.distributed.run import main as torchrun
 
 from ..core.config import Config
 from ..core.device import num_workers
-from ..core.text import short_repr
+from ..core.text import check_kind, short_repr
 from .prepare import run_folders
 
 # %% ../../nbs/training/14_launch.ipynb #cb297421
@@ -151,6 +151,7 @@ def launch(
     resume: bool = False,  # See `train`
 ) -> Path:  # The model file, for `Classifier.load`
     "Train in several processes, and show what they print; raises `RuntimeError` if they fail"
+    check_kind("config", config, "flat", "a Config, such as Config.load(path)")
     check_nproc(nproc, config.device)
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     with run_folders(config, resume) as config, tempfile.TemporaryDirectory() as folder:

@@ -22,7 +22,7 @@ from ..core.config import Config, is_split_file
 from ..core.device import pick_device, pick_dtype
 from ..core.figures import NotebookFigure, figure_png, one_warning_of_missing_letters
 from ..core.files import atomic_write, lock_folder, remove_temp_files
-from ..core.text import safe_csv
+from ..core.text import check_kind, safe_csv
 from ..data.batches import Batches
 from ..data.folders import ImageFiles
 from ..networks.losses import log_prior, resolve_imbalance, weights_by_name
@@ -577,6 +577,7 @@ def _open_checkpoint(config: Config, name: str, resume: bool) -> Checkpoint:
 # %% ../../nbs/training/07_train.ipynb #fc6af20a
 def _lead(config: Config, callbacks, resume: bool, ranks: Ranks, files=None) -> Run:
     "Scan, decode, split, train, judge, save"
+    check_kind("config", config, "flat", "a Config, such as Config.load(path)")
     announce = callbacks is None
     callbacks = as_callbacks(callbacks)
     pick_device(config.device)
