@@ -206,7 +206,7 @@ class ClassifyPictures(widgets.VBox):
         max_cards: int = 24,  # Cards shown at a time
         folders: bool = True,  # A field for folders on this machine; `False` for visitors' pages
     ):
-        check_kind("clf", clf, "preprocess", "a Classifier, such as Classifier.load(path)")
+        check_kind("clf", clf, "classes", "a Classifier, such as Classifier.load(path)")
         limit = _upload_limit(folders)
         self.clf, self.k, self.max_cards = clf, k, max_cards
         self.upload, self.clear = _make_upload(limit), _make_clear()

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['conv_block', 'Seeded', 'Dropout', 'set_dropout_generator', 'check_sides', 'TwoStacks', 'SimpsonsCNN', 'evaluating',
-           'layer_table']
+           'num_outputs', 'layer_table']
 
 # %% ../../nbs/networks/02_reference.ipynb #d75736ef
 from collections.abc import Callable, Iterator
@@ -175,6 +175,14 @@ def evaluating(
     finally:
         for module, training in modes:
             module.training = training
+
+# %% ../../nbs/networks/02_reference.ipynb #5d0c11a2
+def num_outputs(
+    model: nn.Module,
+) -> int | None:
+    "How many logits a network says that it has; `None` if it does not say"
+    settings = getattr(model, "hparams", None)
+    return settings.get("num_classes") if isinstance(settings, dict) else None
 
 # %% ../../nbs/networks/02_reference.ipynb #37059dd4
 def layer_table(

@@ -29,7 +29,7 @@ from ..core.text import check_kind, check_number, first_few
 from ..data.batches import Batches
 from ..data.mixing import balanced_chances, mix_batch
 from ..networks.presets import OwnNetwork
-from ..networks.reference import set_dropout_generator
+from ..networks.reference import num_outputs, set_dropout_generator
 from ..scoring.metrics import COMMON, Report, check_outputs
 from .callbacks import NO_BETTER, Callback
 from .checkpoint import Checkpoint, describe_environment
@@ -163,8 +163,7 @@ def _check_arguments(run):
     "Raise `ValueError` or `TypeError` for a run that cannot be trained"
     _check_loaders(run.train_dl, run.valid_dl)
     check_kind("model", run.model, "modules", "a network, such as create_model makes it")
-    outputs = getattr(run.model, "hparams", {}).get("num_classes")
-    check_outputs(outputs, run.train_dl.store.classes)
+    check_outputs(num_outputs(run.model), run.train_dl.store.classes)
     check_number("weight_decay", run.weight_decay, 0, 1000)
     _check_loss(run.loss)
     check_callbacks(run.callbacks)
