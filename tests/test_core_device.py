@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from simpsons_cnn.core import device
-from simpsons_cnn.core.device import num_workers, seeded_generators, worker_pool
+from simpsons_cnn.core.device import make_generator, num_workers, seeded_generators, worker_pool
 
 V1 = "4:memory:/a\n1:cpu,cpuacct:/docker/abc\n0::/"
 
@@ -82,3 +82,10 @@ def test_parts_of_a_batch_share_the_numbers_of_python_and_numpy_alone():
         assert torch.equal(torch.get_rng_state(), before)
     ours, numpys, pythons = map(set, zip(*drawn, strict=True))
     assert (len(ours), len(numpys), len(pythons)) == (3, 1, 1)
+
+
+@pytest.mark.parametrize("seed", [None, "3", True, 1.5, -1])
+def test_a_seed_is_a_whole_number(seed):
+    "NumPy would take '3' for 3, and True for 1"
+    with pytest.raises(ValueError, match="seed must be a whole number of 0 or more, got"):
+        make_generator(seed, "order")

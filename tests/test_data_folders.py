@@ -5,10 +5,13 @@ import stat
 import subprocess
 import sys
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from simpsons_cnn.data.folders import ImageFiles, pictures_under
@@ -253,3 +256,19 @@ def test_allowed_names_in_either_unicode_form(tmp_path):
 def test_allowed_names_that_make_no_sense(training, classes, error, words):
     with pytest.raises(error, match=words):
         ImageFiles.scan(training.root, classes=classes)
+
+
+@pytest.mark.parametrize("kind", [list, torch.tensor, lambda x: pd.Series(x, index=[7, 3])])
+def test_labels_of_any_kind_become_an_array(training, kind):
+    "As of files with other labels, made by `dataclasses.replace`"
+    files = replace(training, labels=kind([1, 0]))
+    assert files.labels.dtype == np.int64 and files.labels.tolist() == [1, 0]
+    assert files.select([1]).labels.tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    "labels", [[0], [0, 2], [0, -1], [0.0, 0.5], [True, False], ["0", "1"], [[0, 1]]]
+)
+def test_labels_that_do_not_fit_the_pictures(training, labels):
+    with pytest.raises(ValueError, match="^labels must be"):
+        replace(training, labels=labels)

@@ -543,3 +543,19 @@ def test_a_store_among_the_pictures_is_refused(tmp_path, name):
         PixelStore.build(files, 64, folder=root / name)
     assert ImageFiles.scan(root).classes == ["ann", "bob"]
     assert len(PixelStore.build(files, 64, folder=root / ".pixels")) == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda pixels: pixels[:19],
+        lambda pixels: pixels.float() / 255,
+        lambda pixels: pixels.numpy(),
+        lambda pixels: pixels[..., :8, :8],
+        lambda pixels: pixels.permute(0, 2, 3, 1),
+    ],
+)
+def test_pixels_that_do_not_fit_the_pictures(root, change):
+    store = build(root)
+    with pytest.raises(ValueError, match=r"pixels must be a uint8 tensor of shape \(20, 3, 16, 16"):
+        PixelStore(store.files, change(store.pixels), store.preprocess)

@@ -57,15 +57,13 @@ def test_strokes():
 @pytest.mark.parametrize(
     ("numbers", "message"),
     [
-        (
-            dict(train=0),
-            "train and test must be 1 or more and at most 100,000, got train=0, test=50",
-        ),
-        (
-            dict(test=0),
-            "train and test must be 1 or more and at most 100,000, got train=200, test=0",
-        ),
-        (dict(seed=-1), "seed must be 0 or more, got -1"),
+        (dict(train=0), "train must be a whole number from 1 to 100,000, got 0"),
+        (dict(train=1.5), "train must be a whole number from 1 to 100,000, got 1.5"),
+        (dict(test=0), "test must be a whole number from 1 to 100,000, got 0"),
+        (dict(test="3"), "test must be a whole number from 1 to 100,000, got '3'"),
+        (dict(size=9), "size must be a whole number from 16 to 4,096, got 9"),
+        (dict(seed=-1), "seed must be a whole number of 0 or more, got -1"),
+        (dict(seed=None), "seed must be a whole number of 0 or more, got None"),
     ],
 )
 def test_refused_data_sets(tmp_path, numbers, message):
@@ -97,3 +95,8 @@ def test_interrupted(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         demo_characters(tmp_path / "demo", train=2, test=1)
     assert not os.listdir(tmp_path)
+
+
+def test_numbers_of_numpy(tmp_path):
+    one = np.int64(1)
+    assert demo_characters(tmp_path / "demo", train=one, test=one, size=np.int64(32)).is_dir()

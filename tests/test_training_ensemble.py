@@ -259,3 +259,9 @@ def test_members_of_several_splits_leave_it_open_what_was_trained_on(root, write
     split = root / "runs/001/seed_0/model/split.csv"
     with pytest.raises(ValueError, match="members of this ensemble were trained on different spli"):
         Classifier.load(tmp_path / "out/model", "cpu").count_trained_on([Path(__file__)], split)
+
+
+def test_the_folder_of_a_series_may_be_given_alone(root, made, tmp_path):
+    for number, source in enumerate((root / "runs/001", str(root / "runs/001"))):
+        found = make_ensemble(source, tmp_path / str(number), calibrate=False)
+        assert found.names == made.names

@@ -180,3 +180,12 @@ def test_the_columns_that_the_page_names_are_those_of_suspects(report, tmp_path)
     rank_suspects(report).to_csv(tmp_path / "suspects.csv", index=False)
     with open(tmp_path / "suspects.csv", newline="", encoding="utf-8") as file:
         assert next(csv.reader(file)) == ["picture", *FIELDS]
+
+
+def test_rows_may_be_a_mask(root):
+    files = ImageFiles.scan(root)
+    mask = np.arange(len(files)) % 3 == 0
+    sides = pd.read_csv(save_metadata(files, mask)).split
+    assert ((sides == "validation") == mask).all()
+    with pytest.raises(IndexError):
+        save_metadata(files, [len(files)], overwrite=True)

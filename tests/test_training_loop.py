@@ -1,8 +1,11 @@
 "What `fit` refuses, warns of and tells its callbacks"
 
+import copy
 import io
+import math
 import re
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,6 +20,7 @@ from simpsons_cnn.demo.characters import demo_characters
 from simpsons_cnn.lab.dashboard import TrainingDashboard
 from simpsons_cnn.networks.reference import SimpsonsCNN
 from simpsons_cnn.quality.split import split_per_character
+from simpsons_cnn.scoring.metrics import evaluate
 from simpsons_cnn.training import callbacks as callback_page
 from simpsons_cnn.training.callbacks import Callback, EarlyStopping, Progress
 from simpsons_cnn.training.checkpoint import Checkpoint
@@ -431,3 +435,38 @@ def test_patience_is_a_whole_number(patience):
     "With NaN a run would never end early"
     with pytest.raises(ValueError, match="patience must be a whole number of 1 or more, got"):
         EarlyStopping(patience)
+
+
+@pytest.mark.parametrize(
+    "change, error, words",
+    [
+        (dict(model="m.safetensors"), TypeError, "model must be a network, such as create_model"),
+        (dict(train_dl="data/train"), TypeError, "loader must be Batches, such as Batches"),
+        (dict(weight_decay=-1), ValueError, "weight_decay must be a number from 0 to 1,000, got"),
+        (dict(weight_decay=math.nan), ValueError, "weight_decay must be a number from 0 to 1,000"),
+        (dict(weight_decay="x"), ValueError, "weight_decay must be a number from 0 to 1,000"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_the_first_step(loaders, change, error, words):
+    train_dl, valid_dl = loaders
+    arguments = dict(model=small_model(), train_dl=train_dl, valid_dl=valid_dl) | change
+    with pytest.raises(error, match=words):
+        fit(**arguments, loss=nn.CrossEntropyLoss(), callbacks=[NeverStarts()])
+
+
+def test_a_network_for_other_characters(loaders):
+    outputs = len(loaders[0].store.classes) + 1
+    with pytest.raises(ValueError, match=f"the network has {outputs} outputs for {outputs - 1} ch"):
+        fit(SimpsonsCNN(outputs), *loaders, callbacks=[NeverStarts()])
+    with pytest.raises(ValueError, match=f"the network has {outputs} outputs for {outputs - 1} ch"):
+        evaluate(SimpsonsCNN(outputs), loaders[1])
+
+
+def test_loaders_of_other_characters(loaders):
+    "As from a folder that was scanned without `classes`: the numbers would mean others"
+    train_dl, valid_dl = loaders
+    other = copy.copy(valid_dl)
+    files = replace(valid_dl.store.files, classes=valid_dl.store.classes[::-1])
+    other.store = replace(valid_dl.store, files=files)
+    with pytest.raises(ValueError, match="must have the same characters: scan the folder"):
+        fit(small_model(), train_dl, other, callbacks=[NeverStarts()])

@@ -12,7 +12,7 @@ from simpsons_cnn.demo.characters import demo_characters
 from simpsons_cnn.training.callbacks import Callback
 from simpsons_cnn.training.history import History
 from simpsons_cnn.training.runs import list_runs
-from simpsons_cnn.training.seeds import _preferred, train_seeds
+from simpsons_cnn.training.seeds import _preferred, check_seeds, train_seeds
 
 
 @pytest.fixture(scope="module")
@@ -162,3 +162,10 @@ def test_the_command_ends_with_the_code_of_the_signal_and_resumes(
     simpsons_train([*argv, "--resume"])
     out, err = capsys.readouterr()
     assert "seed 1, 2 of 2" in out and "r/001/seed_" in out and "next: simpsons_evaluate" in err
+
+
+@pytest.mark.parametrize("seeds", [3, "012", None])
+def test_seeds_are_a_list(seeds):
+    "'012' would be three seeds"
+    with pytest.raises(ValueError, match="seeds must be two or more different numbers, got"):
+        check_seeds(seeds)

@@ -16,6 +16,8 @@ from threading import Lock
 import numpy as np
 import torch
 
+from .text import check_whole
+
 # %% ../../nbs/core/05_device.ipynb #5d2df061
 def derive_seed(
     seed: int,  # Of the run, 0 or more
@@ -23,6 +25,7 @@ def derive_seed(
     *position: int,  # Where in the run, for example epoch and step
 ) -> int:  # From 0 to 2**63-1
     "The seed for one purpose at one position of a run"
+    check_whole("seed", seed, 0)
     entropy = [seed, len(position), *position, *purpose.encode()]
     return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..core.config import import_function
 from ..core.device import derive_seed, make_generator, pick_device, seeded_generators
-from ..core.text import check_whole
+from ..core.text import check_kind, check_whole
 from .augment import Augment, augment_batch
 from .shards import PixelParts, read_ahead
 from .store import PixelStore
@@ -194,6 +194,7 @@ class Batches:
         transform=None,  # Called first with the uint8 images; `None`: `augment.transform`
     ):
         shuffle = augment is not None if shuffle is None else shuffle
+        check_kind("store", store, "pixels", "a PixelStore, such as PixelStore.build(files)")
         check_whole("batch_size", batch_size, 1)
         check_whole("seed", seed, 0)
         _check_shuffle(shuffle)

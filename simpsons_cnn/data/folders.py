@@ -24,6 +24,7 @@ from simpsons_cnn.core.text import (
     safe_str,
     short_repr,
     unknown_name_message,
+    whole_numbers,
 )
 
 # %% ../../nbs/data/03_folders.ipynb #b0587368
@@ -393,6 +394,10 @@ class ImageFiles:
     paths: list  # Path of each image, sorted by folder, then name
     labels: np.ndarray  # Index of each image's character in `classes`, int64, shape `(n,)`
     classes: list  # Names of the characters, sorted, in Unicode NFC
+
+    def __post_init__(self):
+        labels = whole_numbers("labels", self.labels, 0, len(self.classes) - 1, len(self.paths))
+        object.__setattr__(self, "labels", labels)
 
     @classmethod
     def scan(

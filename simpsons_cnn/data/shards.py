@@ -183,6 +183,8 @@ def build_shard(
 class PixelParts:
     "Rows of several arrays of uint8, each `(n, 3, size, size)`, as one array"
 
+    dtype = torch.uint8
+
     def __init__(
         self,
         parts: list,  # The arrays, channels last

@@ -17,7 +17,7 @@ from PIL import Image, ImageChops, ImageDraw
 
 from ..core.display import progress_bar
 from ..core.files import replace_folder
-from ..core.text import unknown_name_message
+from ..core.text import check_whole, unknown_name_message
 from .drawing import Pen, sketch
 
 # %% ../../nbs/demo/02_characters.ipynb #029ca7b5
@@ -432,13 +432,14 @@ def demo_characters(
 ) -> Path:  # The folder
     "Draw a data set of ten invented characters as JPEGs; `ValueError`, or `FileExistsError`"
     folder, asked = Path(folder), dict(train=train, test=test, size=size, seed=seed)
-    if not 1 <= min(train, test) <= max(train, test) <= _MOST:
-        got = f"train={train}, test={test}"
-        raise ValueError(f"train and test must be 1 or more and at most {_MOST:,}, got {got}")
-    if not _MIN_SIZE <= size <= 4096:
-        raise ValueError(f"size must be from {_MIN_SIZE} to 4,096, got {size}")
-    if seed < 0:
-        raise ValueError(f"seed must be 0 or more, got {seed}")
+    for name, low, high in (
+        ("train", 1, _MOST),
+        ("test", 1, _MOST),
+        ("size", _MIN_SIZE, 4096),
+        ("seed", 0, math.inf),
+    ):
+        check_whole(name, asked[name], low, high)
+        asked[name] = int(asked[name])  # JSON knows no numbers of NumPy
     note = folder / "drawn.json"
     with suppress(OSError, ValueError):  # no file, or none of ours
         if json.loads(note.read_text()) == asked:

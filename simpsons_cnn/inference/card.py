@@ -13,7 +13,7 @@ from pathlib import Path
 from torch import nn
 
 from ..core.files import atomic_write
-from ..core.text import escape_html, require
+from ..core.text import check_kind, escape_html, require
 from .classifier import Classifier
 from ..networks.ensemble import Ensemble
 from ..scoring.calibration import Calibration
@@ -292,6 +292,7 @@ def model_card(
     clf: Classifier,  # To describe
 ) -> str:  # Markdown, ready for a model hub
     "Write a model card from what the model file knows"
+    check_kind("clf", clf, "preprocess", "a Classifier, such as Classifier.load(path)")
     sections = [_front_matter(clf), _summary(clf), _data(clf), _scores(clf), _limits(clf), [_USE]]
     sections.append(_made_with(clf.about.get("versions") or {}))
     return "\n".join(line for section in sections for line in section)

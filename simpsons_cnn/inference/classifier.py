@@ -39,6 +39,7 @@ from ..data.images import read_rgb
 from ..data.preprocess import Preprocess
 from .explain import Explanation, grad_cam
 from ..networks.model_file import dataset_hash, load_model, save_model, split_hash
+from ..networks.reference import num_outputs
 from ..scoring.calibration import Calibration
 from ..scoring.test_time import check_tta, tta_logits
 
@@ -337,8 +338,8 @@ def _path_of(source) -> str:
 def _checked_classes(classes: list, model: nn.Module) -> list:
     "Names in Unicode form NFC; raises `ValueError` unless there is one for each logit"
     names = distinct_names(classes)
-    outputs = getattr(model, "hparams", {}).get("num_classes", len(names))
-    if len(names) != outputs:
+    outputs = num_outputs(model)
+    if outputs not in (None, len(names)):
         raise ValueError(
             f"classes must be {outputs:,} names, as many as logits, got {len(names):,}"
         )

@@ -21,7 +21,7 @@ from .. import __version__
 from ..core.device import num_workers
 from ..core.display import progress_bar
 from ..core.files import atomic_write, require_file_or_nothing
-from ..core.text import require
+from ..core.text import check_kind, require
 from ..data.folders import pictures_under
 from ..data.images import read_rgb
 from ..data.preprocess import Preprocess
@@ -525,6 +525,7 @@ def export_onnx(
     pictures: list = None,  # To compare on; `None` draws 500, see `pictures_to_check`
 ) -> dict:  # See `check_parity`
     "Write the classifier as ONNX; raises `ValueError`, and writes nothing, if it differs"
+    check_kind("clf", clf, "preprocess", "a Classifier, such as Classifier.load(path)")
     require("onnxruntime", "onnx")
     require_file_or_nothing(path)
     graph = onnx_graph(clf)
@@ -574,6 +575,7 @@ def export_torch(
     pictures: list = None,  # To compare on; `None` draws 500, see `pictures_to_check`
 ) -> dict:  # See `check_parity`
     "Write the classifier for `torch.export`; `ValueError`, and nothing written, if it differs"
+    check_kind("clf", clf, "preprocess", "a Classifier, such as Classifier.load(path)")
     require_file_or_nothing(path)
     program = _torch_program(clf)
     file = io.BytesIO()

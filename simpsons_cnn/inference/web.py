@@ -25,6 +25,7 @@ from simpsons_cnn.core.files import (
     replace_folder,
     require_empty_folder,
 )
+from ..core.text import check_kind
 from ..data.images import read_rgb
 from .classifier import Classifier
 from .export import export_onnx
@@ -150,6 +151,7 @@ def export_web(
     examples: list = (),  # Pictures for visitors to try: paths or images
 ) -> dict:  # See `check_parity`; and `bytes`, the size of the folder
     "Write a folder with a page that classifies in the browser; raises `FileExistsError`, `OSError`"
+    check_kind("clf", clf, "preprocess", "a Classifier, such as Classifier.load(path)")
     require_empty_folder(folder)
     archive = runtime_archive(runtime)
     with replace_folder(folder) as temp:

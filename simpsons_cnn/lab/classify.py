@@ -11,6 +11,7 @@ from pathlib import Path
 
 import ipywidgets as widgets
 
+from ..core.text import check_kind
 from ..data.folders import pictures_under
 from ..inference.classifier import Classifier, Prediction
 from .html import STYLE, Html, bar_html, element, join_html, picture_html
@@ -205,6 +206,7 @@ class ClassifyPictures(widgets.VBox):
         max_cards: int = 24,  # Cards shown at a time
         folders: bool = True,  # A field for folders on this machine; `False` for visitors' pages
     ):
+        check_kind("clf", clf, "classes", "a Classifier, such as Classifier.load(path)")
         limit = _upload_limit(folders)
         self.clf, self.k, self.max_cards = clf, k, max_cards
         self.upload, self.clear = _make_upload(limit), _make_clear()

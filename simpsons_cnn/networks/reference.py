@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['conv_block', 'Seeded', 'Dropout', 'set_dropout_generator', 'check_sides', 'TwoStacks', 'SimpsonsCNN', 'evaluating',
-           'layer_table']
+           'num_outputs', 'layer_table']
 
 # %% ../../nbs/networks/02_reference.ipynb #d75736ef
 from collections.abc import Callable, Iterator
@@ -16,6 +16,8 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from ..core.text import check_kind
 
 # %% ../../nbs/networks/02_reference.ipynb #24a9e391
 def conv_block(
@@ -165,6 +167,7 @@ def evaluating(
     model: nn.Module,  # A network in any mode
 ) -> Iterator[None]:
     "Within, a network is in evaluation mode; each of its modules gets back the mode it had"
+    check_kind("model", model, "modules", "a network; of a Classifier give its `model`")
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -172,6 +175,14 @@ def evaluating(
     finally:
         for module, training in modes:
             module.training = training
+
+# %% ../../nbs/networks/02_reference.ipynb #5d0c11a2
+def num_outputs(
+    model: nn.Module,
+) -> int | None:
+    "How many logits a network says that it has; `None` if it does not say"
+    settings = getattr(model, "hparams", None)
+    return settings.get("num_classes") if isinstance(settings, dict) else None
 
 # %% ../../nbs/networks/02_reference.ipynb #37059dd4
 def layer_table(

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from ..core.device import pick_dtype
 from ..core.display import progress_bar
-from ..core.text import as_array, whole_numbers
+from ..core.text import as_array, check_kind, whole_numbers
 from ..data.augment import resample
 from ..data.store import PixelStore
 
@@ -304,6 +304,8 @@ def near_duplicates(
     other: PixelStore | None = None,  # Images to search in; `None`: among themselves
 ) -> pd.DataFrame:  # A row per pair, the smallest local difference first
     "Pairs of images that show the same thing: rows `a` and `b`, 'copy' or 'frame', and how alike"
+    for each in (store, store if other is None else other):
+        check_kind("store", each, "pixels", "a PixelStore, such as PixelStore.build(files)")
     table = pd.DataFrame(_kept_pairs(store, other).numpy(), columns=list(_COLUMNS))
     table = table.astype(_COLUMNS)
     is_copy = table.max_local_difference <= MAX_LOCAL_DIFFERENCE

@@ -21,6 +21,7 @@ from torch import nn
 from .. import __version__
 from ..core.files import remove_temp_files
 from ..core.tensors import DamagedFile, read_tensors, write_tensors
+from ..core.text import check_number
 from .distributed import current_ranks
 from .history import History
 
@@ -278,6 +279,7 @@ class Checkpoint:
     def __post_init__(self):
         if self.resume and self.path is None:
             raise ValueError("resume needs a checkpoint to continue from; give it a path")
+        check_number("seconds", self.seconds, 0, float("inf"))
         self.path = None if self.path is None else Path(self.path)
         self.identity = self.identity or {}
         self.saved_at = time.monotonic()

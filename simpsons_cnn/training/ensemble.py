@@ -233,13 +233,14 @@ def _judge_ensemble(model: Ensemble, valid: TrainingData) -> tuple:  # (`Report`
 
 # %% ../../nbs/training/18_ensemble.ipynb #949f7c94
 def make_ensemble(
-    models: list,  # Model files, folders of runs, or of a series; two or more models in all
+    models,  # Model files, folders of runs, or of a series, or one; two or more models in all
     path,  # File to write, by custom `….safetensors`; its folder is made
     calibrate: bool = True,  # Find temperature and threshold on the members' validation images
     device: str = "auto",  # Where to compute for that
     **overrides,  # Settings that differ from the members', such as `traindir`
 ) -> MadeEnsemble:
     "Put trained models into one model file; raises `ValueError` or `OSError`"
+    models = [models] if isinstance(models, (str, Path)) else models
     require_file_or_nothing(path)
     check_suffix(path, ".safetensors")
     members = _read_members(models)

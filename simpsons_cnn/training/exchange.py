@@ -14,7 +14,7 @@ import pandas as pd
 
 from ..core.files import atomic_write
 from ..core.text import first_few, unknown_name_message
-from ..data.folders import ImageFiles
+from ..data.folders import ImageFiles, row_numbers
 from ..scoring.report import Report
 
 # %% ../../nbs/training/17_exchange.ipynb #dd59b02a
@@ -23,7 +23,8 @@ def _metadata_table(files: ImageFiles, valid_idx=None) -> pd.DataFrame:
     labels = [files.classes[label] for label in files.labels]
     table = pd.DataFrame(dict(file_name=files.names, label=labels))
     if valid_idx is not None:
-        is_valid = np.isin(np.arange(len(files)), valid_idx)
+        is_valid = np.zeros(len(files), dtype=bool)
+        is_valid[row_numbers(valid_idx, len(files))] = True
         table["split"] = np.where(is_valid, "validation", "train")
     return table
 
@@ -57,7 +58,7 @@ def _check_free(folder: Path, name: str, overwrite: bool):
 
 def save_metadata(
     files: ImageFiles,  # Images, after `apply_fixes`
-    valid_idx=None,  # Rows of the validation images, as from `load_split`; `None`: no split
+    valid_idx=None,  # Rows of the validation images, or a mask; `None`: no split
     name: str = "metadata.csv",  # Or 'metadata.jsonl', for any names of characters
     overwrite: bool = False,  # Whether to replace a file of that name
 ) -> Path:  # The file, in `files.root`

@@ -19,7 +19,7 @@ from ..core.device import pick_device
 from ..core.figures import NotebookFigure, figure_png
 from ..core.files import atomic_write
 from ..core.run_folders import output_folders
-from ..core.text import first_few, safe_csv, short_repr
+from ..core.text import check_kind, first_few, safe_csv, short_repr
 from ..data.batches import Batches
 from ..data.folders import ImageFiles
 from ..data.store import PixelStore
@@ -292,6 +292,7 @@ def _save_cross_validation(series: CrossValidation):
 # %% ../../nbs/training/16_folds.ipynb #8ab4ccc8
 def _check_request(config: Config, folds: int):
     "Raise `ValueError` for what cannot be cross-validated"
+    check_kind("config", config, "flat", "a Config, such as Config.load(path)")
     if isinstance(folds, bool) or not isinstance(folds, int) or folds < 2:
         raise ValueError(f"folds must be a whole number of 2 or more, got {short_repr(folds)}")
     if is_split_file(config.split):

@@ -25,7 +25,7 @@ from torch.distributed.run import main as torchrun
 from ..core.config import Config
 from ..core.device import num_workers
 from ..core.run_folders import run_folders
-from ..core.text import short_repr
+from ..core.text import check_kind, short_repr
 from .distributed import wait_limit
 
 # %% ../../nbs/training/14_launch.ipynb #cb297421
@@ -169,6 +169,7 @@ def launch(
     resume: bool = False,  # See `train`
 ) -> Path:  # The model file, for `Classifier.load`
     "Train in several processes, and show what they print; raises `RuntimeError` if they fail"
+    check_kind("config", config, "flat", "a Config, such as Config.load(path)")
     check_nproc(nproc, config.device)
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     with run_folders(config, resume) as config, tempfile.TemporaryDirectory() as folder:

@@ -25,13 +25,13 @@ from ..core.config import ModelParameters, TrainingParameters
 from ..core.device import derive_seed, make_generator, pick_dtype
 from ..core.files import atomic_write, on_first_signal
 from ..core.tensors import weights_hash
-from ..core.text import first_few
+from ..core.text import check_kind, check_number, first_few
 from ..data.batches import Batches
 from ..data.mixing import balanced_chances, mix_batch
 from ..networks.presets import OwnNetwork
-from ..networks.reference import set_dropout_generator
+from ..networks.reference import num_outputs, set_dropout_generator
 from ..scoring.metrics import COMMON
-from ..scoring.report import Report
+from ..scoring.report import Report, check_outputs
 from .callbacks import NO_BETTER, Callback
 from .checkpoint import Checkpoint, describe_environment
 from simpsons_cnn.training.distributed import (
@@ -56,7 +56,14 @@ from simpsons_cnn.training.schedule import (
 
 # %% ../../nbs/training/04_run.ipynb #968cd0fb
 def _check_loaders(train_dl: Batches, valid_dl: Batches):
-    "Raise `ValueError` for loaders in each other's role"
+    "Raise `ValueError` for loaders in each other's role, or of other characters"
+    for dl in (train_dl, valid_dl):
+        check_kind("a loader", dl, "indices", "Batches, such as Batches(store, rows)")
+    if train_dl.store.classes != valid_dl.store.classes:
+        raise ValueError(
+            "train_dl and valid_dl must have the same characters: scan the folder of the second"
+            " with classes=files.classes"
+        )
     if not train_dl.shuffle:
         raise ValueError(
             "train_dl must be shuffled: give its Batches augment=Augment() or shuffle=True"
@@ -158,6 +165,9 @@ def _check_shares(run):
 def _check_arguments(run):
     "Raise `ValueError` or `TypeError` for a run that cannot be trained"
     _check_loaders(run.train_dl, run.valid_dl)
+    check_kind("model", run.model, "modules", "a network, such as create_model makes it")
+    check_outputs(num_outputs(run.model), run.train_dl.store.classes)
+    check_number("weight_decay", run.weight_decay, 0, 1000)
     _check_loss(run.loss)
     check_callbacks(run.callbacks)
     _check_first_crop(run.recipe, run.train_dl)

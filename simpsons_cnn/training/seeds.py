@@ -19,7 +19,7 @@ from ..core.config import Config, is_split_file
 from ..core.figures import NotebookFigure, figure_png
 from ..core.files import atomic_write
 from ..core.run_folders import link_run, new_run_folder
-from ..core.text import safe_str, short_repr
+from ..core.text import check_kind, safe_str, short_repr
 from ..data.folders import ImageFiles
 from ..scoring.plotting import row_axes
 from ..scoring.report import overall_scores
@@ -42,6 +42,8 @@ def check_seeds(
     seeds,  # Numbers, or text on its way from a command line
 ) -> list:
     "Read two or more different seeds as numbers; raises `ValueError`"
+    if isinstance(seeds, str) or not np.iterable(seeds):
+        raise ValueError(f"seeds must be two or more different numbers, got {short_repr(seeds)}")
     seeds = [Config.load(seed=seed).seed for seed in seeds]
     if len(seeds) < 2 or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds must be two or more different numbers, got {short_repr(seeds)}")
@@ -230,6 +232,7 @@ def train_seeds(
     files: ImageFiles = None,  # Of `traindir`, without fixes, if it has been scanned
 ) -> SeedSeries:
     "Train once for each seed on the same split; a seed that fails is left out, with a warning"
+    check_kind("config", config, "flat", "a Config, such as Config.load(path)")
     seeds = check_seeds(seeds)
     files = ImageFiles.scan(config.traindir) if files is None else files
     scan_series(config, files)

@@ -17,7 +17,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from ..core.config import TrainingParameters
 from ..core.device import derive_seed, pick_device
 from ..core.display import progress_bar
-from ..core.text import check_number, check_whole
+from ..core.text import check_kind, check_number, check_whole
 from ..data.augment import Augment
 from ..data.batches import Batches
 from ..data.folders import ImageFiles
@@ -163,6 +163,7 @@ def cross_validate(
     "Judge each image by a network that has not seen it; raises `KeyboardInterrupt` if stopped"
     if changes.get("patience"):
         raise ValueError("patience must be 0: it would end training by the images to be judged")
+    check_kind("store", store, "pixels", "a PixelStore, such as PixelStore.build(files)")
     check_whole("seed", seed, 0)
     labels = store.labels
     device = pick_device(device)

@@ -26,6 +26,7 @@ from simpsons_cnn.core.run_folders import (
     remove_run,
     run_folders,
 )
+from ..core.text import check_kind
 from ..data.batches import Batches
 from ..data.folders import ImageFiles
 from ..networks.losses import log_prior, resolve_imbalance, weights_by_name
@@ -408,6 +409,7 @@ def _open_checkpoint(config: Config, name: str, resume: bool) -> Checkpoint:
 # %% ../../nbs/training/07_train.ipynb #fc6af20a
 def _lead(config: Config, callbacks, resume: bool, ranks: Ranks, files=None) -> Run:
     "Scan, decode, split, train, judge, save"
+    check_kind("config", config, "flat", "a Config, such as Config.load(path)")
     announce = callbacks is None
     callbacks = as_callbacks(callbacks)
     pick_device(config.device)
