@@ -141,3 +141,15 @@ def test_a_job_that_cannot_be_called():
 def test_arguments_that_only_a_config_can_use(useless):
     with pytest.raises(ValueError, match="callbacks and resume go with a Config"):
         TrainingDashboard(Obedient(0.0), **useless)
+
+
+@pytest.mark.parametrize("jupyter, seconds", [(True, 4), (False, None)])
+def test_a_script_that_ends_waits_for_its_run(monkeypatch, jupyter, seconds):
+    "A thread that still computes while Python ends may abort it; a kernel is ended in any case"
+    monkeypatch.setattr("simpsons_cnn.lab.dashboard.in_jupyter", lambda: jupyter)
+    dashboard, waits = TrainingDashboard(Obedient(0.0)), []
+    dashboard.start()
+    with monkeypatch.context() as patched:
+        patched.setattr(dashboard.job.done, "wait", lambda timeout=None: waits.append(timeout))
+        dashboard.job._stop_at_exit()
+    assert (dashboard.result(), waits) == ("done", [seconds])
