@@ -210,3 +210,15 @@ def test_the_button_stops_a_refit(drawn, tmp_path, monkeypatch):
     assert (run.refit, run.history.resumable, dashboard.state) == (None, True, "stopped")
     resumed = TrainingDashboard(config, resume=True)
     assert resumed.result().refit["pictures"] == 120 and resumed.state == "finished"
+
+
+@pytest.mark.parametrize("jupyter, seconds", [(True, 4), (False, None)])
+def test_a_script_that_ends_waits_for_its_run(monkeypatch, jupyter, seconds):
+    "A thread that still computes while Python ends may abort it; a kernel is ended in any case"
+    monkeypatch.setattr("simpsons_cnn.lab.dashboard.in_jupyter", lambda: jupyter)
+    dashboard, waits = TrainingDashboard(Obedient(0.0)), []
+    dashboard.start()
+    with monkeypatch.context() as patched:
+        patched.setattr(dashboard.job.done, "wait", lambda timeout=None: waits.append(timeout))
+        dashboard.job._stop_at_exit()
+    assert (dashboard.result(), waits) == ("done", [seconds])

@@ -204,6 +204,79 @@ def test_processes_end_with_a_checkpoint_if_the_one_that_started_them_is_killed(
     assert "interrupted by SIGTERM" in (path.with_suffix("") / "model/report.json").read_text()
 
 
+NETWORK = """
+import os, time
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, n):
+        super().__init__()
+        self.head, self.steps = nn.Linear(3, n), 0
+
+    def forward(self, x):
+        self.steps += self.training
+        if self.steps == 3 and os.environ.get("RANK") == "1":
+            FAULT
+        return self.head(x.mean((2, 3)))
+"""
+GO_ON = "the same command with --resume continues from the last checkpoint"
+FAULTS = {
+    "raise ValueError('no luck')": "error: no luck (in process 1 of 2, on ",
+    "os._exit(7)": f"error: process 1 of 2 has ended with exit code 7, so all have ended; {GO_ON}",
+    "time.sleep(1e6)": "error: process 1 of 2 has not answered for 5 seconds, so all have ended; if"
+    f" it was at work, set SIMPSONS_CNN_TIMEOUT to more seconds; {GO_ON}",
+}
+
+
+@pytest.mark.skipif("FULL" not in os.environ, reason="takes two minutes; FULL=1 runs it")
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_network_that_fails_in_one_process_alone(folder, fault):
+    name = f"fails{list(FAULTS).index(fault)}"
+    (folder / f"{name}_network.py").write_text(NETWORK.replace("FAULT", fault))
+    path = settings(folder, name)
+    paths = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+    env = dict(PYTHONPATH=paths, SIMPSONS_CNN_TIMEOUT="5")
+    process = start(path, f"--architecture={name}_network:Net", env=env)
+    while len(workers := workers_of(process.pid)) < 2 and process.poll() is None:
+        time.sleep(0.02)
+    _, err = process.communicate(timeout=180)
+    assert process.returncode == 1
+    assert err.startswith(FAULTS[fault]) and err.count("\n") == 1
+    assert not remain(workers.values())
+
+
+@pytest.mark.skipif("FULL" not in os.environ, reason="takes a minute; FULL=1 runs it")
+def test_a_mistake_of_the_first_ends_those_that_wait_for_it(folder):
+    "Before the group there is no connection that could be lost"
+    empty = folder / "no pictures"
+    empty.mkdir()
+    began = time.monotonic()
+    process = start(settings(folder, "empty"), f"--traindir={empty}")
+    err = process.communicate()[1]
+    assert err.startswith("error: ") and err.count("\n") == 1
+    assert (process.returncode, time.monotonic() - began < 30) == (1, True)
+
+
+@pytest.mark.skipif("FULL" not in os.environ, reason="takes a minute; FULL=1 runs it")
+@pytest.mark.parametrize("phase, name", [("start", "SIGTERM"), ("steps", "SIGHUP")])
+def test_a_signal_to_the_command_ends_all(folder, phase, name):
+    path = settings(folder, f"signal in {phase}", num_epochs=100)
+    process = start(path)
+    checkpoint = path.with_suffix("") / "model/last.ckpt"
+    while len(workers := workers_of(process.pid)) < 2 and process.poll() is None:
+        time.sleep(0.005)
+    while phase == "steps" and not checkpoint.exists() and process.poll() is None:
+        time.sleep(0.02)
+    number = signal.Signals[name]
+    process.send_signal(number)
+    _, err = process.communicate(timeout=120)  # until the last has closed its streams
+    assert process.returncode == 128 + number
+    assert err.splitlines() == [
+        f"interrupted by {name}; the same command with --resume continues from there"
+    ] * (phase == "steps")
+    assert not remain(workers.values())
+
+
 PROCESSES = {
     (2, "cpu"): None,
     (3, "cpu"): "nproc must be at most 2 with 1 processor to use, got 3",

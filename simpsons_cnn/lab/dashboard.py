@@ -362,7 +362,7 @@ class _Job:
 
     def _stop_at_exit(self):
         self.control.stop()
-        self.done.wait(4)
+        self.done.wait(4 if in_jupyter() else None)  # Jupyter ends a kernel after five seconds
 
 # %% ../../nbs/lab/03_dashboard.ipynb #5c1d0e07
 def _train(config, more, resume, callbacks):
