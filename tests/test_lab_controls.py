@@ -187,3 +187,10 @@ def test_scores_of_a_run_that_has_ended_are_those_of_the_network_that_was_kept()
     assert _score_cells(run) == ["0.5000", "0.2500", "–"]
     run.job.returned = SimpleNamespace(report=Report(np.eye(2, dtype=int), ["ann", "bob"]))
     assert _score_cells(run) == ["1.0000", "1.0000", "–"]
+
+
+def test_a_run_that_is_stopped_in_its_first_epoch_can_be_continued(controls):
+    controls.begin()
+    controls.runs[-1].stop()
+    history = controls.runs[-1].result().history
+    assert (len(history), history.resumable, controls.can_resume()) == (0, True, True)

@@ -478,6 +478,7 @@ class TrainingDashboard(Callback):
     def on_start(self, run):
         if self.ended():
             raise ValueError("A dashboard shows one run, and this one has ended; make a new one")
+        self.history = run.history  # of a resumed run with the epochs before
         self.epochs = run.num_epochs
         self.batch_size = self.batch_size or run.train_dl.batch_size
         now = time.monotonic()
