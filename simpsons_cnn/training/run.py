@@ -422,7 +422,7 @@ class TrainingRun:
         self.error = None  # the exception of a run that failed
         self.seconds_before = 0.0  # that this epoch took before a resume
         self._epoch_began = time.perf_counter()  # less the seconds before a resume
-        self._identity = _run_identity(self)  # before the loss counts what it sees
+        self._identity = None  # known when it is first asked for
 
     def __repr__(self) -> str:
         at = f"epoch {self.epoch + 1} of {self.num_epochs}, step {self.step + 1}"
@@ -474,6 +474,8 @@ class TrainingRun:
 
     def identity(self) -> dict:
         "What decides the weights, as plain types"
+        if self._identity is None:
+            self._identity = _run_identity(self)
         return dict(self._identity)
 
     def environment(self) -> dict:
@@ -618,6 +620,8 @@ def _restore_others(run: TrainingRun, data: bytes):
 # %% ../../nbs/training/04_run.ipynb #2a356bd6
 def _begin(run: TrainingRun):
     "Continue from the checkpoint, in all processes, or clear it"
+    if run.checkpoint.path or run.ranks.size > 1:
+        run.identity()  # before the loss counts what it sees
     restored = run.checkpoint.resume and run.checkpoint.restore(run)
     if not restored:
         run.checkpoint.clear()
