@@ -160,7 +160,7 @@ MISTAKES = {
     f"simpsons_export {MODEL} --hub h --web h/x": "'h/x' lies in 'h', which gets files of its own",
     f"simpsons_export {MODEL} --web new --examples empty": "No pictures under 'empty'",
     "simpsons_runs series/refit": "'series/refit' is one run; name the folder that holds it",
-    "simpsons_data x --demo --test 100001": "test must be a whole number from 1 to 100,000, got 100001",
+    "simpsons_data x --demo --test 100001": "test must be a whole number from 1 to 100,000",
     "simpsons_data demo/train --shard 1/2 --store_directory torn.jpg": "name another folder that",
     "simpsons_audit demo/train --store_directory torn.jpg": "name another folder that can be",
     "simpsons_bench --files 1000001": "files must be from 1 to 1,000,000, got 1000001",
