@@ -27,7 +27,7 @@ from ..core.text import escape_html, safe_csv, unknown_name_message
 from ..data.folders import ImageFiles
 from ..data.images import open_picture
 from ..data.shards import open_store
-from ..data.store import PixelStore
+from ..data.store import PixelStore, check_files
 from .duplicates import group_pictures, near_duplicates
 from .split import image_table
 
@@ -288,6 +288,7 @@ class AuditReport:
 # %% ../../nbs/quality/03_audit.ipynb #19453cdf
 def _build_stores(files: ImageFiles, test_files: ImageFiles | None, size: int, folder) -> dict:
     "'train' and, if there are test images, 'test': the `PixelStore` of each"
+    check_files(files)
     sets = dict(train=files) if test_files is None else dict(train=files, test=test_files)
     if sets.get("test", files).classes != files.classes:
         raise ValueError("test_files must be scanned with classes=files.classes")
