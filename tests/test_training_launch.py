@@ -201,7 +201,9 @@ def test_processes_end_with_a_checkpoint_if_the_one_that_started_them_is_killed(
     process.kill()
     process.communicate(timeout=60)  # until the last of them has closed its streams
     assert not remain(workers.values())
-    assert "interrupted by SIGTERM" in (path.with_suffix("") / "model/report.json").read_text()
+    stopped = json.loads((path.with_suffix("") / "model/report.json").read_text())["stopped"]
+    either_first = ("interrupted by SIGTERM", "another process was asked to stop")
+    assert stopped in either_first  # each process looks for itself whether its parent is there
 
 
 NETWORK = """
