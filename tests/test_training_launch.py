@@ -1,5 +1,6 @@
 "Real processes: the command, kills, and what their messages say"
 
+import json
 import logging
 import os
 import signal
