@@ -61,7 +61,7 @@ def test_strokes():
         (dict(train=1.5), "train must be a whole number from 1 to 100,000, got 1.5"),
         (dict(test=0), "test must be a whole number from 1 to 100,000, got 0"),
         (dict(test="3"), "test must be a whole number from 1 to 100,000, got '3'"),
-        (dict(size=9), "size must be a whole number from 16 to 4,096, got 9"),
+        (dict(size=9), "size must be a whole number from 32 to 4,096, got 9"),
         (dict(seed=-1), "seed must be a whole number of 0 or more, got -1"),
         (dict(seed=None), "seed must be a whole number of 0 or more, got None"),
     ],

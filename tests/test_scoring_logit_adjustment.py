@@ -89,7 +89,7 @@ def test_a_network_that_fails_in_the_check_is_left_as_it_was():
 class Judged(list):
     "Batches to judge by, as `adjust_logits` walks them"
 
-    shuffle, augment, transform = False, None, None
+    shuffle, augment, transform, indices = False, None, None, None
 
 
 @pytest.mark.parametrize("counts", [[300, 30, 10], [50, 50, 50]])

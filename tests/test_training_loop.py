@@ -20,7 +20,7 @@ from simpsons_cnn.demo.characters import demo_characters
 from simpsons_cnn.lab.dashboard import TrainingDashboard
 from simpsons_cnn.networks.reference import SimpsonsCNN
 from simpsons_cnn.quality.split import split_per_character
-from simpsons_cnn.scoring.metrics import evaluate
+from simpsons_cnn.scoring.report import evaluate
 from simpsons_cnn.training import callbacks as callback_page
 from simpsons_cnn.training.callbacks import Callback, EarlyStopping, Progress
 from simpsons_cnn.training.checkpoint import Checkpoint

@@ -452,7 +452,7 @@ class LabelCleaner(widgets.VBox):
         "Undo the last decision, and show the page of its picture"
         try:
             name = self.decisions.undo()
-        except OSError as error:
+        except (ValueError, OSError) as error:
             self._say(f"Nothing is undone: {error}", error=True)
             return
         if not name:
