@@ -87,7 +87,7 @@ def test_latest_moves_from_a_drive_with_links_to_one_without(tmp_path, monkeypat
     link_run(tmp_path / "001")
     assert (tmp_path / "latest").is_symlink()
     with monkeypatch.context() as without_links:
-        without_links.setattr("os.symlink", refuse_links)
+        without_links.setattr("pathlib.Path.symlink_to", refuse_links)
         link_run(tmp_path / "002")
     assert latest_run(tmp_path) == tmp_path / "002" and not (tmp_path / "latest").is_symlink()
     link_run(tmp_path / "003")
@@ -100,7 +100,7 @@ def test_an_old_link_stays_where_nothing_can_be_written(tmp_path, monkeypatch, c
     for name in ("001", "002"):
         (tmp_path / name).mkdir()
     link_run(tmp_path / "001")
-    monkeypatch.setattr("os.symlink", refuse_links)
+    monkeypatch.setattr("pathlib.Path.symlink_to", refuse_links)
     monkeypatch.setattr("os.fsync", refuse_links)
     link_run(tmp_path / "002")
     assert "latest' does not lead to this run" in capsys.readouterr().err
