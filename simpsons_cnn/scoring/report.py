@@ -362,12 +362,13 @@ def check_outputs(
 def check_judged(
     dl,  # `Batches` that a model is to be judged by
     groups=None,  # Group of each image of their store
+    name: str = "dl",  # What the loader is called where it was given
 ):
     "Raise `ValueError` for a loader that changes or shuffles images, or groups that do not fit"
-    check_kind("dl", dl, "indices", "Batches, such as Batches(store, valid_idx)")
-    if dl.shuffle or dl.augment or dl.transform:
+    check_kind(name, dl, "indices", "Batches, such as Batches(store, valid_idx)")
+    if dl.shuffle or not (dl.augment is dl.transform is None):
         raise ValueError(
-            "dl must be without augment, transform and shuffle: each picture once, in order"
+            f"{name} must be without augment, transform and shuffle: each picture once, in order"
         )
     if groups is not None:
         one_for_each("groups", groups, len(dl.store), dl.indices)

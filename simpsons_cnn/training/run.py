@@ -31,7 +31,7 @@ from ..data.mixing import balanced_chances, mix_batch
 from ..networks.presets import OwnNetwork
 from ..networks.reference import num_outputs, set_dropout_generator
 from ..scoring.metrics import COMMON
-from ..scoring.report import Report, check_outputs
+from ..scoring.report import Report, check_judged, check_outputs
 from .callbacks import NO_BETTER, Callback
 from .checkpoint import Checkpoint, describe_environment
 from simpsons_cnn.training.distributed import (
@@ -68,10 +68,7 @@ def _check_loaders(train_dl: Batches, valid_dl: Batches):
         raise ValueError(
             "train_dl must be shuffled: give its Batches augment=Augment() or shuffle=True"
         )
-    if valid_dl.shuffle or not (valid_dl.augment is valid_dl.transform is None):
-        raise ValueError(
-            "valid_dl must be without augment, transform and shuffle: each picture once, in order"
-        )
+    check_judged(valid_dl, name="valid_dl")
 
 # %% ../../nbs/training/04_run.ipynb #0f5bee8c
 def _check_first_crop(recipe: TrainingParameters, train_dl: Batches):
