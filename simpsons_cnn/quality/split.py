@@ -158,8 +158,7 @@ def split_table(
 ) -> pd.DataFrame:  # A row per image: `file`, `character`, `group`, `split`, `sha256`
     "Which image is on which side"
     table = image_table(files, hashes)
-    is_valid = np.zeros(len(files), dtype=bool)
-    is_valid[row_numbers(valid_idx, len(files))] = True
+    is_valid = np.isin(np.arange(len(files)), row_numbers(valid_idx, len(files)))
     table.insert(2, "group", one_for_each("groups", groups, len(files)))
     table.insert(3, "split", np.where(is_valid, "valid", "train"))
     return table

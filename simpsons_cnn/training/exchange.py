@@ -23,8 +23,7 @@ def _metadata_table(files: ImageFiles, valid_idx=None) -> pd.DataFrame:
     labels = [files.classes[label] for label in files.labels]
     table = pd.DataFrame(dict(file_name=files.names, label=labels))
     if valid_idx is not None:
-        is_valid = np.zeros(len(files), dtype=bool)
-        is_valid[row_numbers(valid_idx, len(files))] = True
+        is_valid = np.isin(np.arange(len(files)), row_numbers(valid_idx, len(files)))
         table["split"] = np.where(is_valid, "validation", "train")
     return table
 
