@@ -14,7 +14,7 @@ import os
 import re
 import sys
 from collections import Counter
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -25,10 +25,14 @@ from .files import atomic_write, read_limited
 from .text import escape_html, short_repr, unknown_name_message
 
 # %% ../../nbs/core/03_config.ipynb #ae0a47a0
-def _setting(default, text: str, **rules) -> Any:
+def _setting(default, text: str, fixed: bool = True, **rules) -> Any:
     "A field with its default, its description and pydantic's rules; numbers must be finite"
     finite = {"allow_inf_nan": False} if isinstance(default, float) else {}
-    return Field(default, description=text, **finite, **rules)
+    marks = {"fixed": fixed}  # see `fixed_settings`
+    return Field(default, description=text, json_schema_extra=marks, **finite, **rules)
+
+
+_free_setting = partial(_setting, fixed=False)
 
 # %% ../../nbs/core/03_config.ipynb #340adc4c
 def _path_in_home(path) -> str:
@@ -54,6 +58,11 @@ class _Section(BaseModel):
         if isinstance(value, (str, os.PathLike)) and Path in (kind, *get_args(kind)):
             return _path_in_home(value)
         return value
+
+    def fixed_settings(self) -> dict:  # As plain types
+        "The settings that decide the weights; a run keeps them when it is continued"
+        fields, values = type(self).model_fields, self.model_dump(mode="json")
+        return {name: values[name] for name, f in fields.items() if f.json_schema_extra["fixed"]}
 
 # %% ../../nbs/core/03_config.ipynb #da3b3327
 _RULES = {
@@ -90,10 +99,10 @@ class DatasetParameters(_Section):
     "Where the pictures are and how they are stored"
 
     # Which pictures
-    traindir: Path = _setting(
+    traindir: Path = _free_setting(
         "data/demo/train", "Folder with one subfolder of pictures per character"
     )
-    testdir: Path | None = _setting(
+    testdir: Path | None = _free_setting(
         "data/demo/test",
         "The same for testing; looked at once, at the very end. `null`, or left out where "
         "`traindir` is given: no test",
@@ -111,7 +120,7 @@ class DatasetParameters(_Section):
     )
     # How they are stored
     size: int = _setting(96, "Side of a stored picture in pixels", ge=64, le=512)
-    fixes: Path | None = _setting(
+    fixes: Path | None = _free_setting(
         None,
         "CSV file of corrected labels and dropped pictures of `traindir`; `null`: none; "
         "see `apply_fixes`",
@@ -119,7 +128,7 @@ class DatasetParameters(_Section):
     resize_rule: Literal["stretch", "pad"] = _setting(
         "stretch", "How an oblong picture becomes square: 'stretch' it or 'pad' it with grey"
     )
-    store_directory: Path | None = _setting(
+    store_directory: Path | None = _free_setting(
         None, "Where decoded pictures are kept; `null`: in a folder `.pixels` beside `traindir`"
     )
     skip_unreadable: bool = _setting(
@@ -295,14 +304,14 @@ class TrainingParameters(_Section):
         "What the best epoch is best at, on the validation pictures; 'macro_f1_common' leaves out "
         "characters with fewer than ten of them, 'last' keeps the last epoch and chooses nothing",
     )
-    patience: int = _setting(
+    patience: int = _free_setting(
         0,
         "Stop after this many epochs without a better one; 0 never stops early. With 'one_cycle' "
         "the first five eighths of the epochs, when the learning rate is high, do not count",
         ge=0,
         le=10**6,
     )
-    refit: bool = _setting(
+    refit: bool = _free_setting(
         False,
         "In the end, train once more on training and validation pictures together, for as many "
         "epochs as were best; the scores are those of the run before",
@@ -315,12 +324,12 @@ class TrainingParameters(_Section):
         ge=0,
         lt=2**31,
     )
-    device: str = _setting(
+    device: str = _free_setting(
         "auto",
         "'auto' takes CUDA, then Apple's MPS, then the CPU; "
         "or a device of PyTorch such as 'cuda:1'",
     )
-    mixed_precision: Literal["auto", "off", "bf16"] = _setting(
+    mixed_precision: Literal["auto", "off", "bf16"] = _free_setting(
         "auto", "bfloat16 arithmetic: 'auto' where the hardware computes in it"
     )
 
@@ -436,42 +445,42 @@ class Augment(_Section):
 class OutputParameters(_Section):
     "Where a run leaves its files"
 
-    part_of_partitions: int | None = _setting(
+    part_of_partitions: int | None = _free_setting(
         None,
         "Number of figures that the loss curve is cut into, as well as drawn whole; `null`: none",
         ge=1,
         le=100,
     )
-    runs_directory: Path = _setting(
+    runs_directory: Path = _free_setting(
         "runs", "Folder of runs: each gets a folder of its own in it, the next of 001, 002, …"
     )
-    out_directory: Path | None = _setting(
+    out_directory: Path | None = _free_setting(
         None, "The folder of this run; `null`: a numbered one in `runs_directory`"
     )
-    out_model_directory: Path | None = _setting(
+    out_model_directory: Path | None = _free_setting(
         None,
         "For the weights, the checkpoint, the history and the report; "
         "`null`: `model` in the folder of the run",
     )
-    out_graphics_directory: Path | None = _setting(
+    out_graphics_directory: Path | None = _free_setting(
         None, "For the figures; `null`: `graphics` in the folder of the run"
     )
-    out_inference_directory: Path | None = _setting(
+    out_inference_directory: Path | None = _free_setting(
         None, "For predictions as CSV; `null`: `inference` in the folder of the run"
     )
-    track: Literal["none", "trackio", "wandb", "tensorboard", "mlflow"] = _setting(
+    track: Literal["none", "trackio", "wandb", "tensorboard", "mlflow"] = _free_setting(
         "none",
         "Experiment tracker that follows the run; needs the extra of its name, "
         "such as `simpsons_cnn[trackio]`, and keeps its records on this machine",
     )
-    checkpoint_seconds: float = _setting(
+    checkpoint_seconds: float = _free_setting(
         300.0,
         "Seconds between checkpoints inside an epoch; "
         "there is one at the end of each epoch as well",
         gt=0,
     )
-    overwrite: bool = _setting(False, "Whether a run may replace the files of an earlier one")
-    licence: str | None = _setting(
+    overwrite: bool = _free_setting(False, "Whether a run may replace the files of an earlier one")
+    licence: str | None = _free_setting(
         None,
         "Licence of the trained weights, as far as that of the pictures allows; "
         "kept in the model file",
@@ -682,6 +691,11 @@ class Config(_Section):
     def flat(self) -> dict:
         "Every setting by its own name"
         return {name: getattr(self, name) for name in setting_sections()}
+
+    def fixed_settings(self) -> dict:  # As plain types
+        "The settings that decide the weights; a run keeps them when it is continued"
+        sections = [section.fixed_settings() for _, section in self]
+        return {name: value for section in sections for name, value in section.items()}
 
     def to_yaml(self) -> str:
         "All settings as the text of a file that `Config.load` reads"

@@ -62,7 +62,6 @@ from simpsons_cnn.training.prepare import (
     prepare,
     scan_folders,
 )
-from .run import MAY_CHANGE
 from .trackers import trackers_of
 
 # %% ../../nbs/training/07_train.ipynb #4c0ac131
@@ -81,18 +80,6 @@ def fit_config(
         weight_decay=config.weight_decay,
         **kwargs,
     )
-
-# %% ../../nbs/training/07_train.ipynb #38f713cd
-_FOLDERS = {"traindir", "testdir", "store_directory", "fixes"}
-
-
-def _identity(config: Config) -> dict:
-    "The settings that decide the weights, as plain types"
-    identity = {}
-    for name, section in config.model_dump(mode="json").items():
-        if name != "output_parameters":
-            identity |= {k: v for k, v in section.items() if k not in _FOLDERS | MAY_CHANGE}
-    return identity
 
 # %% ../../nbs/training/07_train.ipynb #35368309
 def _read_split_table(path: Path) -> pd.DataFrame:
@@ -401,7 +388,7 @@ def _open_checkpoint(config: Config, name: str, resume: bool) -> Checkpoint:
         config.out_model_directory / name,
         resume=resume,
         seconds=config.checkpoint_seconds,
-        identity=_identity(config),
+        identity=config.fixed_settings(),
     )
     checkpoint.read()
     return checkpoint
