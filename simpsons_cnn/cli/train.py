@@ -22,7 +22,7 @@ from simpsons_cnn.cli.common import (
     tidy_errors,
 )
 from ..core.config import Config, is_split_file
-from ..core.files import signal_exit_code
+from ..core.files import MODEL_FILE, signal_exit_code
 from ..core.run_folders import RUN_FILES, latest_run, output_folders
 
 # %% ../../nbs/cli/02_train.ipynb #cef38937
@@ -275,7 +275,7 @@ def _join_seeds(series, device: str):
     from simpsons_cnn.training.ensemble import make_ensemble
 
     folders = [run.config.out_directory for run in series.runs.values()]
-    made = make_ensemble(folders, series.folder / "ensemble/model.safetensors", device=device)
+    made = make_ensemble(folders, series.folder / "ensemble" / MODEL_FILE, device=device)
     print(made)
     print(f"ensemble: {made.path}")
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from .config import Config
 from simpsons_cnn.core.files import (
+    MODEL_FILE,
     atomic_write,
     lock_folder,
     remove_temp_files,
@@ -27,7 +28,7 @@ RUN_OWN_FIGURES = ("curves.png", "training batch.png", "validation answers.png")
 REPORT_FIGURES = ("metrics.png", "confusion.png")
 RUN_FILES = dict(
     out_model_directory=(
-        "model.safetensors",
+        MODEL_FILE,
         "last.ckpt",
         "last.previous.ckpt",
         "refit.ckpt",

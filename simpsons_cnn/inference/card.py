@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch import nn
 
-from ..core.files import atomic_write
+from ..core.files import MODEL_FILE, atomic_write
 from ..core.text import check_kind, escape_html, require
 from .classifier import Classifier
 from ..networks.ensemble import Ensemble
@@ -317,7 +317,7 @@ def save_for_hub(
     "Write the model, its card and its `config.json`, as a hub keeps them"
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    clf.save(folder / "model.safetensors")
+    clf.save(folder / MODEL_FILE)
     atomic_write(folder / "README.md", model_card(clf))
     atomic_write(folder / "config.json", json.dumps(_hub_config(clf), indent=1))
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from ..core.device import num_workers, pick_device, worker_pool
 from ..core.display import jpeg_uri, progress_bar
-from ..core.files import atomic_write
+from ..core.files import MODEL_FILE, atomic_write
 from simpsons_cnn.core.text import (
     check_whole,
     escape_html,
@@ -268,7 +268,7 @@ def _fetch(repo_id: str, **kwargs) -> str:  # Path in the client's cache
 
     with suppress(EntryNotFoundError):  # an older upload has none
         client.hf_hub_download(repo_id, "config.json", **kwargs)
-    return client.hf_hub_download(repo_id, "model.safetensors", **kwargs)
+    return client.hf_hub_download(repo_id, MODEL_FILE, **kwargs)
 
 # %% ../../nbs/inference/02_classifier.ipynb #d2ae70c1
 def _check_split(trained_on: dict, table: dict, split):
@@ -401,7 +401,7 @@ class Classifier:
         **kwargs,  # Passed on to huggingface_hub, such as `revision` or `token`
     ) -> "Classifier":  # Opened on that device
         "Open a shared model, checked like any other; raises `ValueError` or what the client raises"
-        local = Path(repo_id) / "model.safetensors"
+        local = Path(repo_id) / MODEL_FILE
         return cls.load(local if local.is_file() else _fetch(str(repo_id), **kwargs), device)
 
     def save(

@@ -15,6 +15,7 @@ from torch import nn
 from ..core.config import Config
 from ..core.figures import NotebookFigure
 from simpsons_cnn.core.files import (
+    MODEL_FILE,
     atomic_write,
     check_suffix,
     find_model_file,
@@ -39,7 +40,7 @@ def model_files(
     source,  # Model file, folder of a run, or of a series of seeds
 ) -> list:
     "The model files that a path stands for; raises `FileNotFoundError`"
-    seeds = sorted(Path(source).glob("seed_*/model/model.safetensors"), key=_seed_of)
+    seeds = sorted(Path(source).glob(f"seed_*/model/{MODEL_FILE}"), key=_seed_of)
     return seeds or [find_model_file(source)]
 
 # %% ../../nbs/training/18_ensemble.ipynb #caa1940a
@@ -59,7 +60,7 @@ class _Member:
     def name(self) -> str:
         "Short: that of the run, or of the file"
         parts = self.path.parts
-        return parts[-3] if parts[-2:] == ("model", "model.safetensors") else parts[-1]
+        return parts[-3] if parts[-2:] == ("model", MODEL_FILE) else parts[-1]
 
     @property
     def temperature(self) -> float:

@@ -17,7 +17,7 @@ import torch
 from ..core.config import Config, is_split_file
 from ..core.device import pick_device
 from ..core.figures import NotebookFigure, figure_png
-from ..core.files import atomic_write
+from ..core.files import MODEL_FILE, atomic_write
 from ..core.run_folders import output_folders
 from ..core.text import check_kind, first_few, safe_csv, short_repr
 from ..data.batches import Batches
@@ -218,7 +218,7 @@ def _judge_out_of_fold(config: Config, runs: list, data: TrainingData) -> Run:
         _mean_history(runs),
         judge_calibrated(logits, targets, judged, data.groups, calibration),
         calibration=calibration,
-        model_path=config.out_model_directory / "model.safetensors",
+        model_path=config.out_model_directory / MODEL_FILE,
         adjustment=adjustment,
         refit=dict(folds=len(runs)),
     )

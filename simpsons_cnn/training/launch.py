@@ -24,6 +24,7 @@ from torch.distributed.run import main as torchrun
 
 from ..core.config import Config
 from ..core.device import num_workers
+from ..core.files import MODEL_FILE
 from ..core.run_folders import run_folders
 from ..core.text import check_kind, short_repr
 from .distributed import wait_limit
@@ -181,4 +182,4 @@ def launch(
             last = _show_lines(process)
         if process.returncode:
             raise RuntimeError(last.removeprefix("error: "))
-        return config.out_model_directory / "model.safetensors"
+        return config.out_model_directory / MODEL_FILE

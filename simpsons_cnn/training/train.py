@@ -18,7 +18,7 @@ from torch import nn
 
 from ..core.config import Config, is_split_file
 from ..core.device import pick_device, pick_dtype
-from ..core.files import atomic_write
+from ..core.files import MODEL_FILE, atomic_write
 from simpsons_cnn.core.run_folders import (
     link_run,
     lock_run_folders,
@@ -155,7 +155,7 @@ def _judged_run(
         report=judge_calibrated(logits, targets, data.valid_dl, data.groups, calibration),
         test_report=None if history.resumable else _judge_test(model, data, calibration),
         calibration=calibration,
-        model_path=config.out_model_directory / "model.safetensors",
+        model_path=config.out_model_directory / MODEL_FILE,
         adjustment=adjustment,
     )
 
