@@ -398,6 +398,7 @@ def _unused_settings(options: argparse.Namespace, settings: dict):
         yield why, settings.keys() - set(_BESIDE_VERIFY)
     if options.find_lr:
         yield "--find_lr tries the learning rates itself", {"learning_rate", "schedule"}
+        yield "--find_lr learns from the labels alone", {"teacher"}
         yield "--find_lr ends after a hundred steps and keeps no network", _OF_WHOLE_RUNS
     if options.folds:
         why = "--folds judges each picture once, and trains as many epochs as were asked for"

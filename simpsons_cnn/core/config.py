@@ -209,6 +209,13 @@ class ModelParameters(_Section):
         0.1, "Share of the last hidden layer dropped in training", ge=0, lt=1
     )
 
+    teacher: Path | None = _free_setting(
+        None,
+        "Model file of a network of the same characters, whose answers are learnt as well as the "
+        "labels (distillation); `null`: none",
+        repr=False,
+    )
+
     @field_validator("architecture")
     @classmethod
     def _check_architecture(cls, name):

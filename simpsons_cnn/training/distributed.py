@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..data.mixing import MixedLabels
+from ..networks.losses import TaughtLabels
 
 # %% ../../nbs/training/13_distributed.ipynb #c0eb6c1d
 class LostProcess(ConnectionError):
@@ -161,20 +162,26 @@ class _GatherRows(torch.autograd.Function):
         return grad[ctx.part].contiguous(), None
 
 # %% ../../nbs/training/13_distributed.ipynb #a4a72add
+def _gather_labels(ranks: Ranks, labels):
+    "Labels of all ranks' pictures, in order"
+    if isinstance(labels, TaughtLabels):
+        answers = ranks.all_gather(labels.answers)
+        return replace(labels, labels=_gather_labels(ranks, labels.labels), answers=answers)
+    if isinstance(labels, MixedLabels):
+        first, second = ranks.all_gather(labels.first), ranks.all_gather(labels.second)
+        return replace(labels, first=first, second=second)
+    return ranks.all_gather(labels)
+
+
 def gather_batch(
     ranks: Ranks,
     logits: Tensor,  # Of this rank's pictures, shape `(n, classes)`
-    labels: Tensor | MixedLabels,  # Theirs
+    labels: Tensor | MixedLabels | TaughtLabels,  # Theirs
 ) -> tuple:  # Logits and labels of all ranks' pictures, in order
     "Collect logits and labels of the whole batch, from which its loss is computed"
     if ranks.size == 1:
         return logits, labels
-    logits = _GatherRows.apply(logits, ranks)
-    if not isinstance(labels, MixedLabels):
-        return logits, ranks.all_gather(labels)
-    first = ranks.all_gather(labels.first)
-    second = ranks.all_gather(labels.second)
-    return logits, replace(labels, first=first, second=second)
+    return _GatherRows.apply(logits, ranks), _gather_labels(ranks, labels)
 
 # %% ../../nbs/training/13_distributed.ipynb #1a71df72
 @torch.no_grad()

@@ -6,7 +6,7 @@
 __all__ = ['model_files', 'MadeEnsemble', 'make_ensemble']
 
 # %% ../../nbs/training/18_ensemble.ipynb #7ed3d1df
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -22,9 +22,13 @@ from simpsons_cnn.core.files import (
     require_file_or_nothing,
 )
 from ..core.tensors import weights_hash
-from ..core.text import first_few
 from ..networks.ensemble import Ensemble
-from ..networks.model_file import load_model, save_model, split_hash
+from simpsons_cnn.networks.model_file import (
+    header_difference,
+    load_model,
+    save_model,
+    split_hash,
+)
 from ..scoring.calibration import Calibration, calibrate_logits
 from ..scoring.plotting import row_axes
 from ..scoring.report import Report, collect_logits, judge_calibrated, overall_scores
@@ -72,18 +76,6 @@ def _read_members(models: list) -> list:
     paths = [path for source in models for path in model_files(source)]
     return [_Member(path, *load_model(path)) for path in paths]
 
-# %% ../../nbs/training/18_ensemble.ipynb #de0b4979
-def _difference(header: dict, first: dict) -> str:
-    "What keeps two models from answering together; empty if nothing does"
-    others = sorted(set(header["classes"]) ^ set(first["classes"]))
-    if others:
-        return f"not both know {first_few(others)}"
-    if header["classes"] != first["classes"]:
-        return "they know the same characters in another order"
-    ours, theirs = asdict(header["preprocess"]), asdict(first["preprocess"])
-    differ = [f"{k} {ours[k]} and {theirs[k]}" for k in ours if ours[k] != theirs[k]]
-    return f"they prepare pictures in different ways: {', '.join(differ)}" if differ else ""
-
 # %% ../../nbs/training/18_ensemble.ipynb #146594f0
 def _check_members(members: list):
     "Raise `ValueError` for models that cannot or should not answer together"
@@ -92,7 +84,7 @@ def _check_members(members: list):
     first = members[0]
     seen = {}
     for member in members:
-        why = _difference(member.header, first.header)
+        why = header_difference(member.header, first.header)
         if why:
             raise ValueError(f"'{member.path}' does not fit '{first.path}': {why}")
         digest = weights_hash(member.model)

@@ -300,6 +300,10 @@ def _check_request(config: Config, folds: int):
             "split must be 'group' or 'random' with folds, which take the place of a split file,"
             f" got {short_repr(config.split)}"
         )
+    if config.teacher:
+        raise ValueError(
+            "teacher does not go with folds: it was trained on pictures that some fold judges"
+        )
 
 # %% ../../nbs/training/16_folds.ipynb #fca390cd
 def _train_each(

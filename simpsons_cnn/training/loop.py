@@ -45,6 +45,7 @@ def train_epoch(run: TrainingRun):
         run.step = step
         run.before_step()
         xb, labels = run.mix(xb, yb)
+        labels = run.ask_teacher(xb, labels)
         with torch.autocast(xb.device.type, run.dtype, enabled=run.dtype is not None):
             logits = run.model(xb)
         loss = loss_of_labels(run.loss, *gather_batch(run.ranks, logits.float(), labels))
@@ -155,6 +156,7 @@ def fit(
     weight_decay: float = ModelParameters().weight_decay,  # AdamW's
     callbacks=None,  # `Callback` objects; `None`: a `Progress` display, `[]`: silence
     checkpoint=None,  # A path, whose file is replaced; to continue, `Checkpoint(path, resume=True)`
+    teacher=None,  # A `Teacher`, whose answers are learnt as well as the labels
     **changes,  # Settings of the recipe by name, such as `num_epochs=3`
 ) -> History:  # Epochs, with the best and the last weights
     "Train, judging each epoch; raises `NonFiniteLoss`, `OSError` or `ValueError`"
@@ -167,7 +169,7 @@ def fit(
     loss = _choose_loss(loss, recipe, changes, train_dl)
     with raise_together(current_ranks()):
         run = TrainingRun(
-            model, train_dl, valid_dl, loss, recipe, weight_decay, callbacks, checkpoint
+            model, train_dl, valid_dl, loss, recipe, weight_decay, callbacks, checkpoint, teacher
         )
     with running(run):
         for _ in run.epochs():

@@ -28,6 +28,7 @@ from ..core.tensors import weights_hash
 from ..core.text import check_kind, check_number, first_few
 from ..data.batches import Batches
 from ..data.mixing import balanced_chances, mix_batch
+from ..networks.losses import TaughtLabels
 from ..networks.presets import OwnNetwork
 from ..networks.reference import num_outputs, set_dropout_generator
 from ..scoring.metrics import COMMON
@@ -164,6 +165,9 @@ def _check_arguments(run):
     _check_loaders(run.train_dl, run.valid_dl)
     check_kind("model", run.model, "modules", "a network, such as create_model makes it")
     check_outputs(num_outputs(run.model), run.train_dl.store.classes)
+    if run.teacher is not None:
+        check_kind("teacher", run.teacher, "answers", "a Teacher, such as Teacher(model)")
+        check_outputs(num_outputs(run.teacher.model), run.train_dl.store.classes)
     check_number("weight_decay", run.weight_decay, 0, 1000)
     _check_loss(run.loss)
     check_callbacks(run.callbacks)
@@ -251,6 +255,7 @@ def _run_identity(run) -> dict:
         weight_decay=run.weight_decay,
         image_sides=[prep.size, prep.crop],
         loss=_loss_identity(run.loss),
+        teacher=run.teacher and run.teacher.identity(),
     )
 
 # %% ../../nbs/training/04_run.ipynb #8f7ff40a
@@ -391,6 +396,7 @@ class TrainingRun:
     weight_decay: float = ModelParameters().weight_decay  # AdamW's
     callbacks: tuple = ()  # `Callback` objects
     checkpoint: Checkpoint | None = None  # Where the run is kept
+    teacher: object = None  # `Teacher` whose answers are learnt as well; `None`: labels alone
 
     def __post_init__(self):
         self.ranks = current_ranks()  # the processes that train together
@@ -402,6 +408,8 @@ class TrainingRun:
         self.device = self.train_dl.device
         self.dtype = pick_dtype(self.recipe.mixed_precision, self.device)  # `None`: float32
         _move(self.model, self.loss, self.device)
+        if self.teacher is not None:
+            _move(self.teacher.model, None, self.device)
         self.optimizer = _create_optimizer(self)
         decay = self.recipe.weight_averaging
         self.average = WeightAverage(self.model, decay) if decay else None  # moved after each step
@@ -501,6 +509,17 @@ class TrainingRun:
         rng = np.random.default_rng(derive_seed(self.train_dl.seed, "mix", self.epoch, self.step))
         pasted = self.rare_batch if augment.cutmix_rare else None
         return mix_batch(xb, yb, augment, rng, pasted, partial(roll_batch, ranks=self.ranks))
+
+    def ask_teacher(
+        self,
+        xb: Tensor,  # Pictures of this step, as the network sees them
+        labels,  # Theirs, as from `mix`
+    ):  # `TaughtLabels`, or the labels as they are
+        "Add the answers of the teacher, if there is one"
+        if self.teacher is None:
+            return labels
+        answers = self.teacher.answers(xb, self.dtype)
+        return TaughtLabels(labels, answers, self.teacher.share)
 
     def rare_batch(
         self,

@@ -62,6 +62,12 @@ from simpsons_cnn.training.prepare import (
     prepare,
     scan_folders,
 )
+from simpsons_cnn.training.teacher import (
+    check_teacher_stays,
+    teacher_of,
+    warn_of_teacher,
+    with_teacher_file,
+)
 from .trackers import trackers_of
 
 # %% ../../nbs/training/07_train.ipynb #4c0ac131
@@ -78,6 +84,7 @@ def fit_config(
         data.valid_dl,
         recipe=config.training_parameters,
         weight_decay=config.weight_decay,
+        teacher=teacher_of(config, data.classes),
         **kwargs,
     )
 
@@ -367,6 +374,7 @@ def _follow(ranks: Ranks):
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         with raise_together(ranks):
             files, _ = scan_folders(config)
+            teacher_of(config, files.classes)
         data = _prepare_all(config, files, None, ranks)
         model = create_network(config, len(data.classes))
         history = fit_config(config, data, model, callbacks=[])
@@ -400,11 +408,14 @@ def _lead(config: Config, callbacks, resume: bool, ranks: Ranks, files=None) -> 
     announce = callbacks is None
     callbacks = as_callbacks(callbacks)
     pick_device(config.device)
+    config = with_teacher_file(config)
     _send_settings(config, ranks)
     with raise_together(ranks):
         files, test_files = scan_folders(config, files)
+        teacher_of(config, files.classes)  # one that does not fit is refused
     _check_before_decoding(config, files)
     with run_folders(config, resume) as config, lock_run_folders(config):
+        check_teacher_stays(config)
         make_output_folders(config, resume)
         check_room(config, len(files.classes))
         checkpoint = _open_checkpoint(config, "last.ckpt", resume)
@@ -412,6 +423,7 @@ def _lead(config: Config, callbacks, resume: bool, ranks: Ranks, files=None) -> 
         data = _prepare_all(config, files, test_files, ranks)
         data.warn_of_leaks()
         split_table = data.split_table()
+        warn_of_teacher(config, split_table)
         _begin_run(config, split_table, checkpoint)
         if announce:
             print(_start_message(config, data, checkpoint), flush=True)
