@@ -41,6 +41,7 @@ from simpsons_cnn.training.distributed import (
 )
 from simpsons_cnn.training.loop import fit, judge
 from simpsons_cnn.training.run import TrainingRun
+from simpsons_cnn.training.teacher import Teacher
 
 RECIPE = TrainingParameters(num_epochs=2, learning_rate=1e-3, mixed_precision="off")
 MIXED = Augment(cutmix=0.5, cutmix_rare=True, mixup=0.4, erase=0.3)
@@ -94,6 +95,7 @@ RECIPES = {
     "averaged": dict(weight_averaging=0.8),
     "weights": dict(class_weights="inverse", gamma=2.0, label_smoothing=0.1),
     "balanced": dict(imbalance="balanced_softmax", label_smoothing=0.1),
+    "taught": dict(teacher=Teacher(Exact()), label_smoothing=0.1),
 }
 
 

@@ -383,7 +383,7 @@ def _check_run_options(parser: CommandParser, options: argparse.Namespace):
         parser.error("--verify takes its settings from the run; give it no CONFIG, --resume")
 
 # %% ../../nbs/cli/02_train.ipynb #ab4ce703
-_BESIDE_VERIFY = ("traindir", "store_directory", "fixes", "device", "mixed_precision")
+_BESIDE_VERIFY = ("traindir", "store_directory", "fixes", "teacher", "device", "mixed_precision")
 
 
 _OF_WHOLE_RUNS = RUN_FILES.keys() | {"testdir", "weight_averaging", "monitor", "patience", "refit"}

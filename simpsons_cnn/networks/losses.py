@@ -143,7 +143,8 @@ def loss_of_labels(
     "Compute a loss for labels; where there are two parts, their mean, weighted by their shares"
     if isinstance(labels, TaughtLabels):
         of_labels = loss_of_labels(loss, logits, labels.labels)
-        return of_labels.lerp(distillation_loss(logits, labels.answers), labels.share)
+        of_answers = distillation_loss(logits, labels.answers)
+        return (1 - labels.share) * of_labels + labels.share * of_answers
     if not isinstance(labels, MixedLabels):
         return loss(logits, labels)
     share = labels.share
