@@ -55,7 +55,7 @@ def test_strangers(picture):
         classes = ["moe", "carl"]
 
         def predict(self, source):
-            return Prediction(np.array([0.6, 0.4]), self.classes, ood_score=0.0, threshold=1.0)
+            return Prediction(np.array([0.6, 0.4]), self.classes, ood_score=1.0, threshold=0.0)
 
     widget = ClassifyPictures(Stranger())
     widget.folder.value = str(picture)
