@@ -246,7 +246,6 @@ def _transparency_factor(im: Image.Image) -> int:
     fitting = [f for f in _TO_8_BITS.values() if value * f <= 255 and not (grey % f).any()]
     return fitting[0] if fitting else 1
 
-
 # %% ../../nbs/data/01_images.ipynb #cc70d5b9
 _ALPHA_MODES = ("RGBA", "LA", "PA", "La", "RGBa")
 
