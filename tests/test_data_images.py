@@ -86,6 +86,21 @@ def test_transparent_value_of_few_bits(bits, pixels):
     assert [rgb.getpixel((i, 0)) for i in (0, 1)] == [(255,) * 3, (0,) * 3]
 
 
+@pytest.mark.parametrize("bits, value", [(1, 1), (2, 2), (4, 9), (8, 9)])
+def test_a_callers_image_keeps_its_notes_and_gives_one_answer(bits, value):
+    "Opened, asked twice, with pixels that were read before, or a copy: as the file"
+    row = value << (16 - bits)  # the transparent pixel, and a black one
+    data = png_chunk(b"tRNS", value.to_bytes(2, "big"))
+    data += png_chunk(b"IDAT", zlib.compress(b"\0" + row.to_bytes(2, "big")))
+    file = png(2, 1, bits, 0, data + png_chunk(b"IEND", b""))
+    opened, loaded = [Image.open(io.BytesIO(file)) for _ in range(2)]
+    loaded.load()
+    info = dict(opened.info)
+    for im in (opened, opened, loaded, loaded.copy()):
+        assert [to_rgb(im).getpixel((i, 0)) for i in (0, 1)] == [(255,) * 3, (0,) * 3]
+        assert im.info == info
+
+
 def test_transparent_value_of_16_bits():
     data = png_chunk(b"tRNS", (1000).to_bytes(2, "big"))
     row = b"\0" + (1000).to_bytes(2, "big") + (2560).to_bytes(2, "big")

@@ -47,7 +47,7 @@ def test_a_broken_picture_is_a_row(model_path, pictures, broken):
 def test_known_is_what_the_classifier_says(model_path, pictures, tmp_path):
     clf = sc.Classifier.load(model_path, "cpu")
     scores = sorted(clf.predict(p).ood_score for p in pictures)
-    about = dict(calibration=dict(temperature=1.0, threshold=scores[len(scores) // 2]))
+    about = dict(calibration=dict(temperature=1.0, threshold=-scores[len(scores) // 2]))
     sc.save_model(tmp_path / "m.safetensors", clf.model, NAMES, sc.Preprocess(64), about)
     clf = sc.Classifier.load(tmp_path / "m.safetensors", "cpu")
     predict = sc.BatchPredictor(tmp_path / "m.safetensors", device="cpu")

@@ -162,7 +162,7 @@ def test_tta_is_the_mean(clf, array):
 
 
 def test_calibration_is_used_and_saved(clf, array, files, tmp_path):
-    found = Calibration(2.0, threshold=0.5, measure="logit")
+    found = Calibration(2.0, threshold=-0.5, measure="logit")
     warm = Classifier(clf.model, clf.classes, clf.preprocess, dict(calibration=found.to_dict()))
     z = warm.logits(warm.preprocess(Image.fromarray(array))[None])
     assert close(warm.predict(array).probabilities, (z / 2).softmax(1)[0], 1e-6)
@@ -222,9 +222,9 @@ def prediction(source="b.jpg", classes=("ann", "bob", "cyd"), **kwargs):
     return Prediction(np.array([0.07, 0.9, 0.03]), list(classes), source, **kwargs)
 
 
-@pytest.mark.parametrize("ood_score, known", [(2.9, False), (3.0, True)])
+@pytest.mark.parametrize("ood_score, known", [(-2.9, False), (-3.0, True)])
 def test_known(ood_score, known):
-    assert prediction(ood_score=ood_score, threshold=3.0).known is known
+    assert prediction(ood_score=ood_score, threshold=-3.0).known is known
     assert prediction(ood_score=ood_score).known is None
 
 

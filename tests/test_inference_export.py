@@ -44,7 +44,7 @@ def opinionated(resize_rule="stretch", **calibration):
 
 @pytest.fixture(scope="module")
 def clf():
-    return opinionated(temperature=1.5, threshold=2.0)
+    return opinionated(temperature=1.5, threshold=-2.0)
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +156,7 @@ def test_deeper_networks(tmp_path, clf, drawn, name):
 def answer_of(clf):
     def answer(pixels):
         p = clf.predict(pixels)
-        return p.probabilities, p.ood_score
+        return p.probabilities, -p.ood_score
 
     return answer
 
@@ -192,6 +192,6 @@ def test_pictures_to_compare_on_are_read_as_predict_reads_them():
     def answer(pixels):
         assert pixels.shape[2] == 3
         p = clf.predict(pixels)
-        return p.probabilities, p.ood_score
+        return p.probabilities, -p.ood_score
 
     assert check_parity(answer, clf, pictures) == dict(pictures=3, largest_difference=0.0)

@@ -43,6 +43,13 @@ def test_folders_without_pictures(clf, tmp_path, text, says):
     assert says in widget.status.value and widget.answers.children == ()
 
 
+@pytest.mark.parametrize("name", ["k", "max_cards"])
+@pytest.mark.parametrize("value", [0, -1, 2.5, "3", True])
+def test_numbers_of_candidates_and_cards(clf, name, value):
+    with pytest.raises(ValueError, match=f"{name} must be a whole number"):
+        ClassifyPictures(clf, **{name: value})
+
+
 def test_a_picture_that_disappears(clf, picture):
     card = _AnswerCard(clf, picture, "a.jpg", 3)
     picture.unlink()
@@ -55,7 +62,7 @@ def test_strangers(picture):
         classes = ["moe", "carl"]
 
         def predict(self, source):
-            return Prediction(np.array([0.6, 0.4]), self.classes, ood_score=0.0, threshold=1.0)
+            return Prediction(np.array([0.6, 0.4]), self.classes, ood_score=1.0, threshold=0.0)
 
     widget = ClassifyPictures(Stranger())
     widget.folder.value = str(picture)

@@ -41,9 +41,14 @@ def test_missing_folder(files, tmp_path):
         Decisions(files, tmp_path / "nowhere/fixes.csv")
 
 
+@pytest.mark.parametrize("name, most", [("page", "1 to 1,000"), ("side", "16 to 1,024")])
+@pytest.mark.parametrize("value", [0, -1, 10**7, 2.5, "12", True, None])
+def test_a_page_and_its_pictures_have_sizes(files, tmp_path, name, most, value):
+    with pytest.raises(ValueError, match=f"{name} must be a whole number from {most}, got"):
+        LabelCleaner(files, make_table(files.names), tmp_path / "fixes.csv", **{name: value})
+
+
 def test_bad_arguments(files, tmp_path):
-    with pytest.raises(ValueError, match="page must be 1 or more, got 0"):
-        LabelCleaner(files, make_table(files.names), tmp_path / "fixes.csv", page=0)
     (tmp_path / "diary.csv").write_text("Dear diary,\n")
     with pytest.raises(ValueError, match="must begin with the line"):
         LabelCleaner(files, make_table(files.names), tmp_path / "diary.csv")

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from simpsons_cnn.scoring.calibration import (
+    OOD_SCORES,
     Calibration,
     calibrate_logits,
     choose_threshold,
@@ -55,11 +56,23 @@ def test_what_is_no_calibration(saved):
         Calibration.from_dict(saved)
 
 
+@pytest.mark.parametrize("measure", OOD_SCORES)
+def test_strangers_score_higher_and_files_hold_the_least_familiarity(measure):
+    logits = torch.tensor([[9.0, 0.0, 0.0], [0.2, 0.1, 0.0]])  # a face, and nobody
+    face, nobody = Calibration(measure=measure).ood_score(logits).tolist()
+    assert face < nobody
+    found = Calibration(threshold=(face + nobody) / 2, measure=measure)
+    assert nobody > found.threshold >= face
+    saved = found.to_dict()["threshold"]  # as written since the first model files
+    assert saved == -found.threshold
+    assert Calibration.from_dict(dict(threshold=saved, measure=measure)) == found
+
+
 def test_thresholds_at_the_edge():
     right = np.array([True] * 100 + [False] * 50)
-    scores = np.r_[np.arange(100), np.arange(50) - 25]
-    assert (scores[:7] >= choose_threshold(scores[:7], right[:7])).all()  # of seven none may go
-    assert choose_threshold(scores, ~right, 1) == -25
+    scores = np.r_[np.arange(100), np.arange(50) + 75]
+    assert (scores[:7] <= choose_threshold(scores[:7], right[:7])).all()  # of seven none may go
+    assert choose_threshold(scores, ~right, 1) == 124
     assert choose_threshold([1.0], [False]) is None
 
 

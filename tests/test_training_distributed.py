@@ -444,6 +444,20 @@ def test_only_the_first_error_is_raised(as_torchrun_starts, error):
         raise error
 
 
+def test_a_process_that_is_asked_to_end_after_another_one_was_killed_is_silent(
+    as_torchrun_starts, monkeypatch
+):
+    "What started them names the one that was killed; a signal to all is said by the first one"
+    raised = {}
+    with process_group():
+        for rank in ("1", "0"):
+            monkeypatch.setenv("RANK", rank)
+            with pytest.raises(BaseException) as caught, one_message():  # noqa: B017
+                raise KeyboardInterrupt("interrupted by SIGTERM")
+            raised[rank] = caught.type
+    assert raised == {"1": SystemExit, "0": KeyboardInterrupt}
+
+
 def test_after_an_error_the_group_is_not_torn_down(as_torchrun_starts, monkeypatch):
     "The other processes may wait in it: gloo would abort, and hide the error"
     monkeypatch.setattr(dist, "destroy_process_group", lambda: pytest.fail("torn down"))

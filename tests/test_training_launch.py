@@ -178,6 +178,40 @@ def test_running_processes_leaves_nothing_behind(tmp_path, monkeypatch):
         logging.disable(logging.NOTSET)
 
 
+SILENT = """
+import os, signal, sys, time
+if os.environ["RANK"] == "0":
+    os.kill(ASKED, signal.SIGTERM)
+time.sleep(60)
+"""
+SPEAKING = """
+import signal, sys
+from simpsons_cnn.cli.common import tell_launcher
+def speak(*_):
+    tell_launcher()
+    sys.exit(143)
+signal.signal(signal.SIGTERM, speak)
+"""
+
+
+@pytest.mark.parametrize("asked", ["os.getppid()", "os.getpid()"], ids=["all", "one"])
+@pytest.mark.parametrize("speaks", [False, True])
+def test_a_signal_that_no_process_can_speak_of(tmp_path, asked, speaks):
+    "It comes while Python starts, for example; one line is said in any case"
+    program = tmp_path / "program.py"
+    program.write_text(SPEAKING * speaks + SILENT.replace("ASKED", asked))
+    before = {s: signal.signal(s, signal.SIG_DFL) for s in SIGNALS}
+    try:
+        if speaks:
+            assert run_processes([str(program)], 2) == 143
+        else:
+            with pytest.raises(KeyboardInterrupt, match="^interrupted by SIGTERM$"):
+                run_processes([str(program)], 2)
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)
+
+
 def test_a_signal_that_the_parent_ignores_is_not_handled(monkeypatch):
     given = []
     monkeypatch.setattr(launch_page, "torchrun", given.append)
@@ -274,9 +308,8 @@ def test_a_signal_to_the_command_ends_all(folder, phase, name):
     process.send_signal(number)
     _, err = process.communicate(timeout=120)  # until the last has closed its streams
     assert process.returncode == 128 + number
-    assert err.splitlines() == [
-        f"interrupted by {name}; the same command with --resume continues from there"
-    ] * (phase == "steps")
+    more = "; the same command with --resume continues from there"
+    assert err == f"interrupted by {name}{more if phase == 'steps' else ''}\n"
     assert not remain(workers.values())
 
 

@@ -236,6 +236,14 @@ def test_each_callback_hears_of_a_failure(loaders):
     assert dashboard.state == "failed" and "no room" in dashboard.view.bar.value
 
 
+def test_an_error_is_said_once(loaders):
+    "It is raised, in a command as one line, so the log has only the lines of the epochs"
+    log = io.StringIO()
+    with pytest.raises(RuntimeError, match="no room"):
+        fit(small_model(), *loaders, callbacks=[Progress("log", log), FailsAfterAnEpoch()])
+    assert log.getvalue().startswith("epoch  1/") and log.getvalue().count("\n") == 1
+
+
 def test_a_plain_function_is_a_loss(loaders):
     assert len(fit(small_model(), *loaders, nn.functional.cross_entropy, RECIPE, callbacks=[])) == 2
 

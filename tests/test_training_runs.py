@@ -117,3 +117,8 @@ def test_names_are_no_formulas_and_no_commands_of_a_terminal(runs, capsys):
     assert "\x1b" not in capsys.readouterr().out
     legend = plot_runs(list_runs(runs)).axes[0].get_legend()
     assert len(legend.get_texts()) == 5
+
+
+def test_a_folder_that_is_not_there_is_no_empty_list(tmp_path):
+    with pytest.raises(FileNotFoundError, match="name the one that holds your runs"):
+        list_runs(tmp_path / "nowhere")

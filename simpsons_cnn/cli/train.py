@@ -19,6 +19,7 @@ from simpsons_cnn.cli.common import (
     check_makeable,
     print_next,
     score_line,
+    tell_launcher,
     tidy_errors,
 )
 from ..core.config import Config, is_split_file
@@ -196,6 +197,7 @@ def _exit_if_stopped(history):
     "End with the exit code of the signal if the run can be continued"
     if history.resumable:
         reason = history.stop_reason
+        tell_launcher()
         print(f"{reason}; the same command with --resume continues from there", file=sys.stderr)
         sys.exit(signal_exit_code(reason))
 

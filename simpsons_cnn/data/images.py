@@ -235,11 +235,16 @@ def _on_white(im: Image.Image) -> Image.Image:
 _TO_8_BITS = {"L;2": 85, "L;4": 17}  # raw mode of the file -> factor to 0..255
 
 
-def _scale_transparent_value(im: Image.Image):
-    "Scale the transparent value of a 2- or 4-bit grey image as Pillow scales its pixels"
+def _transparency_factor(im: Image.Image) -> int:
+    "By what the transparent value of a grey image is to be multiplied to be one of its pixels'"
     value = im.info.get("transparency")
-    if isinstance(value, int) and getattr(im, "tile", None):
-        im.info["transparency"] = value * _TO_8_BITS.get(im.tile[0][3], 1)
+    if im.mode != "L" or not isinstance(value, int):
+        return 1
+    if getattr(im, "tile", None):  # not decoded yet
+        return _TO_8_BITS.get(im.tile[0][3], 1)
+    grey = np.flatnonzero(im.histogram())
+    fitting = [f for f in _TO_8_BITS.values() if value * f <= 255 and not (grey % f).any()]
+    return fitting[0] if fitting else 1
 
 # %% ../../nbs/data/01_images.ipynb #cc70d5b9
 _ALPHA_MODES = ("RGBA", "LA", "PA", "La", "RGBa")
@@ -262,10 +267,13 @@ def to_rgb(
     "An image of any mode as upright 'RGB', with 8 bits per channel, transparent parts on white"
     if im.format == "TIFF":
         _rotation(im)  # reads the EXIF data quietly; `load` would warn about damaged ones
-    _scale_transparent_value(im)
+    factor = _transparency_factor(im)
     with _naming_long_texts():
         im.load()
     rotation = _rotation(im)
+    if factor > 1:
+        im = im.copy()  # the caller's keeps its value
+        im.info["transparency"] *= factor
     im = _to_8_bit_rgb(im)
     if rotation is not None:
         im = im.transpose(rotation)

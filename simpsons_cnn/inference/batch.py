@@ -38,7 +38,7 @@ def _columns(clf: Classifier, pictures) -> dict:  # name -> array with a row per
         logits = clf.logits(torch.cat(images))
         probabilities[rows] = clf.calibration.probabilities(logits).numpy()
         if threshold is not None:
-            known[rows] = clf.calibration.ood_score(logits).numpy() >= threshold
+            known[rows] = clf.calibration.ood_score(logits).numpy() <= threshold
         names[rows] = [clf.classes[i] for i in probabilities[rows].argmax(1)]
     return dict(
         character=names,

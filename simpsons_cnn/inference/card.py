@@ -242,7 +242,7 @@ def _threshold_line(c: Calibration) -> str:
     if c.threshold is None:
         return "* It always names one of them, also for a picture of nobody it knows."
     return (
-        f"* A picture with an out-of-distribution score ({c.measure}) below {c.threshold:.3g} is "
+        f"* A picture with an out-of-distribution score ({c.measure}) above {c.threshold:.3g} is "
         f"marked as not sure. On the validation pictures this kept {c.coverage:.0%} of the right "
         "answers; pictures of strangers may still pass."
     )

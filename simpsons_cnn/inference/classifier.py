@@ -104,8 +104,8 @@ class Prediction:
     classes: list  # Names of the characters
     source: str = ""  # File the image came from, if any
     pixels: np.ndarray = None  # Prepared image, uint8, `(3, size, size)`, if not from a file
-    ood_score: float = None  # Out-of-distribution score, see `Calibration`; higher is more familiar
-    threshold: float = None  # A lower score: no known character; `None`: no threshold
+    ood_score: float = None  # Out-of-distribution score, see `Calibration`; higher is stranger
+    threshold: float = None  # A higher score: no known character; `None`: no threshold
 
     @property
     def name(self) -> str:
@@ -119,8 +119,8 @@ class Prediction:
 
     @property
     def known(self) -> bool | None:
-        "Whether the score reaches the threshold; `None` if the model has none"
-        return None if self.threshold is None else self.ood_score >= self.threshold
+        "Whether the score is at most the threshold; `None` if the model has none"
+        return None if self.threshold is None else self.ood_score <= self.threshold
 
     def top(
         self,

@@ -112,8 +112,8 @@ def _prepare(x, preprocess: Preprocess):  # float32, shape `(n, 3, crop, crop)`
     return x[..., centre, centre].float() * (1 / (255 * std)) + (-mean / std)
 
 # %% ../../nbs/inference/03_export.ipynb #70958e27
-def _ood_score(z, probabilities, measure: str):
-    "Higher for images like the training images; see `Calibration.ood_score`"
+def _familiarity(z, probabilities, measure: str):
+    "Higher for images like the training images: minus `Calibration.ood_score`"
     if measure == "energy":
         return z.logsumexp(1)
     return (probabilities if measure == "probability" else z).amax(1)
@@ -124,11 +124,11 @@ def _answer(
     preprocess: Preprocess,
     network,  # From prepared images to logits
     calibration: Calibration,
-) -> tuple:  # Probabilities, `(n, classes)`, and out-of-distribution scores, `(n,)`
+) -> tuple:  # Probabilities, `(n, classes)`, and familiarities, `(n,)`
     "The whole classifier"
     z = network(_prepare(x, preprocess))
     probabilities = (z / calibration.temperature).softmax(1)
-    return probabilities, _ood_score(z, probabilities, calibration.measure)
+    return probabilities, _familiarity(z, probabilities, calibration.measure)
 
 # %% ../../nbs/inference/03_export.ipynb #96264011
 class _Graph:
@@ -386,7 +386,7 @@ def _metadata(clf: Classifier) -> dict:
     "What travels along, as text; JSON if it is not a single number or word"
     return dict(
         classes=json.dumps(clf.classes),
-        threshold=json.dumps(clf.calibration.threshold),
+        threshold=json.dumps(clf.calibration.to_dict()["threshold"]),
         temperature=str(clf.calibration.temperature),
         measure=clf.calibration.measure,
         licence=str(clf.about.get("licence") or ""),
@@ -419,11 +419,11 @@ def onnx_graph(
     "The classifier as an ONNX model, not compared with the library yet; needs the package onnx"
     graph = _Graph()
     x = _Node(graph, "pictures", np.uint8)._apply("Transpose", perm=[0, 3, 1, 2])
-    probabilities, ood_score = _answer(
+    probabilities, familiarity = _answer(
         x, clf.preprocess, lambda xb: _write_network(xb, clf.model), clf.calibration
     )
     graph.add("Identity", [probabilities.name], output="probabilities")
-    graph.add("Identity", [ood_score.name], output="familiarity")
+    graph.add("Identity", [familiarity.name], output="familiarity")
     model = _onnx_model(graph, len(clf.classes))
     graph.onnx.helper.set_model_props(model, _metadata(clf))
     graph.onnx.checker.check_model(model)
@@ -464,11 +464,11 @@ def _readable(sources: list) -> list:  # PIL images
     return images
 
 # %% ../../nbs/inference/03_export.ipynb #711fd14c
-def _agrees(p, q: np.ndarray, ood_score: float, tolerance: float) -> bool:
-    "Whether the library's prediction `p` and exported probabilities `q` mean the same"
+def _agrees(p, q: np.ndarray, familiarity: float, tolerance: float) -> bool:
+    "Whether the library's prediction `p` and what was exported mean the same"
     same_name = p.probability - p.probabilities[q.argmax()] <= tolerance
     limit = 0.01 * max(1, abs(p.ood_score))
-    same_score = abs(p.ood_score - ood_score) <= limit
+    same_score = abs(p.ood_score + familiarity) <= limit
     close = np.abs(p.probabilities - q).max() <= tolerance  # false for NaN
     return bool(same_name and same_score and close)
 
@@ -482,7 +482,7 @@ def _difference_message(i: int, p, q: np.ndarray) -> str:
 
 # %% ../../nbs/inference/03_export.ipynb #ec7631ec
 def check_parity(
-    answer,  # Function of bytes `(height, width, 3)` that returns probabilities and the score
+    answer,  # Function of bytes `(height, width, 3)` that returns probabilities and familiarity
     clf: Classifier,  # The library's own
     pictures: list,  # Paths or PIL images; what cannot be read is left out
     tolerance: float = 1e-3,  # Largest difference of a probability
@@ -491,8 +491,8 @@ def check_parity(
     images, largest = _readable(pictures), 0.0
     for i, image in enumerate(progress_bar(images, desc="comparing")):
         p = clf.predict(image)
-        q, ood_score = answer(np.asarray(image))
-        if not _agrees(p, q, ood_score, tolerance):
+        q, familiarity = answer(np.asarray(image))
+        if not _agrees(p, q, familiarity, tolerance):
             raise ValueError(_difference_message(i, p, q))
         largest = max(largest, float(np.abs(p.probabilities - q).max()))
     return dict(pictures=len(images), largest_difference=largest)
@@ -513,8 +513,8 @@ def _run_onnx(graph: bytes):  # Function of bytes `(height, width, 3)`, see `che
     session = runtime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
     def answer(pixels):
-        probabilities, ood_score = session.run(None, {"pictures": pixels[None]})
-        return probabilities[0], ood_score[0]
+        probabilities, familiarity = session.run(None, {"pictures": pixels[None]})
+        return probabilities[0], familiarity[0]
 
     return answer
 
@@ -563,8 +563,8 @@ def _run_torch(program):  # Function of bytes `(height, width, 3)`, see `check_p
     def answer(pixels):
         xb = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]
         with torch.no_grad():
-            probabilities, ood_score = run(xb)
-        return probabilities[0].numpy(), ood_score[0].item()
+            probabilities, familiarity = run(xb)
+        return probabilities[0].numpy(), familiarity[0].item()
 
     return answer
 

@@ -119,7 +119,7 @@ def _about(clf: Classifier) -> dict:
         classes=clf.classes,
         size=clf.preprocess.size,
         resize_rule=clf.preprocess.resize_rule,
-        threshold=clf.calibration.threshold,
+        threshold=clf.calibration.to_dict()["threshold"],
     )
 
 # %% ../../nbs/inference/05_web.ipynb #658e2fb9

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import ipywidgets as widgets
 
-from ..core.text import check_kind
+from ..core.text import check_kind, check_whole
 from ..data.folders import pictures_under
 from ..inference.classifier import Classifier, Prediction
 from .html import STYLE, Html, bar_html, element, join_html, picture_html
@@ -207,6 +207,8 @@ class ClassifyPictures(widgets.VBox):
         folders: bool = True,  # A field for folders on this machine; `False` for visitors' pages
     ):
         check_kind("clf", clf, "classes", "a Classifier, such as Classifier.load(path)")
+        check_whole("k", k, 1)
+        check_whole("max_cards", max_cards, 1, 1000)
         limit = _upload_limit(folders)
         self.clf, self.k, self.max_cards = clf, k, max_cards
         self.upload, self.clear = _make_upload(limit), _make_clear()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import ipywidgets as widgets
 
-from ..core.text import unknown_name_message
+from ..core.text import check_whole, unknown_name_message
 from ..data.fixes import Fix, apply_fixes, read_fixes, record_fix
 from ..data.folders import ImageFiles, find_rows
 from .html import STYLE, Html, element, join_html, picture_html
@@ -336,12 +336,12 @@ class LabelCleaner(widgets.VBox):
         files,  # The training folder, or its `ImageFiles` without fixes applied
         table=None,  # From `find_suspects`, or a `Report`; `None`: calls `find_suspects`
         fixes="fixes.csv",  # File of the decisions, see `record_fix`
-        page: int = 12,  # Pictures per page
-        side: int = 128,  # Of a picture on the page, in pixels
+        page: int = 12,  # Pictures per page, from 1 to 1,000
+        side: int = 128,  # Of a picture on the page, in pixels, from 16 to 1,024
         **kwargs,  # Arguments of `find_suspects`, such as `size=64`, where that is called
     ):
-        if page < 1:
-            raise ValueError(f"page must be 1 or more, got {page}")
+        check_whole("page", page, 1, 1000)
+        check_whole("side", side, 16, 1024)
         if table is not None and kwargs:
             name = min(kwargs)
             raise TypeError(f"{name!r} goes to find_suspects, which a table replaces; leave it out")

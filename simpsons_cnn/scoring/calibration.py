@@ -9,7 +9,7 @@ __all__ = ['OOD_SCORES', 'reliability', 'expected_calibration_error', 'checked_l
 # %% ../../nbs/scoring/02_calibration.ipynb #58304f11
 import math
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -107,10 +107,10 @@ def fit_temperature(
 
 # %% ../../nbs/scoring/02_calibration.ipynb #7e41fc27
 OOD_SCORES = dict(
-    probability=lambda z, temperature: (z / temperature).softmax(1).max(1).values,
-    logit=lambda z, temperature: z.max(1).values,
-    energy=lambda z, temperature: z.logsumexp(1),
-)  # name -> function of logits, shape `(n, classes)`, and the temperature
+    probability=lambda z, temperature: -(z / temperature).softmax(1).max(1).values,
+    logit=lambda z, temperature: -z.max(1).values,
+    energy=lambda z, temperature: -z.logsumexp(1),
+)  # name -> function of logits, shape `(n, classes)`, and the temperature; higher is stranger
 
 # %% ../../nbs/scoring/02_calibration.ipynb #b3bd970c
 def choose_threshold(
@@ -118,7 +118,7 @@ def choose_threshold(
     right,  # Whether the answer was right, shape `(n,)`
     coverage: float = 0.95,  # Share of the right answers to let through
 ) -> float | None:  # `None` where nothing was right
-    "Find the highest threshold that at least so many right answers reach; `ValueError`"
+    "Find the lowest threshold that so many right answers do not exceed; `ValueError`"
     if not is_number(coverage, 0, 1) or coverage == 0:
         found = short_repr(coverage)
         raise ValueError(f"coverage must be above 0 and at most 1, got {found}")
@@ -130,7 +130,7 @@ def choose_threshold(
     if not len(scores):
         return None
     rejected = math.floor((1 - coverage) * len(scores) + 1e-9)
-    return float(np.sort(scores)[rejected])
+    return float(np.sort(scores)[-1 - rejected])
 
 # %% ../../nbs/scoring/02_calibration.ipynb #683b8b53
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class Calibration:
     "Turns logits into honest probabilities and into a decision; `calibrate` makes one"
 
     temperature: float = 1.0  # Divides the logits
-    threshold: float | None = None  # A lower score: no known character; `None`: always answers
+    threshold: float | None = None  # A higher score: no known character; `None`: always answers
     measure: str = "logit"  # A key of `OOD_SCORES`
     coverage: float = 0.95  # Share of the right answers that the threshold lets through
     pictures: int = 0  # Number of validation images it was found on
@@ -164,18 +164,23 @@ class Calibration:
         settings = dict(**saved)
         if "kept" in settings:
             settings["coverage"] = settings.pop("kept")
-        return cls(**settings)
+        return cls(**settings)._with_threshold_negated()
 
     def to_dict(self) -> dict:
         "Plain types with the keys of a model file"
-        return {"kept" if key == "coverage" else key: v for key, v in asdict(self).items()}
+        saved = asdict(self._with_threshold_negated())
+        return {"kept" if key == "coverage" else key: v for key, v in saved.items()}
+
+    def _with_threshold_negated(self) -> "Calibration":
+        "In a model file the threshold is the least familiarity, minus a score"
+        return self if self.threshold is None else replace(self, threshold=-self.threshold)
 
     def probabilities(self, logits: Tensor) -> Tensor:  # Shape `(n, classes)`
         "Softmax at the temperature"
         return (logits / self.temperature).softmax(1)
 
     def ood_score(self, logits: Tensor) -> Tensor:  # Shape `(n,)`
-        "Out-of-distribution score; an image below `threshold` shows no known character"
+        "Out-of-distribution score; an image above `threshold` shows no known character"
         return OOD_SCORES[self.measure](logits, self.temperature)
 
 # %% ../../nbs/scoring/02_calibration.ipynb #01f42460

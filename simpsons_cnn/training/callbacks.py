@@ -133,7 +133,7 @@ def _epoch_line(
 
 # %% ../../nbs/training/02_callbacks.ipynb #e7a5ed3b
 class _LogDisplay(Callback):
-    "A line per epoch, and one at the end"
+    "A line per epoch, and one at the end; after an error none, since it is raised"
 
     def __init__(self, out=None):
         self.out = out or sys.stdout
@@ -143,7 +143,8 @@ class _LogDisplay(Callback):
         print(line, file=self.out, flush=True)
 
     def on_end(self, run):
-        print(run.summary(), file=self.out, flush=True)
+        if run.error is None:
+            print(run.summary(), file=self.out, flush=True)
 
 # %% ../../nbs/training/02_callbacks.ipynb #a1d46474
 class _TerminalDisplay(_LogDisplay):

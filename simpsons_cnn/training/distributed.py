@@ -458,9 +458,10 @@ def _explain(error: BaseException, ranks: Ranks, store) -> BaseException | None:
 
 def _last_word(error: BaseException) -> BaseException | None:
     "What a process raises in the end; `None`: nothing, since another one speaks"
-    if not (dist.is_available() and dist.is_initialized()):  # all of them are asked to end
-        follows = isinstance(error, KeyboardInterrupt) and os.environ.get("RANK", "0") != "0"
-        return None if follows else error
+    if isinstance(error, KeyboardInterrupt) and os.environ.get("RANK", "0") != "0":
+        return None  # all of them are asked to end, or one has failed already
+    if not (dist.is_available() and dist.is_initialized()):
+        return error
     try:
         store = dist.distributed_c10d._get_default_store()
         return _explain(error, current_ranks(), store)

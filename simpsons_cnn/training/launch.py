@@ -87,13 +87,30 @@ def _exit_status(failures: dict, nproc: int) -> str | int:  # As for `sys.exit`
                 f"error: process {rank} of {nproc} {end}, so all have ended; the same"
                 " command with --resume continues from the last checkpoint"
             )
-    return max(failure.exitcode for failure in failures.values())
+    code = max(failure.exitcode for failure in failures.values())
+    return code if code > 0 else 128 - code  # as shells count signals
 
 # %% ../../nbs/training/14_launch.ipynb #720eba6c
 def _heeded_signals() -> dict:  # name -> handler
     "The signals that torchrun handles, without those that the parent process ignores"
     found = {n: signal.getsignal(getattr(signal, n)) for n in _SIGNALS if hasattr(signal, n)}
     return {n: handler for n, handler in found.items() if handler not in (signal.SIG_IGN, None)}
+
+
+@contextmanager
+def _spoken() -> Iterator[list]:
+    "Within, a process that says why it ends adds an item to this list, see `tell_launcher`"
+    spoken = []
+    is_main = threading.current_thread() is threading.main_thread()
+    if not (is_main and hasattr(signal, "SIGUSR1")):  # Windows
+        yield [None]
+        return
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: spoken.append(number))
+    os.environ["SIMPSONS_CNN_LAUNCHER"] = str(os.getpid())
+    try:
+        yield spoken
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 @contextmanager
@@ -117,21 +134,26 @@ def run_processes(
     arguments: list,  # Of Python, such as `['-m', 'simpsons_cnn', 'train']`
     nproc: int,  # Number of processes
 ) -> str | int:  # What to exit with: a message, or a code that is 0 if all went well
-    "Run a Python program in several processes at once, as torchrun does"
+    "Run a program in several processes, as torchrun does; `KeyboardInterrupt` if none speaks of it"
     wait_limit()  # a wrong one is reported once
     handlers = _heeded_signals()
     options = ["--standalone", f"--nproc_per_node={nproc}"]
-    options.append(f"--signals_to_handle={','.join(handlers)}")
+    options += [f"--signals_to_handle={','.join(handlers)}", f"--log_dir={os.devnull}"]
     try:
-        with tempfile.TemporaryDirectory() as logs, _nothing_left_behind(handlers):
-            options.append(f"--log_dir={logs}")
+        with _nothing_left_behind(handlers), _spoken() as spoken:
+            os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
             os.environ["SIMPSONS_CNN_PARENT"] = str(os.getpid())  # see `process_group`
             os.environ.setdefault("OMP_NUM_THREADS", str(max(1, num_workers() // nproc)))
             torchrun([*options, *arguments])
     except ChildFailedError as e:
-        return _exit_status(e.failures, nproc)
+        status = _exit_status(e.failures, nproc)
+        if spoken or {failure.exitcode for failure in e.failures.values()} != {-signal.SIGTERM}:
+            return status
+        raise KeyboardInterrupt("interrupted by SIGTERM") from None
     except SignalException as e:
-        return 128 + e.sigval
+        if spoken:
+            return 128 + e.sigval
+        raise KeyboardInterrupt(f"interrupted by {signal.Signals(e.sigval).name}") from None
     return 0
 
 # %% ../../nbs/training/14_launch.ipynb #97f123cf
