@@ -59,6 +59,7 @@ from simpsons_cnn.training.prepare import (
     check_own_transform,
     check_room,
     create_network,
+    open_device,
     prepare,
     scan_folders,
 )
@@ -412,7 +413,7 @@ def _lead(config: Config, callbacks, resume: bool, ranks: Ranks, files=None) -> 
     check_kind("config", config, "flat", "a Config, such as Config.load(path)")
     announce = callbacks is None
     callbacks = as_callbacks(callbacks)
-    pick_device(config.device)
+    open_device(config)
     _send_settings(config, ranks)
     with raise_together(ranks):
         files, test_files = scan_folders(config, files)
