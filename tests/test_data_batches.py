@@ -1,15 +1,19 @@
 "Batches: what is refused, and the same batches whatever way they are reached"
 
+import dataclasses
 import random
+import weakref
 
 import numpy as np
 import pytest
 import torch
+from late_copies import LateCopies
 
 from simpsons_cnn.data import batches
 from simpsons_cnn.data.augment import Augment
 from simpsons_cnn.data.batches import Batches, local_order
 from simpsons_cnn.data.folders import ImageFiles
+from simpsons_cnn.data.shards import PixelParts
 from simpsons_cnn.data.store import PixelStore
 from simpsons_cnn.demo.characters import demo_characters
 
@@ -244,3 +248,76 @@ def test_settings_name_a_transform(store):
     assert flipped.transform.__name__ == "horizontal_flip"
     with pytest.raises(ValueError, match="'no_such:thing' cannot be imported"):
         Batches(store, range(96), 32, Augment(transform="no_such:thing"), device="cpu")
+
+
+def on_gpu(loader):
+    "The same batches for a GPU, where the pixels are not"
+    loader.device = torch.device("cuda")
+    return loader
+
+
+def in_parts(store):
+    parts = PixelParts(list(store.pixels.split(50)), torch.arange(len(store)))
+    return dataclasses.replace(store, pixels=parts)
+
+
+LOADERS = {
+    "crops": dict(augment=Augment()),
+    "centres": dict(),
+    "a share": dict(augment=Augment()),
+    "transform": dict(augment=Augment(), transform=lambda xb: xb.flip(2)),
+    "parts": dict(augment=Augment()),
+    "local": dict(augment=Augment(), shuffle="local"),
+}
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+@pytest.mark.parametrize("start", [0, 3, 4])
+def test_images_are_copied_one_batch_ahead(store, monkeypatch, kind, start):
+    "The same bits; each from pinned memory of its own, which stays as it is until it is copied"
+    pixels = in_parts(store) if kind == "parts" else store
+    dl = Batches(pixels, range(128), 32, device="cpu", **LOADERS[kind])
+    if kind == "a share":
+        dl = dl.share(1, 2)
+    expected = list(dl.epoch(2, 64, start))
+    gpu = LateCopies(monkeypatch)
+    seen = 0
+    for x, y in on_gpu(dl).epoch(2, 64, start):
+        assert torch.equal(x, expected[seen][0]) and torch.equal(y, expected[seen][1])
+        seen += 1
+    assert seen == len(expected) == gpu.kept == len(gpu.sent) == len(gpu.pinned)
+    assert gpu.ahead == [2] * (seen - 1) + [1] * min(seen, 1)
+    assert gpu.waited_for == 0
+
+
+def test_an_epoch_that_is_broken_off_leaves_nothing(store, monkeypatch):
+    dl = Batches(store, range(128), 32, Augment(), device="cpu")
+    expected = list(dl.epoch(1))
+    gpu = LateCopies(monkeypatch)
+    epoch = on_gpu(dl).epoch(0)
+    next(epoch)
+    under_way = [weakref.ref(images) for copy in gpu.sent for images in copy]
+    gpu.sent.clear()
+    gpu.ahead.clear()
+    assert any(ref() is not None for ref in under_way)
+    epoch.close()
+    assert all(ref() is None for ref in under_way)
+    for (x, _), (xx, _) in zip(dl.epoch(1), expected, strict=True):
+        assert torch.equal(x, xx)
+
+
+def test_images_that_cannot_be_read_are_an_error(store, monkeypatch):
+    LateCopies(monkeypatch)
+    dl, real = on_gpu(Batches(store, range(128), 32, Augment(), device="cpu")), batches._gather
+
+    def gather(pixels, rows, out=None):
+        if torch.equal(rows, dl.epoch_order(0)[64:96]):
+            raise OSError("the drive is gone")
+        return real(pixels, rows, out)
+
+    monkeypatch.setattr(batches, "_gather", gather)
+    seen = 0
+    with pytest.raises(OSError, match="the drive is gone"):
+        for _ in dl.epoch(0):
+            seen += 1
+    assert seen == 1  # it fails one step before it is wanted

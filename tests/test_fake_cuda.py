@@ -7,6 +7,7 @@ Backward passes start threads for the device, which is not there, so they are le
 A copy to or from the device that waits for it does not raise there, so copies are counted.
 """
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -69,6 +70,11 @@ def fake(monkeypatch):
     monkeypatch.setattr("simpsons_cnn.data.batches.pick_device", torch.device)
     monkeypatch.setattr("simpsons_cnn.data.batches._to_gpu_if_it_fits", lambda pixels, _: pixels)
     monkeypatch.setattr(torch.Tensor, "backward", lambda loss: None)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda images, stream: None)
+    streams = SimpleNamespace(record_event=lambda: None, wait_event=lambda event: None)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: streams)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: streams)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
     monkeypatch.setattr(run_module, "_move", lambda model, loss, _: (on_cuda(model), on_cuda(loss)))
     with FakeTensorMode(allow_non_fake_inputs=True):
         yield

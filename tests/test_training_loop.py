@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from simpsons_cnn.core.config import TrainingParameters
+from simpsons_cnn.core.device import deterministic_algorithms
 from simpsons_cnn.data.augment import Augment
 from simpsons_cnn.data.batches import Batches
 from simpsons_cnn.data.folders import ImageFiles
@@ -24,9 +25,10 @@ from simpsons_cnn.scoring.report import evaluate
 from simpsons_cnn.training import callbacks as callback_page
 from simpsons_cnn.training.callbacks import Callback, EarlyStopping, Progress
 from simpsons_cnn.training.checkpoint import Checkpoint
+from simpsons_cnn.training.distributed import Ranks
 from simpsons_cnn.training.history import NonFiniteLoss
 from simpsons_cnn.training.loop import fit
-from simpsons_cnn.training.run import TrainingRun
+from simpsons_cnn.training.run import TrainingRun, _check_arguments
 
 RECIPE = TrainingParameters(learning_rate=8e-3, num_epochs=2, mixed_precision="off")
 
@@ -478,3 +480,100 @@ def test_loaders_of_other_characters(loaders):
     other.store = replace(valid_dl.store, files=files)
     with pytest.raises(ValueError, match="must have the same characters: scan the folder"):
         fit(small_model(), train_dl, other, callbacks=[NeverStarts()])
+
+
+class NotesFlags(Callback):
+    "What PyTorch is asked for while steps are made; fails in step `fails_in`"
+
+    def __init__(self, fails_in=None):
+        self.seen, self.fails_in = set(), fails_in
+
+    def on_step(self, run):
+        self.seen.add(flags())
+        if run.step == self.fails_in:
+            raise RuntimeError("out of luck")
+
+
+def flags():
+    return torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+
+
+@pytest.fixture
+def benchmarking(monkeypatch):
+    "The flags of a program that wants cuDNN to try algorithms"
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+
+
+@pytest.mark.parametrize("fails_in", [None, 1])
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_deterministic_algorithms_are_asked_for_within_the_run(
+    loaders, benchmarking, deterministic, fails_in
+):
+    notes = NotesFlags(fails_in)
+    try:
+        fit(small_model(), *loaders, None, RECIPE, callbacks=notes, deterministic=deterministic)
+    except RuntimeError as e:
+        assert str(e) == "out of luck"
+    assert notes.seen == {(deterministic, not deterministic)}
+    assert flags() == (False, True)
+
+
+def test_the_last_of_several_runs_puts_the_flags_back(benchmarking):
+    first, second = deterministic_algorithms(), deterministic_algorithms()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert flags() == (True, False)
+    second.__exit__(None, None, None)
+    assert flags() == (False, True)
+
+
+def test_a_deterministic_run_on_the_cpu_has_the_same_bits(loaders):
+    runs = [
+        fit(small_model(), *loaders, None, RECIPE, callbacks=[], deterministic=wanted)
+        for wanted in (False, True)
+    ]
+    assert runs[0].first_steps == runs[1].first_steps
+
+
+class PutsBack(nn.Module):
+    "An operation without a deterministic form"
+
+    def forward(self, logits, targets):
+        logits = logits.clone().put_(torch.tensor([0]), torch.zeros(1))
+        return nn.functional.cross_entropy(logits, targets)
+
+
+def test_an_operation_without_a_deterministic_form(loaders):
+    with pytest.raises(ValueError, match="deterministic must be false .*: put_ has no form that"):
+        fit(small_model(), *loaders, PutsBack(), RECIPE, callbacks=[], deterministic=True)
+    assert not flags()[0]
+
+
+@pytest.mark.parametrize("known, refused", [(":16:8", False), (":0:0", True), (None, True)])
+def test_a_deterministic_run_on_a_gpu_that_is_open(loaders, monkeypatch, known, refused):
+    "cuBLAS has read its environment by then"
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    if known:
+        monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", known)
+    loaders[0].device = torch.device("cuda")
+    recipe = TrainingParameters(**RECIPE.model_dump() | dict(deterministic=True))
+    run = TrainingRun.__new__(TrainingRun)  # whose network would be moved to the GPU
+    vars(run).update(
+        model=small_model(), train_dl=loaders[0], valid_dl=loaders[1], loss=nn.CrossEntropyLoss()
+    )
+    vars(run).update(recipe=recipe, weight_decay=0.0, callbacks=(), ranks=Ranks())
+    if refused:
+        with pytest.raises(ValueError, match="CUBLAS_WORKSPACE_CONFIG=:4096:8 in the environment"):
+            _check_arguments(run)
+    else:
+        _check_arguments(run)
+
+
+def test_a_resume_needs_the_same_algorithms(loaders, tmp_path):
+    path = tmp_path / "last.ckpt"
+    fit(small_model(), *loaders, None, RECIPE, callbacks=[], checkpoint=path)
+    with pytest.raises(ValueError, match="deterministic is True now and was False"):
+        again = Checkpoint(path, resume=True)
+        fit(small_model(), *loaders, None, RECIPE, checkpoint=again, deterministic=True)

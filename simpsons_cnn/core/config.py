@@ -339,6 +339,11 @@ class TrainingParameters(_Section):
     mixed_precision: Literal["auto", "off", "bf16"] = _free_setting(
         "auto", "bfloat16 arithmetic: 'auto' where the hardware computes in it"
     )
+    deterministic: bool = _setting(
+        False,
+        "Whether a GPU takes only algorithms that give the same bits each time, which may be "
+        "slower; the CPU does in any case",
+    )
 
     @model_validator(mode="after")
     def _patience_compares(self):

@@ -119,13 +119,18 @@ def _reading_ahead(
             yield step
 
 # %% ../../nbs/data/08_batches.ipynb #d76baf46
-def _gather(pixels: Tensor | PixelParts, rows: Tensor) -> Tensor:
+def _gather(
+    pixels: Tensor | PixelParts,
+    rows: Tensor,
+    out: Tensor | None = None,  # Where to put them, shape `(n, side, side, 3)`; `None`: anywhere
+) -> Tensor:  # Shape `(n, 3, side, side)`
     "Rows of a channels-last array, still channels last"
     if isinstance(pixels, PixelParts):
-        return pixels[rows]
+        images = pixels[rows]
+        return images if out is None else out.permute(0, 3, 1, 2).copy_(images)
     pixels = pixels.permute(0, 2, 3, 1)
     rows = rows.to(pixels.device, non_blocking=True)  # a GPU is not waited for
-    return pixels.index_select(0, rows).permute(0, 3, 1, 2)
+    return torch.index_select(pixels, 0, rows, out=out).permute(0, 3, 1, 2)
 
 # %% ../../nbs/data/08_batches.ipynb #d9a0ba22
 _on_gpu = WeakValueDictionary()  # (address, shape, device) of pixels -> the pixels there
@@ -141,6 +146,31 @@ def _to_gpu_if_it_fits(pixels: Tensor, device: torch.device) -> Tensor:
         return pixels
     _on_gpu[key] = there = pixels.to(device)
     return there
+
+# %% ../../nbs/data/08_batches.ipynb #d53e3e5d
+class _CopyAhead:
+    "Copies batches of images to a GPU beside its work"
+
+    def __init__(self, pixels: Tensor | PixelParts, device: torch.device):
+        self.pixels, self.device = pixels, device
+        self.stream = torch.cuda.Stream(device)
+
+    def send(self, rows: Tensor) -> tuple:
+        "Begin to copy these images; returns what `receive` takes"
+        _, colours, *sides = self.pixels.shape
+        pinned = torch.empty(len(rows), *sides, colours, dtype=torch.uint8, pin_memory=True)
+        images = _gather(self.pixels, rows, pinned)
+        with torch.cuda.stream(self.stream):
+            there = images.to(self.device, non_blocking=True)
+        return there, self.stream.record_event()
+
+    def receive(self, sent: tuple) -> Tensor:
+        "The images on the GPU, whose work from here on begins when they are there"
+        there, copied = sent
+        work = torch.cuda.current_stream(self.device)
+        work.wait_event(copied)
+        there.record_stream(work)
+        return there
 
 # %% ../../nbs/data/08_batches.ipynb #66813250
 def _apply_transform(
@@ -241,6 +271,8 @@ class Batches:
         if steps and self.shuffle == "local" and self.pixels is self.store.pixels:
             window = max(1, WINDOW // self.batch_size)
             steps = _reading_ahead(self.store, steps, window, self.part)
+        if self.device.type == "cuda" and self.pixels.device.type == "cpu":
+            return self._copied_ahead(steps, epoch, crop)
         return (self.batch(rows, epoch, step, crop) for step, rows in steps)
 
     def steps(self, epoch: int, start: int) -> list:  # of `(step, rows)`
@@ -263,14 +295,8 @@ class Batches:
         purpose: str = "augment",  # Another one draws other numbers in the same step
     ) -> tuple:
         "The images in these rows as they are seen in that step, and their labels"
-        prep = self.store.preprocess
-        own = rows[self.part]
-        xb = self._images(rows, f"{purpose} transform", epoch, step)
-        yb = self.labels[own].to(self.device, non_blocking=True)
-        if self.augment is None:
-            return prep.normalise(prep.center_crop(xb)), yb
-        rng = make_generator(self.seed, purpose, epoch, step)
-        return augment_batch(xb, self.augment, prep, rng, crop, len(rows), self.part), yb
+        xb = _gather(self.pixels, self._rows_to_see(rows)).to(self.device, non_blocking=True)
+        return self._as_seen(xb, rows, epoch, step, crop, purpose)
 
     def share(
         self,
@@ -285,9 +311,34 @@ class Batches:
             share.indices = self.indices[rank::size]
         return share
 
-    def _images(self, rows: Tensor, *position) -> Tensor:
+    def _rows_to_see(self, rows: Tensor) -> Tensor:
         "This loader's part of some rows; a transform sees the whole batch in each process"
-        if self.transform is None:
-            return _gather(self.pixels, rows[self.part]).to(self.device, non_blocking=True)
-        xb = _gather(self.pixels, rows).to(self.device, non_blocking=True)
-        return _apply_transform(self.transform, xb, derive_seed(self.seed, *position))[self.part]
+        return rows[self.part] if self.transform is None else rows
+
+    def _copied_ahead(self, steps, epoch: int, crop: int | None) -> Iterator[tuple]:
+        "The batches of some steps; while one is used, the images of the next are on their way"
+        copies, coming = _CopyAhead(self.pixels, self.device), None
+        for step, rows in steps:
+            before, coming = coming, (step, rows, copies.send(self._rows_to_see(rows)))
+            if before is not None:
+                yield self._arrived(copies, before, epoch, crop)
+        if coming is not None:
+            yield self._arrived(copies, coming, epoch, crop)
+
+    def _arrived(self, copies: "_CopyAhead", sent: tuple, epoch: int, crop: int | None) -> tuple:
+        step, rows, copy = sent
+        return self._as_seen(copies.receive(copy), rows, epoch, step, crop, "augment")
+
+    def _as_seen(
+        self, xb: Tensor, rows: Tensor, epoch: int, step: int, crop, purpose: str
+    ) -> tuple:
+        "Images on the device as a batch with their labels"
+        prep = self.store.preprocess
+        if self.transform is not None:
+            seed = derive_seed(self.seed, f"{purpose} transform", epoch, step)
+            xb = _apply_transform(self.transform, xb, seed)[self.part]
+        yb = self.labels[rows[self.part]].to(self.device, non_blocking=True)
+        if self.augment is None:
+            return prep.normalise(prep.center_crop(xb)), yb
+        rng = make_generator(self.seed, purpose, epoch, step)
+        return augment_batch(xb, self.augment, prep, rng, crop, len(rows), self.part), yb

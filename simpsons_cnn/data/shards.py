@@ -183,7 +183,7 @@ def build_shard(
 class PixelParts:
     "Rows of several arrays of uint8, each `(n, 3, size, size)`, as one array"
 
-    dtype = torch.uint8
+    dtype, device = torch.uint8, torch.device("cpu")
 
     def __init__(
         self,

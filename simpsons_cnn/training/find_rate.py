@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from ..core.config import Config, ModelParameters, TrainingParameters
-from ..core.device import pick_device
 from ..core.display import caught_warnings
 from ..core.figures import NotebookFigure
 from ..data.batches import Batches
@@ -23,7 +22,13 @@ from ..data.folders import ImageFiles
 from .callbacks import Callback
 from .history import NonFiniteLoss
 from .loop import fit
-from .prepare import check_own_network, create_network, prepare, scan_folders
+from simpsons_cnn.training.prepare import (
+    check_own_network,
+    create_network,
+    open_device,
+    prepare,
+    scan_folders,
+)
 
 # %% ../../nbs/training/11_find_rate.ipynb #827ba83f
 _ENOUGH = "enough steps"  # why a search ends, unless it was interrupted
@@ -161,9 +166,10 @@ def search_rate(
     files: ImageFiles = None,  # Of `traindir`, without fixes, if it has been scanned
 ) -> RateSearch:
     "`find_learning_rate` for what a configuration would train; raises as `train` does"
+    device = open_device(config)
     files, _ = scan_folders(config, files)
     check_own_network(config, len(files.classes))
-    train_dl = prepare(config, files, device=pick_device(config.device)).train_dl
+    train_dl = prepare(config, files, device=device).train_dl
     model = create_network(config, len(train_dl.store.classes))
     return find_learning_rate(
         model,

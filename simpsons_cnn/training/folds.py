@@ -15,7 +15,6 @@ import pandas as pd
 import torch
 
 from ..core.config import Config, is_split_file
-from ..core.device import pick_device
 from ..core.figures import NotebookFigure, figure_png
 from ..core.files import MODEL_FILE, atomic_write
 from ..core.run_folders import output_folders
@@ -35,6 +34,7 @@ from simpsons_cnn.training.prepare import (
     TrainingData,
     certainty,
     evaluation_batch_size,
+    open_device,
     open_store_of,
     prepare,
 )
@@ -169,7 +169,7 @@ def _begin_series(config: Config, folds: int, folder: Path, files, test_files) -
     groups, fold = _deal(config, store, folds)
     _check_taught(fold, folds, store.labels, store.classes)
     _write_folds(folder, store, groups, fold, folds)
-    device = pick_device(config.device)
+    device = open_device(config)
     data = prepare(_settings_of_fold(config, 1, folds, folder), files, test_files, device)
     data.warn_of_leaks()
     return data, _message(fold, folds, store.labels, groups, store.classes)

@@ -22,7 +22,13 @@ import torch
 from torch import Tensor, nn
 
 from ..core.config import ModelParameters, TrainingParameters
-from ..core.device import derive_seed, make_generator, pick_dtype
+from simpsons_cnn.core.device import (
+    derive_seed,
+    deterministic_algorithms,
+    fix_cublas_workspace,
+    make_generator,
+    pick_dtype,
+)
 from ..core.files import atomic_write, on_first_signal
 from ..core.tensors import weights_hash
 from ..core.text import check_kind, check_number, first_few
@@ -174,6 +180,8 @@ def _check_arguments(run):
     _check_first_crop(run.recipe, run.train_dl)
     _check_monitor(run.recipe, run.valid_dl)
     _check_shares(run)
+    if run.recipe.deterministic and run.train_dl.device.type == "cuda":
+        fix_cublas_workspace()
     _warn_of_unseeded_dropout(run.model)
 
 # %% ../../nbs/training/04_run.ipynb #0ca7f773
@@ -651,6 +659,8 @@ def _begin(run: TrainingRun):
 def _around_steps(run: TrainingRun):
     "Within, the first signal stops the run, and batch norms take their statistics over all ranks"
     with ExitStack() as stack:
+        if run.recipe.deterministic:
+            stack.enter_context(deterministic_algorithms())
         stack.enter_context(on_first_signal(run.stop))
         for model in (run.model, run.averaged):
             if model is not None:

@@ -59,6 +59,7 @@ from simpsons_cnn.training.prepare import (
     check_own_transform,
     check_room,
     create_network,
+    open_device,
     prepare,
     scan_folders,
 )
@@ -407,7 +408,7 @@ def _lead(config: Config, callbacks, resume: bool, ranks: Ranks, files=None) -> 
     check_kind("config", config, "flat", "a Config, such as Config.load(path)")
     announce = callbacks is None
     callbacks = as_callbacks(callbacks)
-    pick_device(config.device)
+    open_device(config)
     config = with_teacher_file(config)
     _send_settings(config, ranks)
     with raise_together(ranks):

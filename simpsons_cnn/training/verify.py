@@ -9,12 +9,17 @@ __all__ = ['verify']
 from pathlib import Path
 
 from ..core.config import Config
-from ..core.device import pick_device
 from .callbacks import StopAfter
 from .checkpoint import differences
 from .history import read_report
 from .outputs import run_environment
-from .prepare import TrainingData, create_network, prepare, scan_folders
+from simpsons_cnn.training.prepare import (
+    TrainingData,
+    create_network,
+    open_device,
+    prepare,
+    scan_folders,
+)
 from .train import check_images, fit_config
 
 # %% ../../nbs/training/07_verify.ipynb #6c0f2a11
@@ -73,7 +78,8 @@ def verify(
     folder = _model_folder(Path(folder))
     was, environment = _recorded(folder)
     config = Config.load(folder / "config.yaml", **(dict(testdir=None) | overrides))
-    data = prepare(config, scan_folders(config)[0], device=pick_device(config.device))
+    device = open_device(config)
+    data = prepare(config, scan_folders(config)[0], device=device)
     check_images(folder, data.split_table())
     now = _first_steps_again(config, data, len(was))
     return dict(
