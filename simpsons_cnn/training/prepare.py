@@ -139,7 +139,8 @@ def certainty(
     n = sizes.sum()
     worth = n**2 / (sizes**2).sum()
     points = 98 / np.sqrt(worth)  # 1.96 standard deviations of a share of one half, in percent
-    judged, expected = f"{n:,} validation pictures", f"expect an accuracy within ±{points:.0f} points"
+    judged = f"{n:,} validation pictures"
+    expected = f"expect an accuracy within ±{points:.0f} points"
     if len(sizes) < n:  # together they are wider than a terminal
         return f"{judged} in {len(sizes):,} groups of near-duplicates:\n  {expected}"
     return f"{judged}: {expected}"
