@@ -15,6 +15,7 @@ from simpsons_cnn.cli.common import (
     check_target,
     make_out_folder,
     open_classifier,
+    print_next,
     tidy_errors,
 )
 from simpsons_cnn.core.config import network_names
@@ -164,3 +165,11 @@ def test_a_folder_that_cannot_be_made(tmp_path, name):
     (tmp_path / "there.csv").write_text("")
     with pytest.raises(OSError, match=r"^Cannot make '.*' \(.*\); name another --out"):
         make_out_folder(tmp_path / name)
+
+
+@pytest.mark.parametrize("why", ["scores it", ""])
+def test_a_command_that_is_wider_than_a_terminal_stands_alone_to_be_copied(why, capsys):
+    command = f"simpsons_evaluate {'far/' * 20}model.safetensors FOLDER"
+    print_next(command, why)
+    said, copied = capsys.readouterr().err.splitlines()
+    assert copied == command and said.startswith("next") and why in said

@@ -99,6 +99,13 @@ def test_what_the_site_hides_is_folded_in_jupyterlab(page):
     assert [c["id"] for c in hidden if c["metadata"] != folded] == []
 
 
+@pytest.mark.parametrize("page", TUTORIALS, ids=page_id)
+def test_a_tutorial_imports_at_most_six_lines(page):
+    "What only hidden cells need, hidden cells import"
+    shown = [s for s in sources(page, "code") if re.match(r"import |from ", s)]
+    assert sum(len(re.findall(r"^(?:import|from) ", s, re.M)) for s in shown) <= 6
+
+
 def test_no_module_without_a_page():
     pages = {f"{p.parent.name}/{p.stem[3:]}.py" for p in PAGES}
     assert [module_id(m) for m in MODULES if module_id(m) not in pages] == []

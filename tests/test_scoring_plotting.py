@@ -194,13 +194,22 @@ def test_names_in_other_scripts_give_one_warning(tmp_path):
     assert len(texts) == len(set(texts)) <= 2  # older Matplotlib says that it cannot join Hindi
 
 
-@pytest.mark.parametrize("n", (2, 3, 4, 5, 15, 16))
-def test_the_title_of_a_confusion_matrix_is_not_cut(n):
-    figure = plot_confusion(Report(np.eye(n, dtype=int), [f"captain_kelp_{i}" for i in range(n)]))
+@pytest.mark.parametrize("n", (2, 3, 5, 12, 13, 16))
+def test_a_confusion_matrix_says_what_it_shows(n):
+    "Numbers of images, written into the squares, or shares on a scale; no text is cut"
+    figure = plot_confusion(
+        Report(4 * np.eye(n, dtype=int), [f"captain_kelp_{i}" for i in range(n)])
+    )
     figure.draw_without_rendering()
-    ax = figure.axes[0]
-    titles = [ax._left_title, ax.title, ax._right_title]
-    (text,) = [title for title in titles if title.get_text()]
+    ax, *scale = figure.axes
+    written = [text.get_text() for text in ax.texts]
+    if n <= 12:
+        assert (ax.get_title(loc="right"), written) == ("number of images", ["4"] * n) and not scale
+        text = ax._right_title
+    else:
+        assert written == [] and ax.get_title() == ""
+        text = scale[0].xaxis.label
+        assert text.get_text() == "share of each character's images"
     extent = text.get_window_extent()
     assert extent.x0 >= 0 and extent.x1 <= figure.bbox.width
 

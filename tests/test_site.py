@@ -77,6 +77,27 @@ def test_figures_are_described(page):
     assert faults == []
 
 
+def rows_of_markdown(cell: dict) -> dict:
+    "Epoch -> the other numbers of its row"
+    text = "".join(cell["outputs"][0]["data"]["text/markdown"]).replace("*", "")
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines()[2:]]
+    return {row[0]: row[1:] for row in rows}
+
+
+def rows_of_dashboard(cell: dict) -> dict:
+    html = "".join("".join(o["data"].get("text/html", "")) for o in cell["outputs"])
+    rows = re.findall(r"<th[^>]*>(?:best|last)</th>(.*?)</tr>", html)
+    numbers = [re.findall(r"<td[^>]*>([^<]*)</td>", row) for row in rows]
+    return {row[0]: row[1:] for row in numbers}
+
+
+@pytest.mark.parametrize("shown, below", [("d7d51c42", "a80e4c4a"), ("b596103d", "f3db2e2e")])
+def test_a_stored_dashboard_and_the_table_below_it_are_of_one_run(shown, below):
+    cells = {c["id"]: c for c in cells_of(NBS / "tutorials/01_train_interactively.ipynb")}
+    dashboard, table = rows_of_dashboard(cells[shown]), rows_of_markdown(cells[below])
+    assert dashboard and dashboard.items() <= table.items()
+
+
 def mixes_imports(source: str) -> bool:
     "Whether a cell holds an import beside other statements"
     statements = ast.parse(source).body

@@ -244,7 +244,7 @@ def test_evaluate_predict_and_explain_take_it(root, made, tmp_path):
     assert "on 10 pictures" in out and "is not known" not in err
     out, _ = run(simpsons_evaluate, made.path, folder / "train", "--device", "cpu")
     sides = load_model(made.path)[1]["about"]["validation"]["pictures"]
-    assert f"was trained on {60 - sides} and validated on {sides}" in out
+    assert f"trained on {60 - sides} of these 60 pictures, validated on {sides}" in out
     face = next((folder / "test").rglob("*.jpg"))
     out, _ = run(simpsons_predict, made.path, face, "--device", "cpu")
     assert out.startswith(str(face))

@@ -93,7 +93,7 @@ def test_near_duplicates_make_a_score_less_sure():
     alone, scenes = np.arange(200), np.arange(200) // 8
     assert certainty(alone) == "200 validation pictures: expect an accuracy within ±7 points"
     assert certainty(scenes) == (
-        "200 validation pictures in 25 groups of near-duplicates: expect an accuracy within ±20"
+        "200 validation pictures in 25 groups of near-duplicates:\n  expect an accuracy within ±20"
         " points"
     )
     rng = np.random.default_rng(0)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['tell_launcher', 'tidy_errors', 'CommandParser', 'add_device', 'add_overwrite', 'add_network',
            'register_named_network', 'add_model', 'check_network_used', 'open_classifier', 'add_store_directory',
-           'check_target', 'check_apart', 'check_different', 'check_makeable', 'make_out_folder', 'score_line',
+           'check_target', 'check_apart', 'check_different', 'check_makeable', 'make_out_folder', 'score_lines',
            'unreadable_lines', 'print_next', 'Transcript', 'shell']
 
 # %% ../../nbs/cli/01_common.ipynb #0e182c80
@@ -355,22 +355,25 @@ def make_out_folder(
         raise PermissionError(f"Cannot write to the folder '{path}'; name another --out")
 
 # %% ../../nbs/cli/01_common.ipynb #9e06bb84
-def score_line(
+def score_lines(
     report,  # A `Report`
+    kind: str = "",  # Of its images, such as 'validation'
 ) -> str:
     "Describe overall scores with their intervals, the number of images, and who was not judged"
     from simpsons_cnn.scoring.report import overall_scores  # imports slowly
 
-    scores = []
+    pictures = f"{kind} pictures" if kind else "pictures"
+    head = f"on {len(report):,} {pictures}"
+    if report.num_groups not in (None, len(report)):
+        head += f" in {report.num_groups:,} groups of near-duplicates"
+    lines = [f"{head}:"]
     for label, metric in overall_scores(report).items():
         low, high = report.bootstrap_interval(metric)
-        scores.append(f"{label} {getattr(report, metric):.4f} ({low:.4f} to {high:.4f})")
-    line = f"{', '.join(scores)} on {len(report):,} pictures"
-    if report.num_groups not in (None, len(report)):
-        line += f" in {report.num_groups:,} groups of near-duplicates"
+        score = f"{getattr(report, metric):.4f} ({low:.4f} to {high:.4f})"
+        lines += [f"  {label} {score}"] if len(label) < 50 else [f"  {label}", f"    {score}"]
     if report.not_judged:
-        line += f"; not judged, without pictures: {first_few(report.not_judged)}"
-    return line
+        lines.append(f"  not judged, without pictures: {first_few(report.not_judged)}")
+    return "\n".join(lines)
 
 # %% ../../nbs/cli/01_common.ipynb #ee38e8bb
 def unreadable_lines(
@@ -384,10 +387,14 @@ def unreadable_lines(
 
 # %% ../../nbs/cli/01_common.ipynb #591ca673
 def print_next(
-    text: str,  # Such as 'simpsons_audit data/train'
+    command: str,  # Such as 'simpsons_audit data/train'
+    why: str = "",  # What it does, such as 'looks for copies'
 ):
-    "Print what to do next, on the error stream"
-    print(f"next: {text}", file=sys.stderr)
+    "Print what to do next, on the error stream; a long command on a line of its own, to copy"
+    line = f"next: {command} {why}".rstrip()
+    if len(line) > 80:
+        line = f"next, which {why}:\n{command}" if why else f"next:\n{command}"
+    print(line, file=sys.stderr)
 
 # %% ../../nbs/cli/01_common.ipynb #36ac9b74
 class Transcript(NamedTuple):
@@ -410,7 +417,7 @@ def shell(
 ) -> Transcript:
     "Run a command line in a shell, with the commands of this package on its path"
     path = os.pathsep.join([os.environ["PATH"], sysconfig.get_path("scripts")])
-    env = os.environ | dict(PATH=path, COLUMNS="100")
+    env = os.environ | dict(PATH=path, COLUMNS="80")
     options = dict(shell=True, cwd=folder, env=env, capture_output=True, text=True, timeout=300)
     done = subprocess.run(line, **options)
     return Transcript(done.returncode, done.stdout.rstrip(), done.stderr.rstrip(), line)

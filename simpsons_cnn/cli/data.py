@@ -196,7 +196,7 @@ def _audit_folders(args):  # -> `AuditReport`
     return report
 
 # %% ../../nbs/cli/04_data.ipynb #eb4d8691
-_FIX_LEAKS = "list the pictures to drop in a CSV file (file,action,character), pass it as --fixes"
+_FIX_LEAKS = "list pictures to drop in a CSV (file,action,character) for --fixes"
 
 
 def _next_after_audit(args) -> str:

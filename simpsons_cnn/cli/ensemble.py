@@ -74,6 +74,5 @@ def simpsons_ensemble(
     print(make_ensemble(args.models, args.out, not args.no_calibrate, args.device, **overrides))
     print(f"model: {args.out}")
     model = shlex.quote(str(args.out))
-    print_next(
-        f"simpsons_evaluate {model} FOLDER scores it; simpsons_predict {model} PICTURE uses it"
-    )
+    print_next(f"simpsons_evaluate {model} FOLDER", "scores it")
+    print_next(f"simpsons_predict {model} PICTURE", "uses it")

@@ -139,4 +139,4 @@ def simpsons_explain(
     if unreadable:
         sys.exit(safe_str(unreadable_lines(unreadable)))
     model = shlex.quote(str(args.model))
-    print_next(f"simpsons_export {model} --web FOLDER makes a page for the browser of it")
+    print_next(f"simpsons_export {model} --web FOLDER", "makes a web page of it")

@@ -194,21 +194,22 @@ def _write_all(clf, targets: dict, args):
             print(_write(clf, kind, path, pictures))
 
 # %% ../../nbs/cli/05_export.ipynb #8d4b2f38
-_OPENED_BY = dict(
-    onnx="onnxruntime.InferenceSession({!r}) opens it without PyTorch",
-    torch="torch.export.load({!r}).module() opens it without this library",
-    card="read {!r}; --push USER/NAME shares the model with its card",
-    hub="read {!r}; --push USER/NAME uploads such a folder",
-    web="python -m http.server --directory {} 8000, then open http://localhost:8000",
+_OPENED_BY = dict(  # a command, and what it does
+    onnx=("onnxruntime.InferenceSession({!r})", "opens it without PyTorch"),
+    torch=("torch.export.load({!r}).module()", "opens it without this library"),
+    card=("read {!r}; --push USER/NAME", "shares the model with its card"),
+    hub=("read {!r}; --push USER/NAME", "uploads such a folder"),
+    web=("python -m http.server --directory {} 8000", "serves http://localhost:8000"),
 )
 
 
-def _next_after_export(targets: dict, push: str) -> str:
-    "What opens the upload, or else the first file"
+def _next_after_export(targets: dict, push: str) -> tuple:
+    "What opens the upload, or else the first file; for `print_next`"
     if push:
-        return f"sc.from_hub({push!r}), in Python, opens the uploaded model"
+        return f"sc.from_hub({push!r}), in Python,", "opens the uploaded model"
     kind, path = next(iter(targets.items()))
-    return _OPENED_BY[kind].format(shlex.quote(str(path)) if kind == "web" else str(path))
+    command, why = _OPENED_BY[kind]
+    return command.format(shlex.quote(str(path)) if kind == "web" else str(path)), why
 
 # %% ../../nbs/cli/05_export.ipynb #7a7a1eb8
 def _push(clf, repo_id: str) -> str:  # Address of the upload
@@ -237,4 +238,4 @@ def simpsons_export(
     _write_all(clf, targets, args)
     if args.push:
         print(_push(clf, args.push))
-    print_next(_next_after_export(targets, args.push))
+    print_next(*_next_after_export(targets, args.push))

@@ -26,7 +26,7 @@ from simpsons_cnn.cli.common import (
     make_out_folder,
     open_classifier,
     print_next,
-    score_line,
+    score_lines,
     tidy_errors,
     unreadable_lines,
 )
@@ -118,9 +118,7 @@ def _print_predictions(found, k: int, target: Path, model: Path):
     if target and found:
         print(f"{len(found):,} predictions: {target}", file=sys.stderr)
     if not found.unreadable:
-        print_next(
-            f"simpsons_evaluate {shlex.quote(str(model))} FOLDER scores answers to known names"
-        )
+        print_next(f"simpsons_evaluate {shlex.quote(str(model))} FOLDER", "scores it")
 
 # %% ../../nbs/cli/03_predict.ipynb #eb55e22c
 def _shard_job(args):  # -> `ShardJob`
@@ -150,9 +148,7 @@ def _predict_shard(args):
     print(f"shard {job.shard} of the pictures: {job.target}", file=sys.stderr)
     if unreadable:
         print(f"note: {unreadable:,} cannot be read; their rows have an error", file=sys.stderr)
-    print_next(
-        f"simpsons_evaluate {shlex.quote(str(args.model))} FOLDER scores answers to known names"
-    )
+    print_next(f"simpsons_evaluate {shlex.quote(str(args.model))} FOLDER", "scores it")
 
 # %% ../../nbs/cli/03_predict.ipynb #a71144cd
 @tidy_errors
@@ -203,10 +199,8 @@ def _known_message(
     known: dict,  # How many images are in 'train' and in 'valid'
     total: int,  # How many were scored
 ) -> str:
-    return (
-        f"of these {total:,} pictures the model was trained on {known['train']:,} and "
-        f"validated on {known['valid']:,}: the scores say little about new ones"
-    )
+    trained_on = f"trained on {known['train']:,} of these {total:,} pictures"
+    return f"{trained_on}, validated on {known['valid']:,}: the scores flatter"
 
 # %% ../../nbs/cli/03_predict.ipynb #b3d58496
 def _print_trained_on(clf, paths: list, split: Path):
@@ -282,7 +276,7 @@ def _print_report(report):
     concerned = (report.table.pictures > 0) | (report.table.named > 0)
     table = report.table.loc[concerned, columns]
     print(safe_str(table.to_string(index=False, float_format=lambda v: f"{v:.3f}", na_rep="-")))
-    print(score_line(report))
+    print(score_lines(report))
 
 # %% ../../nbs/cli/03_predict.ipynb #8ab09f7c
 def _save_report(report, out: Path):
@@ -293,12 +287,6 @@ def _save_report(report, out: Path):
     atomic_write(out / "report.json", json.dumps(report.to_dict(), indent=1))
 
 # %% ../../nbs/cli/03_predict.ipynb #999032a7
-_AFTER_EVALUATE = (
-    "simpsons_export {} takes the model to other programs; "
-    "simpsons_explain shows why an answer is wrong"
-)
-
-
 @tidy_errors
 def simpsons_evaluate(
     argv: list = None,  # Arguments; `None` takes those of the program
@@ -322,4 +310,5 @@ def simpsons_evaluate(
     _print_trained_on(clf, report.store.files.paths, args.model.with_name("split.csv"))
     if args.out:
         _save_report(report, args.out)
-    print_next(_AFTER_EVALUATE.format(shlex.quote(str(args.model))))
+    print_next("simpsons_explain", "shows why an answer is wrong")
+    print_next(f"simpsons_export {shlex.quote(str(args.model))}", "exports it")

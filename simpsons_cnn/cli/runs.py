@@ -67,4 +67,4 @@ def simpsons_runs(
     if args.out:
         _save_curves(runs, args.out)
     if any(run.state == "unfinished" for run in runs):
-        print_next("simpsons_train --resume continues the latest run")
+        print_next("simpsons_train --resume", "continues the latest run")

@@ -18,7 +18,7 @@ from simpsons_cnn.cli.common import (
     CommandParser,
     check_makeable,
     print_next,
-    score_line,
+    score_lines,
     tell_launcher,
     tidy_errors,
 )
@@ -177,7 +177,7 @@ def _print_results(run):
     "Print scores and files of a `Run`"
     for name, report in (("validation", run.report), ("test", run.test_report)):
         if report:
-            print(f"{name}: {score_line(report)}")
+            print(score_lines(report, name))
     if run.adjustment:
         print(run.adjustment)
     if run.refit:
@@ -188,9 +188,10 @@ def _print_results(run):
     print(f"predictions: {config.out_inference_directory / 'predictions.csv'}")
 
 # %% ../../nbs/cli/02_train.ipynb #3f17f829
-def _next_after_training(model_path) -> str:
+def _print_next_after_training(model_path):
     model = shlex.quote(str(model_path))
-    return f"simpsons_evaluate {model} FOLDER scores it; simpsons_predict {model} PICTURE uses it"
+    print_next(f"simpsons_evaluate {model} FOLDER", "scores it")
+    print_next(f"simpsons_predict {model} PICTURE", "uses it")
 
 # %% ../../nbs/cli/02_train.ipynb #105709e7
 def _exit_if_stopped(history):
@@ -260,7 +261,7 @@ def _train_run(config: Config, resume: bool, files=None):
     run = train(config, resume=resume, files=files)
     _print_results(run)
     _exit_if_stopped(run.history)
-    print_next(_next_after_training(run.model_path))
+    _print_next_after_training(run.model_path)
 
 # %% ../../nbs/cli/02_train.ipynb #ca430c4a
 def _print_series(series):
@@ -294,7 +295,7 @@ def _train_seeds(config: Config, seeds: list, resume: bool, files=None, ensemble
         _join_seeds(series, config.device)
     if series.failures:
         sys.exit(f"error: {len(series.failures)} of {len(seeds)} seeds failed; the others are kept")
-    print_next(_next_after_training(series.best.model_path))
+    _print_next_after_training(series.best.model_path)
 
 # %% ../../nbs/cli/02_train.ipynb #d04e38f3
 def _train_folds(config: Config, folds: int, resume: bool, files=None):
@@ -308,7 +309,7 @@ def _train_folds(config: Config, folds: int, resume: bool, files=None):
     _print_results(series.final)
     print(f"folds: {series.folder / 'folds.csv'}, figure: {series.folder / 'folds.png'}")
     print(f"suspects: {series.folder / 'suspects.csv'}")
-    print_next(_next_after_training(series.final.model_path))
+    _print_next_after_training(series.final.model_path)
 
 # %% ../../nbs/cli/02_train.ipynb #eb36099a
 def _without_nproc(argv: list) -> list:

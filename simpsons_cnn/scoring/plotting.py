@@ -171,38 +171,38 @@ def _confusion_size(n: int) -> tuple:
     "Width and height in inches of a figure for `n` characters"
     if n <= _FEW_CHARACTERS:
         return min(PHONE_WIDTH, 1.4 + 0.3 * n), 1.2 + 0.3 * n
-    return PHONE_WIDTH, 0.9 + 0.15 * n
+    return PHONE_WIDTH, 1.4 + 0.15 * n
 
 
-def _title_confusion(ax, n: int):
-    "Say what the squares show; the title is wider than fewer than six squares"
-    title = "share of each character's images"
-    if n < 6:
-        ax.set_title(
-            title.replace(" character", "\ncharacter"), fontsize=SMALL_LETTERS, loc="right"
-        )
-    else:
-        ax.set_title(title, fontsize=SMALL_LETTERS)
+def _add_scale(figure, drawn):
+    "What share each darkness stands for"
+    bar = figure.colorbar(drawn, location="top", ticks=(0, 0.05, 0.2, 0.5, 1), fraction=0.03)
+    bar.ax.set_xticklabels(["0", "5 %", "20 %", "50 %", "100 %"], fontsize=SMALL_LETTERS)
+    bar.set_label("share of each character's images", fontsize=SMALL_LETTERS)
 
 
 def plot_confusion(
     report,  # `Report`
     ax=None,  # Axes to draw on; `None`: a new figure
 ) -> NotebookFigure | None:  # The new figure
-    "Plot the confusion matrix, each row as shares of its character; of many, the worst thirty"
+    "Plot the confusion matrix; the darkness is the share of a row; of many, the worst thirty"
     shown, note = characters_to_show(report.table.f1)
     counts = _confusion_shown(report, shown)
     shares = counts / np.maximum(1, counts.sum(1, keepdims=True))
     n = len(shown)
     few = n <= _FEW_CHARACTERS
     figure, (ax,) = _axes(ax, (1, 1), _confusion_size(n))
-    ax.imshow(shares, cmap="Greys", norm=PowerNorm(0.5, 0, 1), aspect="equal" if few else "auto")
+    drawn = ax.imshow(
+        shares, cmap="Greys", norm=PowerNorm(0.5, 0, 1), aspect="equal" if few else "auto"
+    )
     names = [display_name(report.classes[i], 20 if few else 28) for i in shown]
     _label_confusion(ax, names, other=counts.shape[1] > n)
-    _title_confusion(ax, n)
     ax.set(xlabel="answer", ylabel=f"truth: {note}" if note else "truth")
     if few:
+        ax.set_title("number of images", fontsize=SMALL_LETTERS, loc="right")
         _write_counts(ax, counts, shares)
+    elif figure:
+        _add_scale(figure, drawn)
     return figure
 
 # %% ../../nbs/scoring/03_plotting.ipynb #670f3055

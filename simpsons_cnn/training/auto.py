@@ -152,9 +152,7 @@ def suggest_folds(
     "Suggest cross-validation in one line, for few images"
     if n >= _FEW or is_split_file(config.split):
         return ""
-    return (
-        f"few to judge by: with --folds 5 all {n:,} pictures are judged, and trained on in the end"
-    )
+    return f"few to judge by: with --folds 5 all {n:,} pictures are judged, then trained on"
 
 # %% ../../nbs/training/10_auto.ipynb #a33b470e
 _MANY = 4000  # pictures, from which the larger network was right more often

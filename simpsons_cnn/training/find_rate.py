@@ -119,8 +119,8 @@ class RateSearch:
             return f"no suggestion: the loss hardly fell in {len(self.losses)} steps"
         lowest = self.smooth[self.rates <= 1.05 * self.suggestion].min()
         return (
-            f"learning_rate {self.suggestion:g}: the training loss fell from {self.smooth[0]:.2f}"
-            f" to {lowest:.2f}, and rose or ended beyond it"
+            f"learning_rate {self.suggestion:g}: loss fell from {self.smooth[0]:.2f}"
+            f" to {lowest:.2f}, and rose or ended beyond"
         )
 
     def _repr_png_(self):

@@ -148,9 +148,10 @@ def certainty(
     worth = n**2 / (sizes**2).sum()
     points = 98 / np.sqrt(worth)  # 1.96 standard deviations of a share of one half, in percent
     judged = f"{n:,} validation pictures"
-    if len(sizes) < n:
-        judged += f" in {len(sizes):,} groups of near-duplicates"
-    return f"{judged}: expect an accuracy within ±{points:.0f} points"
+    expected = f"expect an accuracy within ±{points:.0f} points"
+    if len(sizes) < n:  # together they are wider than a terminal
+        return f"{judged} in {len(sizes):,} groups of near-duplicates:\n  {expected}"
+    return f"{judged}: {expected}"
 
 # %% ../../nbs/training/06_prepare.ipynb #2a966674
 def _remarks(store: PixelStore, valid_rows: list, groups, missing_in_test: list) -> list:
