@@ -53,7 +53,7 @@ def _choose_size(sides: np.ndarray, n: int) -> Choice:
     reason = f"their shorter side is {median:,} px in the median"
     enlarged = np.mean(sides < size)
     if enlarged:
-        reason += f"; {enlarged:.0%} are smaller than {size} px and will be enlarged"
+        reason += f"; {enlarged:.0%} will be enlarged"
     return Choice("size", size, reason)
 
 # %% ../../nbs/training/10_auto.ipynb #c45333df
