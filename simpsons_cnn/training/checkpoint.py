@@ -143,7 +143,8 @@ _START_OVER = "start over with overwrite, without resume"
 
 def _check_identity(file: Path, found: dict, identity: dict):
     "Raise `ValueError` for the checkpoint of another run"
-    differ = differences({k: found.get(k) for k in identity}, identity)
+    asked = {k: v for k, v in identity.items() if v or k in found}  # not what is new and off
+    differ = differences({k: found.get(k) for k in asked}, asked)
     if differ:
         raise ValueError(
             f"'{file}' was written with other settings: {'; '.join(differ)}. Resume with those,"
