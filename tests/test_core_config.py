@@ -121,7 +121,10 @@ def test_text_means_a_value():
         ("[]", "must hold sections"),
         ("false", "must hold sections"),
         ("[" * 3000, "c.yaml' is not a YAML file"),
-        ("training_parameters: {seed: 2001-99-99}", "c.yaml' is not a YAML file"),
+        (
+            "training_parameters: {seed: 2001-99-99}",
+            "seed must be a whole number, got '2001-99-99'",
+        ),
         ("training_parameters: {seed: " + "9" * 5000 + "}", "c.yaml' is not a YAML file"),
         (
             "training_parameters: {seed: 1}\ntraining_parameters: {num_epochs: 3}",
@@ -186,6 +189,19 @@ def test_octal_and_sexagesimal_numbers(load_text, text, read_as, line):
     "YAML 1.1 reads 010 as 8 and 1:30 as 90"
     with pytest.raises(ValueError, match=re.escape(f"{text} stands for {read_as} in YAML")):
         load_text(line.format(text))
+
+
+@pytest.mark.parametrize("word", ["off", "no", "On", "yes", "2024-01-02"])
+def test_words_and_dates_are_text_where_text_is_meant(load_text, word):
+    assert str(load_text(f"dataset_parameters: {{traindir: {word}}}").traindir) == word
+    weights = load_text(f"training_parameters: {{imbalance: {{{word}: 2.0}}}}").imbalance
+    assert weights == {word: 2.0}
+
+
+def test_words_are_truth_values_where_these_are_meant(load_text):
+    assert load_text("training_parameters: {mixed_precision: off}").mixed_precision == "off"
+    for word, meant in dict(no=False, off=False, yes=True, On=True, true=True, FALSE=False).items():
+        assert load_text(f"training_parameters: {{refit: {word}}}").refit is meant
 
 
 def test_usual_numbers(load_text):

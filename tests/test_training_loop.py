@@ -5,6 +5,7 @@ import io
 import math
 import re
 import warnings
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import pytest
@@ -18,6 +19,7 @@ from simpsons_cnn.data.batches import Batches
 from simpsons_cnn.data.folders import ImageFiles
 from simpsons_cnn.data.store import PixelStore
 from simpsons_cnn.demo.characters import demo_characters
+from simpsons_cnn.inference.classifier import Classifier
 from simpsons_cnn.lab.dashboard import TrainingDashboard
 from simpsons_cnn.networks.reference import SimpsonsCNN
 from simpsons_cnn.quality.split import split_per_character
@@ -216,6 +218,42 @@ def test_a_growing_loss_is_warned_of(loaders):
     with pytest.warns(UserWarning, match="it grows instead of falling"):
         changes = dict(num_epochs=1, learning_rate=100.0, schedule="constant")
         fit(small_model(), *loaders, nn.CrossEntropyLoss(), RECIPE, callbacks=[], **changes)
+
+
+@contextmanager
+def float64_by_default():
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+DEFAULTS = {
+    "float64": float64_by_default,
+    "device": lambda: torch.device("meta"),
+    "no gradients": torch.no_grad,
+    "inference": torch.inference_mode,
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+}
+
+
+def trained_and_judged(loaders, within) -> tuple:
+    train_dl, valid_dl = loaders
+    model, prepared = small_model(), train_dl.store.pixels[:3]
+    before = torch.get_default_dtype()
+    with within():
+        fit(model, train_dl, valid_dl, recipe=RECIPE, num_epochs=1, callbacks=[])
+        report = evaluate(model, valid_dl)
+        clf = Classifier(model, train_dl.store.files.classes, train_dl.store.preprocess)
+        logits, cam = clf.logits(prepared), clf.explain(prepared[0].permute(1, 2, 0).numpy()).cam
+    assert torch.get_default_dtype() == before and torch.ones(1).device.type == "cpu"
+    return [p.tolist() for p in model.parameters()], report.loss, logits.tolist(), cam.tolist()
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_what_a_program_has_set_for_pytorch_does_not_reach_a_run(loaders, name):
+    assert trained_and_judged(loaders, DEFAULTS[name]) == trained_and_judged(loaders, nullcontext)
 
 
 class FailsAfterAnEpoch(Callback):

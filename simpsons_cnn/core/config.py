@@ -541,6 +541,16 @@ def _plain_number(loader: _Loader, node):
 for _kind in ("int", "float"):
     _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _plain_number)
 
+# %% ../../nbs/core/03_config.ipynb #c3407396
+def _as_written(loader: _Loader, node):
+    "A truth value for true and false alone; the text of other words and of dates"
+    is_truth = node.value.lower() in ("true", "false")
+    return loader.construct_yaml_bool(node) if is_truth else node.value
+
+
+for _kind in ("bool", "timestamp"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _as_written)
+
 # %% ../../nbs/core/03_config.ipynb #405e3379
 def _parse_yaml(data: bytes):
     if any(isinstance(e, yaml.AliasEvent) for e in yaml.parse(data, yaml.SafeLoader)):

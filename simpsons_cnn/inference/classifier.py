@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ..core.device import num_workers, pick_device, worker_pool
+from ..core.device import num_workers, pick_device, usual_torch, worker_pool
 from ..core.display import jpeg_uri, progress_bar
 from ..core.files import MODEL_FILE, atomic_write
 from simpsons_cnn.core.text import (
@@ -380,6 +380,7 @@ class Classifier:
         return f"{type(self).__name__}({len(self.classes)} characters, {size}, on {self.device})"
 
     @classmethod
+    @usual_torch()
     def load(
         cls,
         path,  # File written by `train` or `save_model`, or the folder of a run
@@ -434,6 +435,7 @@ class Classifier:
         _, images, _ = _prepare_all(self.preprocess, [source], skip_unreadable=False)
         return images[0][None]
 
+    @usual_torch()
     @torch.inference_mode()
     def logits(
         self,
@@ -453,6 +455,7 @@ class Classifier:
         "Compute the calibrated probability of each character"
         return self.calibration.probabilities(self.logits(xb, tta)).numpy()
 
+    @usual_torch()
     def explain(
         self,
         source,  # An image, see `Classifier.predict`
@@ -492,6 +495,7 @@ class Classifier:
             return _predict_parallel(self, paths, batch_size, tta, True)
         return self._predict_batch([source], tta)[0]
 
+    @usual_torch()
     def _predict_batch(
         self, sources: list, tta: bool | str, skip_unreadable: bool = False
     ) -> Predictions:

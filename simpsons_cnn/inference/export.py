@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import __version__
-from ..core.device import num_workers
+from ..core.device import num_workers, usual_torch
 from ..core.display import progress_bar
 from ..core.files import atomic_write, require_file_or_nothing
 from ..core.text import check_kind, require
@@ -519,6 +519,7 @@ def _run_onnx(graph: bytes):  # Function of bytes `(height, width, 3)`, see `che
     return answer
 
 # %% ../../nbs/inference/03_export.ipynb #5b8a02f9
+@usual_torch()
 def export_onnx(
     clf: Classifier,  # To export
     path,  # File to write, by custom `….onnx`
@@ -569,6 +570,7 @@ def _run_torch(program):  # Function of bytes `(height, width, 3)`, see `check_p
     return answer
 
 # %% ../../nbs/inference/03_export.ipynb #cf7b088e
+@usual_torch()
 def export_torch(
     clf: Classifier,  # To export
     path,  # File to write, by custom `….pt2`

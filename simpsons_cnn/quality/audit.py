@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..core.device import num_workers
+from ..core.device import num_workers, usual_torch
 from ..core.display import jpeg_uri
 from ..core.figures import NotebookFigure
 from ..core.files import atomic_write
@@ -298,6 +298,7 @@ def _build_stores(files: ImageFiles, test_files: ImageFiles | None, size: int, f
     }
 
 # %% ../../nbs/quality/03_audit.ipynb #732bdd7a
+@usual_torch()
 def audit(
     files: ImageFiles,  # Training images
     test_files: ImageFiles | None = None,  # Test images, scanned with `classes=files.classes`

@@ -16,7 +16,7 @@ from PIL import Image, ImageEnhance
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..core.device import pick_dtype
+from ..core.device import pick_dtype, usual_torch
 from ..core.display import progress_bar
 from ..core.text import as_array, check_kind, whole_numbers
 from ..data.augment import resample
@@ -299,6 +299,7 @@ def _kept_pairs(store: PixelStore, other: PixelStore | None) -> Tensor:
 _COLUMNS = dict(a=int, b=int, bits=int, mirrored=bool, similarity=float, max_local_difference=float)
 
 
+@usual_torch()
 def near_duplicates(
     store: PixelStore,  # Images
     other: PixelStore | None = None,  # Images to search in; `None`: among themselves

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ..core.device import usual_torch
 from simpsons_cnn.core.text import (
     as_array,
     check_kind,
@@ -321,6 +322,7 @@ def _report_markdown(report: Report) -> str:
     return "\n".join(lines + _characters_markdown(table.iloc[shown]))
 
 # %% ../../nbs/scoring/01_report.ipynb #ef34d9c1
+@usual_torch()
 @torch.inference_mode()
 def collect_logits(
     model: nn.Module,  # In evaluation mode meanwhile
@@ -405,6 +407,7 @@ def judge_calibrated(
     return report
 
 # %% ../../nbs/scoring/01_report.ipynb #2a369d5b
+@usual_torch()
 @torch.inference_mode()
 def evaluate(
     model: nn.Module,  # In evaluation mode meanwhile

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from ..core.config import Config, ModelParameters, TrainingParameters
+from ..core.device import usual_torch
 from ..core.display import caught_warnings
 from ..core.figures import NotebookFigure
 from ..data.batches import Batches
@@ -133,6 +134,7 @@ def _with_steps(recipe: TrainingParameters, num_steps: int, per_epoch: int) -> d
     return dict(num_epochs=epochs, patience=0, weight_averaging=0.0, monitor="last")
 
 # %% ../../nbs/training/11_find_rate.ipynb #4ad746a7
+@usual_torch()
 def find_learning_rate(
     model: nn.Module,  # As it will be trained; not changed
     train_dl: Batches,  # Training batches, with augmentation; not changed

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from ..core.config import ModelParameters, TrainingParameters, settings_error
+from ..core.device import usual_torch
 from ..core.text import unknown_name_message
 from ..data.batches import Batches
 from simpsons_cnn.networks.losses import (
@@ -147,6 +148,7 @@ def _choose_loss(loss, recipe: TrainingParameters, changes: dict, train_dl: Batc
     return loss
 
 # %% ../../nbs/training/05_loop.ipynb #5bceff56
+@usual_torch()
 def fit(
     model: nn.Module,  # Trained in place; left with the best weights
     train_dl: Batches,  # Training batches, with augmentation

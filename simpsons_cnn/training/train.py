@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from ..core.config import Config, is_split_file
-from ..core.device import pick_device, pick_dtype
+from ..core.device import pick_device, pick_dtype, usual_torch
 from ..core.files import MODEL_FILE, atomic_write
 from simpsons_cnn.core.run_folders import (
     link_run,
@@ -431,6 +431,7 @@ def _lead(config: Config, callbacks, resume: bool, ranks: Ranks, files=None) -> 
         return _train_and_save(config, data, split_table, callbacks, checkpoint)
 
 # %% ../../nbs/training/07_train.ipynb #827ff9ac
+@usual_torch()
 def train(
     config: Config,  # Settings, such as `Config.demo()`; of several processes the first gives them
     callbacks=None,  # See `fit`; `None` also prints what is trained
