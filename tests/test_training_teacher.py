@@ -91,10 +91,11 @@ def test_the_teacher_is_not_replaced(place):
 
 
 @pytest.mark.filterwarnings("ignore:The teacher")
-def test_a_name_that_leads_to_another_run_later(place):
+def test_a_name_that_leads_to_another_run_later(place, capsys):
     latest = place / "runs/latest"
     config = pupil(place, "runs", teacher=latest, out_directory=None)
-    run = sc.train(config, callbacks=[StopAfter(1)])
+    run = sc.train(config, callbacks=None)
+    assert f"teacher: {(place / 'runs/001/model').resolve()}" in capsys.readouterr().out
     assert latest.resolve() == run.model_path.parent.parent.resolve()
     assert run.config.teacher == (place / "runs/001/model/model.safetensors").resolve()
 

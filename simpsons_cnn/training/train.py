@@ -204,6 +204,8 @@ def _start_message(config: Config, data: TrainingData, checkpoint: Checkpoint) -
     if current_ranks().size > 1:
         network += f", {current_ranks().size} processes"
     lines = [repr(data), network, *_doubts(config)]
+    if config.teacher:
+        lines.append(f"teacher: {config.teacher}")
     if checkpoint.read():
         lines.append(f"resuming after {_epochs_made(checkpoint)} epochs")
     elif checkpoint.resume:
