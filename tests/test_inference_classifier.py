@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from simpsons_cnn.core import device
 from simpsons_cnn.data.batches import Batches
@@ -193,6 +194,31 @@ def test_float64_leaves_the_model_and_the_process_alone(clf, files):
     assert switches() == before
     after = clf.model.state_dict()
     assert all(torch.equal(after[k], v) and after[k].dtype == v.dtype for k, v in weights.items())
+
+
+def test_weights_are_converted_once_and_again_when_they_have_changed(monkeypatch):
+    torch.manual_seed(0)
+    model, xb = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)).eval(), torch.rand(4, 3)
+    converted, double = [], torch.Tensor.double
+    monkeypatch.setattr(torch.Tensor, "double", lambda t: converted.append(t) or double(t))
+
+    def forward(conversions):
+        converted.clear()
+        with torch.inference_mode():
+            assert close(_forward_float64(model, xb), model(xb), 1e-5)
+        assert len(converted) == conversions + 1  # and the pictures
+
+    forward(6)
+    forward(0)
+    with torch.no_grad():
+        model[0].weight.add_(1)
+    forward(6)
+    forward(0)
+    model[0].bias = nn.Parameter(torch.ones(2))
+    forward(6)
+    model.load_state_dict({k: v + 1 for k, v in model.state_dict().items()})
+    forward(6)
+    assert _forward_float64(model, xb).requires_grad is False
 
 
 def test_threads_do_not_swap_weights_under_each_other(clf, files, monkeypatch):

@@ -206,19 +206,20 @@ def test_pictures_that_cannot_be_shared(store, batch_size, size, message):
 
 def float32_losses(store, ranks=Ranks()):  # noqa: B008  frozen
     noted, model = Losses(), create_model("reference", 10, seed=0, channels=(4, 4, 8, 8, 8, 8))
-    recipe = RECIPE.model_copy(update=dict(learning_rate=2e-4, num_epochs=10))
+    recipe = RECIPE.model_copy(update=dict(learning_rate=1e-5, num_epochs=10))
     with use_ranks(ranks):
         fit(model, *loaders(store), recipe=recipe, callbacks=[noted])
     return noted.losses
 
 
 def test_first_steps_in_float32(store):
-    "One process rounds more in its batch norm than two and four, so it agrees for fewer steps"
+    """One process rounds more in its batch norm than two and four, and AdamW makes the difference
+    larger, the sooner the higher the learning rate is: at 2e-4 they agree for twelve steps."""
     one = float32_losses(store)
     two, four = (in_threads(n, lambda ranks: float32_losses(store, ranks))[0] for n in (2, 4))
-    assert two[:3] == pytest.approx(one[:3], rel=1e-5)
-    assert four[:20] == pytest.approx(two[:20], rel=1e-5)
-    assert len(two) == 20
+    assert len(one) == 20
+    assert two == pytest.approx(one, rel=1e-5)
+    assert four == pytest.approx(one, rel=1e-5)
 
 
 @pytest.mark.parametrize(

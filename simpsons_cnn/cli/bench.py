@@ -94,16 +94,19 @@ def _reference_training(folder, batch_size: int, steps: int, num_classes: int, d
     return part
 
 # %% ../../nbs/cli/07_bench.ipynb #38200794
-def _training(store: PixelStore, batch_size: int, steps: int, device, dtype):
+def _training(store: PixelStore, batch_size: int, steps: int, device, dtype, compiled=False):
     "A part: `train_epoch` on augmented batches"
     model = SimpsonsCNN(len(store.classes)).to(device, memory_format=torch.channels_last)
     dl = Batches(store, batch_size=batch_size, augment=Augment(), device=device)
-    recipe = TrainingParameters(num_epochs=2, learning_rate=1e-3, first_crop=None)
+    settings = dict(num_epochs=2, learning_rate=1e-3, first_crop=None)
+    recipe = TrainingParameters(**settings, compile=compiled)
     valid_dl = Batches(store, [0], device=device)
     loss = FocalLoss()
     callbacks = [StopAfter(steps)]
     run = TrainingRun(model, dl, valid_dl, loss, recipe, 0.01, callbacks)
     run.dtype, run.epoch = dtype, 1
+    run.model.train()
+    run.forward()  # compiles before it is measured
 
     def part():
         run.losses, run.stop_reason = [], ""
@@ -347,6 +350,7 @@ class _Setup:
     steps: int  # Training steps in a turn
     device: torch.device
     dtype: torch.dtype  # Or `None`
+    compile: bool = False  # Whether a compiled training is measured too
 
     def training_args(self) -> tuple:
         return self.store, self.batch_size, self.steps, self.device, self.dtype
@@ -380,7 +384,11 @@ def _training_groups(s: _Setup):
     ours = s.training_args()
     classes = len(s.store.classes)
     parts = {"bound": _compute_only(*ours), "training": _training(*ours)}
-    yield parts, [("training", "bound")]
+    pairs = [("training", "bound")]
+    if s.compile:
+        parts["training, compiled"] = _training(*ours, compiled=True)
+        pairs.append(("training, compiled", "training"))
+    yield parts, pairs
     parts = {
         "reference": _reference_training(s.folder, s.batch_size, 2, classes, s.device),
         "training, a few steps": _training(*ours),
@@ -445,6 +453,7 @@ def bench(
     device: str = "auto",  # See `pick_device`
     steps: int = 8,  # Training steps in a turn
     files: int = 1000,  # Pictures to decode and to predict
+    compile: bool = False,  # Whether to measure a compiled training too
 ) -> dict:  # 'speeds', 'ratios' and 'starting' -> table
     "Measure every part of the library beside what it is compared with; raises `ValueError`"
     for name, value in dict(batch_size=batch_size, rounds=rounds, steps=steps, files=files).items():
@@ -453,6 +462,7 @@ def bench(
             raise ValueError(f"{name} must be from {least} to 1,000,000, got {value}")
     with tempfile.TemporaryDirectory() as tmp:
         setup = _prepare(Path(tmp), folder, device, files, batch_size, steps)
+        setup.compile = compile
         speeds, ratios = _measure_all(setup, rounds)
         starting = _startup_times(setup.store, setup.store_folder, setup.model_path, rounds)
     return dict(speeds=speeds, ratios=ratios, starting=starting)
@@ -493,6 +503,8 @@ def _bench_parser() -> CommandParser:
         help_text = f"{meaning}; default {default}"
         parser.add_argument(f"--{name}", type=int, metavar="N", default=default, help=help_text)
     add_device(parser)
+    help_text = "also measure training through torch.compile, as with the setting compile"
+    parser.add_argument("--compile", action="store_true", help=help_text)
     help_text = "also train from a file of 2,000,000 pictures, which is nearly empty and takes "
     help_text += "little disk space, and measure the memory"
     parser.add_argument("--large", action="store_true", help=help_text)

@@ -344,6 +344,11 @@ class TrainingParameters(_Section):
         "Whether a GPU takes only algorithms that give the same bits each time, which may be "
         "slower; the CPU does in any case",
     )
+    compile: bool = _free_setting(
+        False,
+        "Whether the network goes through `torch.compile` for the steps: meant for GPUs and not "
+        "measured there yet, slower on a CPU; at most four sides of crops, one process",
+    )
 
     @model_validator(mode="after")
     def _patience_compares(self):

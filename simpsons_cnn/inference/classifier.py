@@ -15,6 +15,7 @@ from itertools import chain
 from pathlib import Path
 from threading import Lock
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -297,15 +298,29 @@ def _side_by_hash(table: dict, refit: bool) -> dict:  # SHA-256 -> 'train' or 'v
 
 # %% ../../nbs/inference/02_classifier.ipynb #b710887e
 _weights_lock = Lock()  # held while weights are exchanged, or must not be
+_in_float64 = WeakKeyDictionary()  # network -> (its weights, their versions, the same in float64)
+
+
+def _float64_weights(model: nn.Module) -> dict:
+    "The weights of a network in float64, converted again only when they have changed"
+    own = model.state_dict(keep_vars=True)
+    versions = [None if t.is_inference() else t._version for t in own.values()]  # `None`: no count
+    known = None if None in versions else _in_float64.get(model)
+    if known and known[1] == versions and all(own[k] is t for k, t in known[0].items()):
+        return known[2]
+    with torch.inference_mode(False), torch.no_grad():
+        converted = {
+            name: tensor.double() if tensor.is_floating_point() else tensor
+            for name, tensor in own.items()
+        }
+    _in_float64[model] = own, versions, converted
+    return converted
 
 
 def _forward_float64(model: nn.Module, xb: Tensor) -> Tensor:
     "Logits computed in float64, returned as float32; the model itself stays as it is"
     with _weights_lock:
-        weights = {
-            name: tensor.double() if tensor.is_floating_point() else tensor
-            for name, tensor in model.state_dict().items()
-        }
+        weights = _float64_weights(model)
         return torch.func.functional_call(model, weights, xb.double()).float()
 
 # %% ../../nbs/inference/02_classifier.ipynb #3827031b

@@ -30,12 +30,14 @@ FORMAT_VERSION = "checkpoint 6"
 
 
 def describe_environment(
-    device: torch.device, dtype: torch.dtype | None = None
+    device: torch.device, dtype: torch.dtype | None = None, compiled: bool = False
 ) -> dict:  # plain types
     "Hardware and versions that can change the result of a run in its last bits"
     processes = current_ranks().size
-    shared = dict(processes=processes) if processes > 1 else {}
-    return shared | dict(
+    special = dict(processes=processes) if processes > 1 else {}
+    if compiled:
+        special["compiled"] = True
+    return special | dict(
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         threads=torch.get_num_threads() if device.type == "cpu" else None,
         arithmetic=str(dtype or torch.float32),

@@ -41,6 +41,7 @@ from .run import LOSS_SETTINGS, TrainingRun, check_callbacks, running
 def train_epoch(run: TrainingRun):
     "Make the steps of an epoch that are left, until the run is asked to stop"
     run.model.train()
+    forward = run.forward()
     batches = run.train_dl.epoch(run.epoch, run.crop(), start=len(run.losses))
     for step, (xb, yb) in enumerate(batches, len(run.losses)):
         run.step = step
@@ -48,7 +49,7 @@ def train_epoch(run: TrainingRun):
         xb, labels = run.mix(xb, yb)
         labels = run.ask_teacher(xb, labels)
         with torch.autocast(xb.device.type, run.dtype, enabled=run.dtype is not None):
-            logits = run.model(xb)
+            logits = forward(xb)
         loss = loss_of_labels(run.loss, *gather_batch(run.ranks, logits.float(), labels))
         run.optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -112,7 +112,8 @@ def run_environment(
 ) -> dict:  # Plain types
     "Hardware and versions that can change the result of a run in its last bits"
     device = data.train_dl.device
-    return describe_environment(device, pick_dtype(config.mixed_precision, device))
+    dtype = pick_dtype(config.mixed_precision, device)
+    return describe_environment(device, dtype, config.compile)
 
 
 def _report(run: Run, data: TrainingData, scores: dict) -> dict:
