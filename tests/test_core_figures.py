@@ -3,8 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib import rc_context, rcParams
 from matplotlib.text import Text
 
+from simpsons_cnn.core.figures import NotebookFigure, figure_png
 from simpsons_cnn.inference.explain import Explanation, _draw_figure
 from simpsons_cnn.scoring.metrics import confusion_matrix
 from simpsons_cnn.scoring.plotting import (
@@ -88,3 +90,12 @@ FIGURES = dict(
 @pytest.mark.parametrize("name", FIGURES)
 def test_letters_are_large_enough_for_a_phone(name):
     assert letters_on_a_phone(FIGURES[name]()) >= 9
+
+
+def test_names_are_not_given_to_tex():
+    "A program may let TeX draw its own texts; here it may be absent, and `_` is a formula"
+    with rc_context({"text.usetex": True}):
+        figure = NotebookFigure(figsize=(2, 2))
+        figure.subplots().set(title="moe_szyslak", xlabel="100 %")
+        assert figure_png(figure).startswith(b"\x89PNG")
+        assert rcParams["text.usetex"]

@@ -243,7 +243,15 @@ def trained_and_judged(loaders, within) -> tuple:
     model, prepared = small_model(), train_dl.store.pixels[:3]
     before = torch.get_default_dtype()
     with within():
-        fit(model, train_dl, valid_dl, recipe=RECIPE, num_epochs=1, callbacks=[])
+        fit(
+            model,
+            train_dl,
+            valid_dl,
+            recipe=RECIPE,
+            num_epochs=1,
+            mixed_precision="bf16",
+            callbacks=[],
+        )
         report = evaluate(model, valid_dl)
         clf = Classifier(model, train_dl.store.files.classes, train_dl.store.preprocess)
         logits, cam = clf.logits(prepared), clf.explain(prepared[0].permute(1, 2, 0).numpy()).cam

@@ -98,6 +98,25 @@ def _use_dtype_before():
 
 
 @contextmanager
+def _outside_autocast() -> Iterator[None]:
+    "Within, autocast is as if never entered; else a run's own would keep casts of old weights"
+    kinds = [kind for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
+    depth = torch.autocast_increment_nesting() - 1
+    for _ in range(depth + 1):
+        torch.autocast_decrement_nesting()
+    for kind in kinds:
+        torch.set_autocast_enabled(kind, False)
+    torch.clear_autocast_cache()
+    try:
+        yield
+    finally:
+        for kind in kinds:
+            torch.set_autocast_enabled(kind, True)
+        for _ in range(depth):
+            torch.autocast_increment_nesting()
+
+
+@contextmanager
 def usual_torch() -> Iterator[None]:
     "Within, PyTorch makes float32 on the CPU, with gradients and without autocast, as by default"
     with ExitStack() as stack:
@@ -107,9 +126,7 @@ def usual_torch() -> Iterator[None]:
         stack.enter_context(torch.enable_grad())
         if torch.get_default_device().type != "cpu":
             stack.enter_context(torch.device("cpu"))
-        for kind in ("cpu", "cuda"):
-            if torch.is_autocast_enabled(kind):
-                stack.enter_context(torch.autocast(kind, enabled=False))
+        stack.enter_context(_outside_autocast())
         yield
 
 # %% ../../nbs/core/05_device.ipynb #e7c73ef6

@@ -10,12 +10,26 @@ import io
 import warnings
 from contextlib import contextmanager
 
+from matplotlib import rc_context, rcParams
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 from .display import caught_warnings
 
 # %% ../../nbs/core/07_figures.ipynb #fef8ed1d
+@contextmanager
+def _without_tex(figure: Figure):
+    "Within, no text of a figure is given to TeX"
+    if not rcParams["text.usetex"]:
+        yield
+        return
+    for text in figure.findobj(Text):
+        text.set_usetex(False)
+    with rc_context({"text.usetex": False}):  # for numbers at the axes, which are made last
+        yield
+
+
 def figure_png(
     figure: Figure,  # Of any origin; a figure of pyplot stays open
     dpi: int = 150,  # Dots per inch
@@ -23,7 +37,8 @@ def figure_png(
 ) -> bytes:
     "A figure as the bytes of a PNG file"
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=dpi, metadata={"Software": None})
+    with _without_tex(figure):
+        figure.savefig(file, format="png", dpi=dpi, metadata={"Software": None})
     if colors:
         image = Image.open(file).convert("RGB").quantize(colors)
         file = io.BytesIO()
