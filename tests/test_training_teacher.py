@@ -9,8 +9,11 @@ import simpsons_cnn as sc
 from simpsons_cnn.cli.train import simpsons_train
 from simpsons_cnn.core.tensors import weights_hash
 from simpsons_cnn.demo.characters import demo_characters
+from simpsons_cnn.networks.ensemble import Ensemble
+from simpsons_cnn.networks.losses import distillation_loss
 from simpsons_cnn.networks.model_file import load_model, save_model
 from simpsons_cnn.training.callbacks import StopAfter
+from simpsons_cnn.training.teacher import Teacher
 
 SMALL = dict(num_epochs=2, size=64, crop_size=64, batch_size=16, split_seed=0, testdir=None)
 
@@ -85,7 +88,7 @@ def test_a_teacher_that_does_not_fit_is_refused_before_decoding(place, tmp_path,
 
 def test_the_teacher_is_not_replaced(place):
     before = (place / "runs/001/model/model.safetensors").read_bytes()
-    with pytest.raises(ValueError, match="would be replaced"):
+    with pytest.raises(ValueError, match="which is written to"):
         sc.train(pupil(place, "runs/001", overwrite=True), callbacks=[])
     assert (place / "runs/001/model/model.safetensors").read_bytes() == before
 
@@ -98,6 +101,35 @@ def test_a_name_that_leads_to_another_run_later(place, capsys):
     assert f"teacher: {(place / 'runs/001/model').resolve()}" in capsys.readouterr().out
     assert latest.resolve() == run.model_path.parent.parent.resolve()
     assert run.config.teacher == (place / "runs/001/model/model.safetensors").resolve()
+    sc.train(config, callbacks=[StopAfter(1)], resume=False)  # `latest` is its teacher, too
+    last = latest.resolve()
+    again = sc.train(config, callbacks=[], resume=True)
+    assert again.model_path.resolve().is_relative_to(last) and len(again.history) == 2
+    assert again.config.teacher == run.model_path.resolve()
+
+
+def test_a_series_does_not_replace_its_teacher(place):
+    series = sc.train_seeds(pupil(place, "series", teacher=None), (0, 1), callbacks=[])
+    before = [run.model_path.read_bytes() for run in series.runs.values()]
+    taught = pupil(place, "series", teacher=place / "series/seed_1", overwrite=True)
+    with pytest.raises(ValueError, match="which is written to"):
+        sc.train_seeds(taught, (0, 1), callbacks=[])
+    assert [run.model_path.read_bytes() for run in series.runs.values()] == before
+    with pytest.raises(FileNotFoundError, match="No model file at"):
+        sc.train_seeds(pupil(place, "more", teacher="nowhere"), (0, 1), callbacks=[])
+    assert not (place / "more").exists()
+
+
+def test_an_ensemble_is_known_by_its_temperatures():
+    members = [sc.SimpsonsCNN(3, channels=(4,) * 6, hidden=(8, 8)) for _ in range(2)]
+    even, uneven = (Teacher(Ensemble(members, t)).identity() for t in ([1, 1], [5, 1]))
+    assert even != uneven
+
+
+@pytest.mark.parametrize("shape", [(4, 1), (1, 10), (4, 7)])
+def test_answers_of_another_shape(shape):
+    with pytest.raises(ValueError, match="in the shape of the logits"):
+        distillation_loss(torch.zeros(4, 10), torch.zeros(shape))
 
 
 def test_commands_that_have_no_use_for_a_teacher(place, capsys):

@@ -226,6 +226,8 @@ def _find_rate(config: Config, files=None):
     path = (config.out_directory or config.runs_directory) / "learning_rate.png"
     check_makeable(path.parent)
     require_file_or_nothing(path)
+    if config.teacher:
+        print("the teacher is not asked: the search learns from the labels alone")
     found = search_rate(config, files=files)
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, figure_png(found.plot()))

@@ -158,7 +158,9 @@ class _CopyAhead:
     def send(self, rows: Tensor) -> tuple:
         "Begin to copy these images; returns what `receive` takes"
         _, colours, *sides = self.pixels.shape
-        pinned = torch.empty(len(rows), *sides, colours, dtype=torch.uint8, pin_memory=True)
+        pinned = torch.empty(
+            len(rows), *sides, colours, dtype=torch.uint8, device="cpu", pin_memory=True
+        )
         images = _gather(self.pixels, rows, pinned)
         with torch.cuda.stream(self.stream):
             there = images.to(self.device, non_blocking=True)
@@ -245,6 +247,7 @@ class Batches:
             check_transform(self.transform, self.pixels[:2].to(self.device))
         self.part = slice(None)  # of each batch, see `share`
         self._passes = 0  # of `for xb, yb in dl`
+        self._copies = None  # to a GPU, once there were some
 
     def __len__(self):
         if self.shuffle:
@@ -317,7 +320,9 @@ class Batches:
 
     def _copied_ahead(self, steps, epoch: int, crop: int | None) -> Iterator[tuple]:
         "The batches of some steps; while one is used, the images of the next are on their way"
-        copies, coming = _CopyAhead(self.pixels, self.device), None
+        if self._copies is None:  # one stream for all epochs, since memory is kept for each
+            self._copies = _CopyAhead(self.pixels, self.device)
+        copies, coming = self._copies, None
         for step, rows in steps:
             before, coming = coming, (step, rows, copies.send(self._rows_to_see(rows)))
             if before is not None:

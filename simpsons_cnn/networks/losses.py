@@ -119,7 +119,12 @@ def distillation_loss(
     answers: Tensor,  # Logits of its teacher, of the same shape
     temperature: float = 2.0,  # By which both are divided
 ) -> Tensor:  # Mean over the pictures; 0 where the answers agree
-    "How far the probabilities are from a teacher's, both softened by a temperature"
+    "How far the probabilities are from a teacher's, both softened; raises `ValueError`"
+    if logits.shape != answers.shape:
+        shapes = f"{tuple(answers.shape)} and {tuple(logits.shape)}"
+        raise ValueError(f"a teacher must answer in the shape of the logits, got {shapes}")
+    if not (is_number(temperature, 0) and temperature):
+        raise ValueError(f"temperature must be a number above 0, got {short_repr(temperature)}")
     learnt, taught = (F.log_softmax(x / temperature, 1) for x in (logits, answers))
     return temperature**2 * F.kl_div(learnt, taught, reduction="batchmean", log_target=True)
 

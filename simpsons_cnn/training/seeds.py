@@ -26,6 +26,7 @@ from ..scoring.report import overall_scores
 from .history import is_better
 from .outputs import Run
 from .prepare import scan_folders
+from .teacher import check_teacher_stays, teacher_of, with_teacher_file
 from .train import train
 
 # %% ../../nbs/training/15_seeds.ipynb #7d1c097e
@@ -236,7 +237,10 @@ def train_seeds(
     seeds = check_seeds(seeds)
     files = ImageFiles.scan(config.traindir) if files is None else files
     scan_series(config, files)
+    config = with_teacher_file(config, resume)
+    teacher_of(config, files.classes)  # one that does not fit is refused
     series = SeedSeries(series_folder(config, "seed", seeds, resume))
+    check_teacher_stays(config, series.folder)
     errors = []
     try:
         for i, seed in enumerate(seeds, 1):

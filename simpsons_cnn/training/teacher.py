@@ -17,19 +17,21 @@ import torch
 from torch import Tensor, nn
 
 from ..core.config import Config
-from ..core.files import MODEL_FILE, find_model_file
+from ..core.files import find_model_file
+from ..core.run_folders import latest_run
 from ..core.tensors import weights_hash
 from ..core.text import check_kind, check_number
 from ..data.preprocess import Preprocess
 from ..networks.model_file import header_difference, load_model, split_hash
-from .prepare import crop_sides
+from ..networks.presets import PRESETS
+from .prepare import create_network, crop_sides
 
 # %% ../../nbs/training/19_teacher.ipynb #1b353977
 @dataclass(eq=False)
 class Teacher:
     "A trained network whose answers another one learns from"
 
-    model: nn.Module  # Copied, and never changed
+    model: nn.Module  # Copied, never changed; knows the classes and the pictures of the pupil
     share: float = 0.9  # How much of the loss compares with its answers; the rest is of the labels
 
     def __post_init__(self):
@@ -49,9 +51,15 @@ class Teacher:
 
     def identity(self) -> list:
         "What decides the weights of a pupil, as plain types"
-        return [weights_hash(self.model), self.share]
+        hparams = repr(getattr(self.model, "hparams", None))  # such as temperatures of an ensemble
+        return [weights_hash(self.model), hparams, self.share]
 
 # %% ../../nbs/training/19_teacher.ipynb #a166a901
+def _but_for_crop(preprocess: Preprocess) -> Preprocess:
+    "The same with a crop that all have"
+    return replace(preprocess, crop=min(64, preprocess.size))
+
+
 def teacher_of(
     config: Config,
     classes: list,  # Names of the characters, in order
@@ -59,10 +67,12 @@ def teacher_of(
     "Open the teacher that the settings name; raises `FileNotFoundError` or `ValueError`"
     if config.teacher is None:
         return None
+    if config.architecture not in PRESETS:
+        create_network(config, len(classes))  # registers it, for a teacher of its kind
     model, header = load_model(config.teacher)
-    whole = replace(header["preprocess"], crop=None)
-    own = dict(classes=classes, preprocess=Preprocess(config.size, config.resize_rule))
-    why = header_difference(header | dict(preprocess=whole), own)
+    theirs = header | dict(preprocess=_but_for_crop(header["preprocess"]))
+    ours = _but_for_crop(Preprocess(config.size, config.resize_rule))
+    why = header_difference(theirs, dict(classes=classes, preprocess=ours))
     least, side = model.min_side, min(crop_sides(config))
     if not why and side < least:
         why = f"it needs pictures of {least} pixels or more, and crops begin with {side}"
@@ -71,21 +81,38 @@ def teacher_of(
     return Teacher(model)
 
 # %% ../../nbs/training/19_teacher.ipynb #f2730677
-def with_teacher_file(config: Config) -> Config:
+def _teacher_of_stopped(config: Config) -> Path | None:
+    "The teacher that the run to be resumed began with, if `teacher` leads to that run by now"
+    folder = config.out_directory or latest_run(config.runs_directory)
+    settings = folder and folder / "model/config.yaml"
+    if settings and config.teacher.resolve().is_relative_to(folder.resolve()):
+        return Config.load(settings).teacher if settings.is_file() else None
+    return None
+
+
+def with_teacher_file(
+    config: Config,
+    resume: bool = False,  # Whether a run is continued, to which a name may lead by now
+) -> Config:
     "The same settings with the very file that `teacher` leads to; raises `FileNotFoundError`"
     if config.teacher is None:
         return config
-    file = find_model_file(config.teacher).resolve()
+    teacher = (resume and _teacher_of_stopped(config)) or config.teacher
+    file = find_model_file(teacher).resolve()
     path = file if config.teacher.is_absolute() else os.path.relpath(file)
     return Config.load(**config.flat() | dict(teacher=path))
 
 
-def check_teacher_stays(config: Config):
+def check_teacher_stays(
+    config: Config,
+    folder: Path,  # That will be written to
+):
     "Raise `ValueError` if a run would replace its own teacher"
-    if config.teacher is None:
-        return
-    if config.teacher.resolve() == (config.out_model_directory / MODEL_FILE).resolve():
-        raise ValueError(f"teacher '{config.teacher}' would be replaced; choose other folders")
+    if config.teacher and config.teacher.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(
+            f"teacher '{config.teacher}' lies in '{folder}', which is written to; choose other"
+            " folders"
+        )
 
 # %% ../../nbs/training/19_teacher.ipynb #905aca23
 def warn_of_teacher(

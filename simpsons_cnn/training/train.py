@@ -185,6 +185,9 @@ def _doubts(config: Config) -> list:
         )
     if is_split_file(config.split) and config.split_seed is not None:
         lines.append(f"split_seed {config.split_seed} is not used: the split file decides")
+    on_labels = weighted or config.imbalance in ("weights", "balanced_softmax")
+    if config.teacher and on_labels:
+        lines.append("weights beside a teacher: they act on the labels' tenth of the loss only")
     if not mixes and config.mix_alpha != Config().mix_alpha:
         lines.append(f"mix_alpha {config.mix_alpha:g} is not used: cutmix and mixup are 0")
     return lines
@@ -411,14 +414,14 @@ def _lead(config: Config, callbacks, resume: bool, ranks: Ranks, files=None) -> 
     announce = callbacks is None
     callbacks = as_callbacks(callbacks)
     open_device(config)
-    config = with_teacher_file(config)
+    config = with_teacher_file(config, resume)
     _send_settings(config, ranks)
     with raise_together(ranks):
         files, test_files = scan_folders(config, files)
         teacher_of(config, files.classes)  # one that does not fit is refused
     _check_before_decoding(config, files)
     with run_folders(config, resume) as config, lock_run_folders(config):
-        check_teacher_stays(config)
+        check_teacher_stays(config, config.out_model_directory)
         make_output_folders(config, resume)
         check_room(config, len(files.classes))
         checkpoint = _open_checkpoint(config, "last.ckpt", resume)
