@@ -67,8 +67,10 @@ def test_a_teacher_that_may_know_the_answers_is_warned_of(place):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         sc.train(sc.Config.demo(place, **SMALL, refit=True, out_directory=place / "refit"), [])
-    with pytest.warns(UserWarning, match="was not trained on the same split"):
-        sc.train(pupil(place, "of refit", teacher=place / "refit"), callbacks=[StopAfter(1)])
+    with pytest.warns(UserWarning, match="trained on all pictures in the end"):
+        sc.train(pupil(place, "of refit", teacher=place / "refit"), callbacks=[])
+    with pytest.warns(UserWarning, match="it had a teacher itself"):
+        sc.train(pupil(place, "of pupil", teacher=place / "of refit"), callbacks=[StopAfter(1)])
 
 
 @pytest.mark.parametrize(

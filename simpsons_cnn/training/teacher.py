@@ -115,6 +115,16 @@ def check_teacher_stays(
         )
 
 # %% ../../nbs/training/19_teacher.ipynb #905aca23
+def _why_it_may_know(about: dict, split_table: pd.DataFrame) -> str:
+    "Why a teacher may know images that judge the run; empty if it does not"
+    if (about.get("data") or {}).get("split") != split_hash(split_table.sha256, split_table.split):
+        return "it was not trained on the same split"
+    if about.get("refit"):
+        return "it was trained on all pictures in the end (refit)"
+    settings = (about.get("config") or {}).get("model_parameters") or {}
+    return "it had a teacher itself" if settings.get("teacher") else ""
+
+
 def warn_of_teacher(
     config: Config,
     split_table: pd.DataFrame,  # As from `TrainingData.split_table`
@@ -122,12 +132,10 @@ def warn_of_teacher(
     "Warn if the teacher may have been trained on images that judge the run"
     if config.teacher is None:
         return
-    about = load_model(config.teacher)[1]["about"]
-    split = (about.get("data") or {}).get("split")
-    if about.get("refit") or split != split_hash(split_table.sha256, split_table.split):
+    why = _why_it_may_know(load_model(config.teacher)[1]["about"], split_table)
+    if why:
         warnings.warn(
-            f"The teacher '{config.teacher}' was not trained on the same split, so it may know"
-            " validation pictures of this run, whose scores are then too high; give both the same"
-            " pictures and split_seed, and no refit",
+            f"The teacher '{config.teacher}' may know validation pictures of this run, whose scores"
+            f" are then too high: {why}. Give both the same pictures and split_seed, and no refit",
             stacklevel=3,
         )
