@@ -61,6 +61,29 @@ def model_path(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    "Twelve pictures of each drawn character, decoded"
+    from simpsons_cnn.data.folders import ImageFiles
+    from simpsons_cnn.data.store import PixelStore
+    from simpsons_cnn.demo.characters import demo_characters
+
+    drawn = demo_characters(tmp_path_factory.mktemp("drawn") / "data", train=12, test=1)
+    return PixelStore.build(ImageFiles.scan(drawn / "train"), size=64)
+
+
+@pytest.fixture
+def loaders(store):
+    "Batches of `store` to train and to validate on"
+    from simpsons_cnn.data.augment import Augment
+    from simpsons_cnn.data.batches import Batches
+    from simpsons_cnn.quality.split import split_per_character
+
+    train_idx, valid_idx = split_per_character(store.files, 0.25)
+    valid_dl = Batches(store, valid_idx, 30, device="cpu")
+    return Batches(store, train_idx, 30, Augment(), device="cpu"), valid_dl
+
+
 @pytest.fixture
 def refuse_locks(monkeypatch):
     "A function after which the system refuses each lock with the error of a given number"

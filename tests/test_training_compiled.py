@@ -9,13 +9,7 @@ import torch
 from torch import nn
 
 from simpsons_cnn.core.config import TrainingParameters
-from simpsons_cnn.data.augment import Augment
-from simpsons_cnn.data.batches import Batches
-from simpsons_cnn.data.folders import ImageFiles
-from simpsons_cnn.data.store import PixelStore
-from simpsons_cnn.demo.characters import demo_characters
 from simpsons_cnn.networks.reference import SimpsonsCNN
-from simpsons_cnn.quality.split import split_per_character
 from simpsons_cnn.training.callbacks import Callback, StopAfter
 from simpsons_cnn.training.checkpoint import Checkpoint
 from simpsons_cnn.training.distributed import Ranks, use_ranks
@@ -23,19 +17,6 @@ from simpsons_cnn.training.loop import fit
 from simpsons_cnn.training.run import CompiledForward, TrainingRun
 
 RECIPE = TrainingParameters(learning_rate=8e-3, num_epochs=2, mixed_precision="off", compile=True)
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    drawn = demo_characters(tmp_path_factory.mktemp("drawn") / "data", train=12, test=1)
-    return PixelStore.build(ImageFiles.scan(drawn / "train"), size=64)
-
-
-@pytest.fixture
-def loaders(store):
-    train_idx, valid_idx = split_per_character(store.files, 0.25)
-    valid_dl = Batches(store, valid_idx, 30, device="cpu")
-    return Batches(store, train_idx, 30, Augment(), device="cpu"), valid_dl
 
 
 @pytest.fixture

@@ -16,13 +16,9 @@ from simpsons_cnn.core.config import TrainingParameters
 from simpsons_cnn.core.device import deterministic_algorithms
 from simpsons_cnn.data.augment import Augment
 from simpsons_cnn.data.batches import Batches
-from simpsons_cnn.data.folders import ImageFiles
-from simpsons_cnn.data.store import PixelStore
-from simpsons_cnn.demo.characters import demo_characters
 from simpsons_cnn.inference.classifier import Classifier
 from simpsons_cnn.lab.dashboard import TrainingDashboard
 from simpsons_cnn.networks.reference import SimpsonsCNN
-from simpsons_cnn.quality.split import split_per_character
 from simpsons_cnn.scoring.report import evaluate
 from simpsons_cnn.training import callbacks as callback_page
 from simpsons_cnn.training.callbacks import Callback, EarlyStopping, Progress
@@ -33,19 +29,6 @@ from simpsons_cnn.training.loop import fit
 from simpsons_cnn.training.run import TrainingRun, _check_arguments
 
 RECIPE = TrainingParameters(learning_rate=8e-3, num_epochs=2, mixed_precision="off")
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    drawn = demo_characters(tmp_path_factory.mktemp("drawn") / "data", train=12, test=1)
-    return PixelStore.build(ImageFiles.scan(drawn / "train"), size=64)
-
-
-@pytest.fixture
-def loaders(store):
-    train_idx, valid_idx = split_per_character(store.files, 0.25)
-    valid_dl = Batches(store, valid_idx, 30, device="cpu")
-    return Batches(store, train_idx, 30, Augment(), device="cpu"), valid_dl
 
 
 def small_model():

@@ -79,22 +79,39 @@ def seeded_generators(
         np.random.set_state(numpy_state)
         random.setstate(python_state)
 
+# %% ../../nbs/core/05_device.ipynb #81b8fb5a
+class _ProcessSetting:
+    "Something that holds for the whole process: the first user notes it, the last one restores it"
+
+    def __init__(
+        self,
+        get,  # Called without arguments; returns the setting
+        put,  # Called with what `get` returned
+    ):
+        self.get, self.put = get, put
+        self.lock, self.users, self.before = Lock(), 0, None
+
+    @contextmanager
+    def in_use(
+        self,
+        value=None,  # What is set; `None`: it is left to the user
+    ) -> Iterator[None]:
+        with self.lock:
+            if not self.users:
+                self.before = self.get()
+            self.users += 1
+            if value is not None:
+                self.put(value)
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.users -= 1
+                if not self.users:
+                    self.put(self.before)
+
 # %% ../../nbs/core/05_device.ipynb #9a3d9e82
-_defaults_lock = Lock()
-_dtype_before = []  # of PyTorch, once for each call within `usual_torch`
-
-
-def _use_float32():
-    with _defaults_lock:
-        _dtype_before.append(_dtype_before[0] if _dtype_before else torch.get_default_dtype())
-        torch.set_default_dtype(torch.float32)
-
-
-def _use_dtype_before():
-    with _defaults_lock:
-        dtype = _dtype_before.pop()
-        if not _dtype_before:
-            torch.set_default_dtype(dtype)
+_default_dtype = _ProcessSetting(torch.get_default_dtype, torch.set_default_dtype)
 
 
 @contextmanager
@@ -120,8 +137,7 @@ def _outside_autocast() -> Iterator[None]:
 def usual_torch() -> Iterator[None]:
     "Within, PyTorch makes float32 on the CPU, with gradients and without autocast, as by default"
     with ExitStack() as stack:
-        stack.callback(_use_dtype_before)
-        _use_float32()
+        stack.enter_context(_default_dtype.in_use(torch.float32))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         if torch.get_default_device().type != "cpu":
@@ -175,11 +191,6 @@ def pick_dtype(
     return torch.bfloat16 if mixed_precision == "bf16" else None
 
 # %% ../../nbs/core/05_device.ipynb #053effaa
-_lock = Lock()
-_deterministic_runs = 0
-_flags_before = ()  # the run that began first found them
-
-
 def _get_flags() -> tuple:
     return (
         torch.are_deterministic_algorithms_enabled(),
@@ -188,29 +199,21 @@ def _get_flags() -> tuple:
     )
 
 
-def _set_flags(deterministic: bool, warn_only: bool, benchmark: bool):
+def _set_flags(flags: tuple):
+    deterministic, warn_only, benchmark = flags
     torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
     torch.backends.cudnn.benchmark = benchmark  # it would choose algorithms by their time
 
 
-def _one_run_more(change: int):
-    "Count the runs; the first one sets the flags, the last one puts them back"
-    global _deterministic_runs, _flags_before
-    with _lock:
-        if not _deterministic_runs:
-            _flags_before = _get_flags()
-            _set_flags(True, False, False)
-        _deterministic_runs += change
-        if not _deterministic_runs:
-            _set_flags(*_flags_before)
+_flags = _ProcessSetting(_get_flags, _set_flags)
 
 
 @contextmanager
 def deterministic_algorithms():
     "Within, PyTorch computes the same bits each time; `ValueError` for an operation that cannot"
-    _one_run_more(1)
     try:
-        yield
+        with _flags.in_use((True, False, False)):
+            yield
     except RuntimeError as e:
         operation, cannot, _ = str(e).partition(" does not have a deterministic implementation")
         if not cannot:
@@ -219,8 +222,6 @@ def deterministic_algorithms():
             f"deterministic must be false for this network or loss: {operation.split()[-1]} has no"
             " form that gives the same bits each time"
         ) from e
-    finally:
-        _one_run_more(-1)
 
 # %% ../../nbs/core/05_device.ipynb #81e78d10
 _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
@@ -272,25 +273,8 @@ def num_workers() -> int:
     return max(1, int(min([processors, *map(_quota, groups)])))
 
 # %% ../../nbs/core/05_device.ipynb #13cb071a
-_open_pools = 0
-_threads_before = 0  # of PyTorch, before the first pool was opened
-
-
-def _pool_opens():
-    global _open_pools, _threads_before
-    with _lock:
-        if not _open_pools:
-            _threads_before = torch.get_num_threads()
-        _open_pools += 1
-
-
-def _pool_closes():
-    "Each thread has a number of its own, but the latest one set is also that of threads to come"
-    global _open_pools
-    with _lock:
-        _open_pools -= 1
-        if not _open_pools:
-            torch.set_num_threads(_threads_before)
+# Each thread has a number of its own, but the latest one set is also that of threads to come.
+_threads = _ProcessSetting(torch.get_num_threads, torch.set_num_threads)
 
 
 @contextmanager
@@ -299,10 +283,6 @@ def worker_pool(
 ):  # Gives a `ThreadPoolExecutor`
     "A pool of threads in which PyTorch uses one thread each"
     # A thread that first uses PyTorch while a pool is open stays single-threaded.
-    _pool_opens()
     one_thread = dict(initializer=torch.set_num_threads, initargs=(1,))
-    try:
-        with ThreadPoolExecutor(workers or num_workers(), **one_thread) as pool:
-            yield pool
-    finally:
-        _pool_closes()
+    with _threads.in_use(), ThreadPoolExecutor(workers or num_workers(), **one_thread) as pool:
+        yield pool

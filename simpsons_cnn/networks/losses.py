@@ -135,9 +135,7 @@ class TaughtLabels:
 
     labels: Tensor | MixedLabels  # Of one picture each, or of two
     answers: Tensor  # The teacher's logits, shape `(n, classes)`
-    share: (
-        float  # How much of the loss compares with the answers, 0 to 1; the rest is of the labels
-    )
+    share: float  # How much of the loss compares with the answers, 0 to 1; else the labels
 
 # %% ../../nbs/networks/01_losses.ipynb #8953735d
 def loss_of_labels(
