@@ -11,12 +11,15 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from torch.distributed import HashStore
 
+from simpsons_cnn.cli.common import tidy_errors
 from simpsons_cnn.cli.train import simpsons_train
 from simpsons_cnn.core.config import Config
 from simpsons_cnn.demo.characters import demo_characters
 from simpsons_cnn.training import launch as launch_page
 from simpsons_cnn.training.checkpoint import read_checkpoint
+from simpsons_cnn.training.distributed import LostProcess, Ranks, _explain
 from simpsons_cnn.training.launch import launch, run_processes
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
@@ -75,14 +78,20 @@ def left_by(folder) -> dict:
     return {k: v.tolist() for k, v in tensors.items()}, header["history"]["first_steps"]
 
 
-def kill_in_an_epoch(path, rank) -> tuple:  # Seconds until all had ended, exit code, messages
+def kill_in_an_epoch(path, rank, slow=False) -> tuple:  # Seconds to the end, exit code, messages
+    "With `slow`, the process that started the others looks after them only five seconds later"
     process = start(path)
     checkpoint = path.with_suffix("") / "model/last.ckpt"
     while not checkpoint.exists() and process.poll() is None:
         time.sleep(0.02)
     workers = workers_of(process.pid)
+    if slow:
+        process.send_signal(signal.SIGSTOP)
     os.kill(workers[rank], signal.SIGKILL)
     began = time.monotonic()
+    if slow:
+        time.sleep(5)
+        process.send_signal(signal.SIGCONT)
     out, err = process.communicate(timeout=60)
     seconds = time.monotonic() - began
     assert not remain(workers.values())
@@ -93,7 +102,7 @@ def kill_in_an_epoch(path, rank) -> tuple:  # Seconds until all had ended, exit 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_process_ends_all_and_a_resume_has_the_same_bits(folder, rank):
     killed = settings(folder, f"killed{rank}", num_epochs=40)
-    seconds, code, err = kill_in_an_epoch(killed, rank)
+    seconds, code, err = kill_in_an_epoch(killed, rank, slow=rank == 1)
     assert (code, seconds < 30) == (1, True)
     assert err == (
         f"error: process {rank} of 2 was killed (SIGKILL), so all have ended; the same command with"
@@ -184,25 +193,29 @@ if os.environ["RANK"] == "0":
     os.kill(ASKED, signal.SIGTERM)
 time.sleep(60)
 """
-SPEAKING = """
+ENDS = """
 import signal, sys
 from simpsons_cnn.cli.common import tell_launcher
-def speak(*_):
-    tell_launcher()
+def end(*_):
+    WORD
     sys.exit(143)
-signal.signal(signal.SIGTERM, speak)
+signal.signal(signal.SIGTERM, end)
 """
+KINDS = dict(
+    killed="",  # while Python starts, for example
+    silent=ENDS.replace("WORD", ""),
+    speaks=ENDS.replace("WORD", "tell_launcher()"),
+)
 
 
 @pytest.mark.parametrize("asked", ["os.getppid()", "os.getpid()"], ids=["all", "one"])
-@pytest.mark.parametrize("speaks", [False, True])
-def test_a_signal_that_no_process_can_speak_of(tmp_path, asked, speaks):
-    "It comes while Python starts, for example; one line is said in any case"
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_signal_is_spoken_of_once(tmp_path, asked, kind):
     program = tmp_path / "program.py"
-    program.write_text(SPEAKING * speaks + SILENT.replace("ASKED", asked))
+    program.write_text(KINDS[kind] + SILENT.replace("ASKED", asked))
     before = {s: signal.signal(s, signal.SIG_DFL) for s in SIGNALS}
     try:
-        if speaks:
+        if kind == "speaks":
             assert run_processes([str(program)], 2) == 143
         else:
             with pytest.raises(KeyboardInterrupt, match="^interrupted by SIGTERM$"):
@@ -210,6 +223,23 @@ def test_a_signal_that_no_process_can_speak_of(tmp_path, asked, speaks):
     finally:
         for s, handler in before.items():
             signal.signal(s, handler)
+
+
+@pytest.mark.parametrize("launched", [False, True])
+def test_what_the_launcher_says_its_processes_do_not(launched, monkeypatch, capsys):
+    @tidy_errors
+    def command():
+        raise KeyboardInterrupt("interrupted by SIGTERM")
+
+    if launched:
+        monkeypatch.setenv("SIMPSONS_CNN_LAUNCHER", str(os.getppid()))
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    lost = _explain(LostProcess("lost"), Ranks(0, 2), HashStore())
+    assert (lost is None) == launched
+    with pytest.raises(SystemExit) as exit:
+        command()
+    assert exit.value.code == 143
+    assert capsys.readouterr().err == ("" if launched else "interrupted by SIGTERM\n")
 
 
 def test_a_signal_that_the_parent_ignores_is_not_handled(monkeypatch):

@@ -28,6 +28,7 @@ from simpsons_cnn.core.files import (
     check_suffix,
     find_model_file,
     interrupting_signals,
+    launcher,
     require_file_or_nothing,
     signal_exit_code,
 )
@@ -124,8 +125,8 @@ def _check_current_folder():
 # %% ../../nbs/cli/01_common.ipynb #5777e9e8
 def tell_launcher():
     "Tell the process that started several, with `SIGUSR1`, that this one says why it ends"
-    if os.environ.get("SIMPSONS_CNN_LAUNCHER") == str(os.getppid()):  # see `run_processes`
-        os.kill(os.getppid(), signal.SIGUSR1)
+    if launcher():
+        os.kill(launcher(), signal.SIGUSR1)
 
 # %% ../../nbs/cli/01_common.ipynb #89a0ca4b
 def tidy_errors(
@@ -146,8 +147,8 @@ def tidy_errors(
         except BrokenPipeError:
             _end_without_reader()
         except KeyboardInterrupt as e:
-            tell_launcher()
-            print(safe_str(str(e) or "interrupted"), file=sys.stderr)
+            if not launcher():
+                print(safe_str(str(e) or "interrupted"), file=sys.stderr)
             sys.exit(signal_exit_code(str(e)))
         except Exception as e:
             message = _message_for(e)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['MODEL_FILE', 'temp_path', 'check_name_length', 'naming_full_disk', 'require_file_or_nothing', 'check_suffix',
            'atomic_write', 'replace_file', 'remove_temp_files', 'on_first_signal', 'interrupting_signals',
-           'signal_exit_code', 'check_file', 'read_limited', 'find_model_file', 'require_free_space', 'file_lock',
-           'lock_folder', 'require_empty_folder', 'replace_folder']
+           'signal_exit_code', 'launcher', 'check_file', 'read_limited', 'find_model_file', 'require_free_space',
+           'file_lock', 'lock_folder', 'require_empty_folder', 'replace_folder']
 
 # %% ../../nbs/core/02_files.ipynb #b91fb8c3
 import errno
@@ -249,6 +249,12 @@ def signal_exit_code(
     "128 and the number of the signal that a reason names; of SIGINT, if it names none"
     name = reason.rpartition(" ")[2]
     return 128 + signal.Signals.__members__.get(name, signal.SIGINT)
+
+# %% ../../nbs/core/02_files.ipynb #bb16f14b
+def launcher() -> int | None:  # Its process number; `None`: nobody speaks for this process
+    "The process that started this one with others, and says why they end, see `run_processes`"
+    parent = os.getppid()
+    return parent if os.environ.get("SIMPSONS_CNN_LAUNCHER") == str(parent) else None
 
 # %% ../../nbs/core/02_files.ipynb #c81d5e02
 def check_file(

@@ -29,6 +29,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..core.files import launcher
 from ..data.mixing import MixedLabels
 from ..networks.losses import TaughtLabels
 
@@ -451,6 +452,8 @@ def _explain(error: BaseException, ranks: Ranks, store) -> BaseException | None:
         late = _late_ranks(store, ranks)
         if isinstance(error, LateProcess):
             error = TimeoutError(_late_message(late, ranks.size))
+        elif launcher():
+            return None  # it sees which process has ended, or that one has said why
     elif ranks.rank and isinstance(error, (ValueError, OSError)):
         error = ValueError(f"{error}{_where(ranks)}")
     return error if _is_first_to_fail(store) else None
@@ -458,8 +461,11 @@ def _explain(error: BaseException, ranks: Ranks, store) -> BaseException | None:
 
 def _last_word(error: BaseException) -> BaseException | None:
     "What a process raises in the end; `None`: nothing, since another one speaks"
-    if isinstance(error, KeyboardInterrupt) and os.environ.get("RANK", "0") != "0":
-        return None  # all of them are asked to end, or one has failed already
+    if isinstance(error, KeyboardInterrupt):  # all are asked to end, or one has failed already
+        if launcher():
+            return error
+        if os.environ.get("RANK", "0") != "0":
+            return None
     if not (dist.is_available() and dist.is_initialized()):
         return error
     try:

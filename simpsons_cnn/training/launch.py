@@ -67,7 +67,8 @@ def _first_failures(failures: dict) -> dict:
 
 
 _SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")  # that torchrun handles
-_OUR_CODES = {1, 2, 141} | {128 + getattr(signal, n) for n in _SIGNALS if hasattr(signal, n)}
+_SIGNAL_CODES = {128 + getattr(signal, n): n for n in _SIGNALS if hasattr(signal, n)}
+_OUR_CODES = {1, 2, 141, *_SIGNAL_CODES}
 
 
 def _silent_end(failure: ProcessFailure) -> str:  # Empty for a process that has said why it ends
@@ -147,14 +148,13 @@ def run_processes(
             torchrun([*options, *arguments])
     except ChildFailedError as e:
         status = _exit_status(e.failures, nproc)
-        if spoken or {failure.exitcode for failure in e.failures.values()} != {-signal.SIGTERM}:
-            return status
-        raise KeyboardInterrupt("interrupted by SIGTERM") from None
     except SignalException as e:
-        if spoken:
-            return 128 + e.sigval
-        raise KeyboardInterrupt(f"interrupted by {signal.Signals(e.sigval).name}") from None
-    return 0
+        status = 128 + e.sigval
+    else:
+        return 0
+    if spoken or status not in _SIGNAL_CODES:
+        return status
+    raise KeyboardInterrupt(f"interrupted by {_SIGNAL_CODES[status]}")
 
 # %% ../../nbs/training/14_launch.ipynb #97f123cf
 def _show_lines(process: subprocess.Popen) -> str:  # The last error, or the last line
