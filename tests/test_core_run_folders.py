@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from simpsons_cnn.core.config import Config
+from simpsons_cnn.core.files import find_model_file
 from simpsons_cnn.core.run_folders import (
     RUN_FILES,
     _name_folders,
@@ -72,7 +73,12 @@ def test_latest_without_links(tmp_path, monkeypatch):
         link_run(tmp_path / name)
     assert (tmp_path / "latest").read_text() == "002"
     assert latest_run(tmp_path) == tmp_path / "002"
+    model = tmp_path / "002/model.safetensors"
+    model.touch()
+    assert find_model_file(tmp_path / "latest") == model
+    model.unlink()
     (tmp_path / "002").rmdir()
+    assert find_model_file(tmp_path / "latest") == tmp_path / "latest"  # a file as any other
     assert latest_run(tmp_path) is None
 
 

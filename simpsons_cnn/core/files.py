@@ -301,11 +301,20 @@ def _suggested_run(folder: Path) -> Path | None:
     return folder / (preferred or names)[0] if names else None
 
 
+def _run_named_in(path: Path) -> Path | None:  # `None`: it is another file
+    "The run that a text file `latest` names, where no links can be made, see `link_run`"
+    if path.name != "latest" or not path.is_file() or path.stat().st_size > 1000:
+        return None
+    run = path.parent / path.read_text(encoding="utf-8", errors="replace").strip()
+    return run if run.is_dir() else None
+
+
 def find_model_file(
     path,  # Model file, or the folder of a run
 ) -> Path:  # `path` itself unless it is a folder
     "The model file that is meant; raises `FileNotFoundError` for a folder without one"
     path = Path(path)
+    path = _run_named_in(path) or path
     if not path.is_dir():
         return path
     for file in (path / "model" / MODEL_FILE, path / MODEL_FILE):
