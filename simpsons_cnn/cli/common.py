@@ -96,11 +96,25 @@ def _open_closed_outputs():
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  until the process ends
 
 # %% ../../nbs/cli/01_common.ipynb #671077c8
-def _end_without_reader():
-    "End silently because nobody reads the output"
+def _drop_output():
+    "Let what is left of the output go nowhere"
     with suppress(OSError):  # no stream of the system
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _end_without_reader():
+    "End silently because nobody reads the output"
+    _drop_output()
     sys.exit(141)
+
+
+def _flush_output():
+    "Write what is left of the output; raises `OSError`, and drops it then"
+    try:
+        sys.stdout.flush()
+    except OSError as e:
+        _drop_output()
+        raise OSError(e.errno, e.strerror, "<stdout>") from None
 
 # %% ../../nbs/cli/01_common.ipynb #169d060f
 @contextmanager
@@ -143,7 +157,7 @@ def tidy_errors(
                 try:
                     return command(*args, **kwargs)
                 finally:
-                    sys.stdout.flush()
+                    _flush_output()
         except BrokenPipeError:
             _end_without_reader()
         except KeyboardInterrupt as e:
