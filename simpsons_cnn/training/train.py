@@ -442,7 +442,7 @@ def train(
     callbacks=None,  # See `fit`; `None` also prints what is trained
     resume: bool = False,  # Continue the run in its output folders, or the latest; else start it
     files: ImageFiles | None = None,  # Of `traindir`, without fixes, if it has been scanned
-) -> Run | None:  # `None` in the other ones of several processes
+) -> Run:  # But `None` in the other ones of several processes
     "Train a network as the settings say, judge and save it; raises before training for bad input"
     with process_group() as ranks:
         return _follow(ranks) if ranks.rank else _lead(config, callbacks, resume, ranks, files)
