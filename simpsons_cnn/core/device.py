@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['derive_seed', 'make_generator', 'seeded_generators', 'usual_torch', 'pick_device', 'pick_dtype',
-           'deterministic_algorithms', 'fix_cublas_workspace', 'num_workers', 'worker_pool']
+           'deterministic_algorithms', 'fix_cublas_workspace', 'kept_memory', 'num_workers', 'worker_pool']
 
 # %% ../../nbs/core/05_device.ipynb #6d30e7eb
+import ctypes
 import os
 import random
 from collections.abc import Iterator
@@ -238,6 +239,35 @@ def fix_cublas_workspace():
             " and begin with it"
         )
     os.environ[_WORKSPACE] = ":4096:8"
+
+# %% ../../nbs/core/05_device.ipynb #b5a0f177
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # of glibc, see `man mallopt`
+
+
+def _glibc():
+    "The C library, or `None` if it has no such parameters"
+    with suppress(AttributeError, OSError, TypeError):
+        libc = ctypes.CDLL(None)
+        return libc if libc.mallopt and libc.malloc_trim else None
+
+
+def _keep_memory(kept: bool):
+    libc = _glibc()
+    if libc is None:
+        return
+    libc.mallopt(_MMAP_MAX, 0 if kept else 65_536)  # blocks that the system is asked for singly
+    libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1 if kept else 2**26)  # free bytes that are kept
+    if not kept:
+        libc.mallopt(_MMAP_THRESHOLD, 2**25)  # where glibc's own rule ends after large blocks
+        libc.malloc_trim(0)
+
+
+_memory = _ProcessSetting(lambda: False, _keep_memory)
+
+
+def kept_memory():
+    "Within, freed memory is kept for the next tensors, where the C library is glibc"
+    return _memory.in_use(True)
 
 # %% ../../nbs/core/05_device.ipynb #cdde0061
 def _quota(folder: Path) -> float:

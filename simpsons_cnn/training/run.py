@@ -27,6 +27,7 @@ from simpsons_cnn.core.device import (
     derive_seed,
     deterministic_algorithms,
     fix_cublas_workspace,
+    kept_memory,
     make_generator,
     pick_dtype,
     seeded_generators,
@@ -769,6 +770,8 @@ def _begin(run: TrainingRun):
 def _around_steps(run: TrainingRun):
     "Within, the first signal stops the run, and batch norms take their statistics over all ranks"
     with ExitStack() as stack:
+        if run.device.type == "cpu":
+            stack.enter_context(kept_memory())
         if run.recipe.deterministic:
             stack.enter_context(deterministic_algorithms())
         if run.compiled is not None:
