@@ -648,7 +648,7 @@ NEXT = {
     "simpsons_data more --demo --train 1 --test 1": "simpsons_audit more/train --test more/test",
     "simpsons_audit demo/train --test demo/test": "simpsons_train --traindir demo/train --testdir",
     f"simpsons_explain {MODEL} {FACE} --out why": f"simpsons_export {MODEL} ",
-    f"simpsons_export {MODEL} --card next.md": "read 'next.md'",
+    f"simpsons_export {MODEL} --card next.md": f"simpsons_export {MODEL} --push USER/NAME ",
 }
 
 
@@ -658,6 +658,13 @@ def test_a_command_says_what_to_do_next(folder, line):
     assert code == 0 and "next: " not in out
     assert err.splitlines()[-1].startswith(f"next: {NEXT[line]}")
     assert max(len(line) for line in err.splitlines()) <= 80
+
+
+def test_evaluate_says_how_to_ask_why_an_answer_is_wrong(folder):
+    code, _, err = run(folder, f"simpsons_evaluate {MODEL} demo/test")
+    why, command = err.splitlines()[:2]
+    assert (code, why) == (0, "next, which shows why an answer is wrong:")
+    assert command == f"simpsons_explain {MODEL} PICTURE --out FOLDER"
 
 
 def test_audit_does_not_propose_to_train_on_pictures_that_cannot_be_read(folder, tmp_path):
