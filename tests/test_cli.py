@@ -692,7 +692,7 @@ def test_a_run_with_a_leaky_test_folder(tmp_path):
     line = f"simpsons_train {settings} --traindir demo/train --testdir demo/test {outputs}"
     code, out, err = run(tmp_path, line)
     assert code == 0 and "warning: 1 of 21 pictures under 'demo/test' are copies" in err
-    assert "UserWarning" not in err and max(len(line) for line in out.splitlines()) <= 81
+    assert "UserWarning" not in err and max(len(line) for line in out.splitlines()) <= 80
     assert err.splitlines()[-2] == "next: simpsons_evaluate out/model.safetensors FOLDER scores it"
     code, _, err = run(tmp_path, line)
     assert code == 1 and "already holds a run" in err
