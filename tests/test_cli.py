@@ -233,6 +233,7 @@ def test_mistakes_are_a_line_and_exit_1(folder, line):
 THREE_FOLDERS = " ".join(f"--out_{kind}_directory x" for kind in ("model", "graphics", "inference"))
 WRONG_OPTIONS = {
     "simpsons_train --num_epoch_s 2": "did you mean --num_epochs?",
+    "simpsons_train demo/train": "'demo/train' is a folder; one of pictures is named by --traindir",
     "simpsons_train --num_epoch 2": "did you mean --num_epochs?",
     "simpsons_train --num_epoch=2": "unknown option --num_epoch; did you mean --num_epochs?",
     "simpsons_train --num-epochs 2": "unknown option --num-epochs; did you mean --num_epochs?",
