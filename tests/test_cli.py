@@ -233,6 +233,7 @@ def test_mistakes_are_a_line_and_exit_1(folder, line):
 THREE_FOLDERS = " ".join(f"--out_{kind}_directory x" for kind in ("model", "graphics", "inference"))
 WRONG_OPTIONS = {
     "simpsons_train --num_epoch_s 2": "did you mean --num_epochs?",
+    "simpsons_train demo/train": "'demo/train' is a folder; one of pictures is named by --traindir",
     "simpsons_train --num_epoch 2": "did you mean --num_epochs?",
     "simpsons_train --num_epoch=2": "unknown option --num_epoch; did you mean --num_epochs?",
     "simpsons_train --num-epochs 2": "unknown option --num-epochs; did you mean --num_epochs?",
@@ -657,7 +658,7 @@ NEXT = {
     "simpsons_data more --demo --train 1 --test 1": "simpsons_audit more/train --test more/test",
     "simpsons_audit demo/train --test demo/test": "simpsons_train --traindir demo/train --testdir",
     f"simpsons_explain {MODEL} {FACE} --out why": f"simpsons_export {MODEL} ",
-    f"simpsons_export {MODEL} --card next.md": "read 'next.md'",
+    f"simpsons_export {MODEL} --card next.md": f"simpsons_export {MODEL} --push USER/NAME ",
 }
 
 
@@ -667,6 +668,13 @@ def test_a_command_says_what_to_do_next(folder, line):
     assert code == 0 and "next: " not in out
     assert err.splitlines()[-1].startswith(f"next: {NEXT[line]}")
     assert max(len(line) for line in err.splitlines()) <= 80
+
+
+def test_evaluate_says_how_to_ask_why_an_answer_is_wrong(folder):
+    code, _, err = run(folder, f"simpsons_evaluate {MODEL} demo/test")
+    why, command = err.splitlines()[:2]
+    assert (code, why) == (0, "next, which shows why an answer is wrong:")
+    assert command == f"simpsons_explain {MODEL} PICTURE --out FOLDER"
 
 
 def test_audit_does_not_propose_to_train_on_pictures_that_cannot_be_read(folder, tmp_path):
@@ -694,7 +702,7 @@ def test_a_run_with_a_leaky_test_folder(tmp_path):
     line = f"simpsons_train {settings} --traindir demo/train --testdir demo/test {outputs}"
     code, out, err = run(tmp_path, line)
     assert code == 0 and "warning: 1 of 21 pictures under 'demo/test' are copies" in err
-    assert "UserWarning" not in err and max(len(line) for line in out.splitlines()) <= 81
+    assert "UserWarning" not in err and max(len(line) for line in out.splitlines()) <= 80
     assert err.splitlines()[-2] == "next: simpsons_evaluate out/model.safetensors FOLDER scores it"
     code, _, err = run(tmp_path, line)
     assert code == 1 and "already holds a run" in err

@@ -235,6 +235,7 @@ def test_the_page_shows_names_and_broken_files(browser, site):
     torn, answered = [page.locator(".card").nth(i) for i in (0, 1)]
     assert "not a picture" in torn.get_by_role("alert").inner_text()
     assert "<b>torn.png" in torn.inner_text()
+    assert page.locator("#status").inner_text() == "<b>torn.png cannot be read"
     prediction = site.clf.predict(good)
     name = prediction.name.replace("_", " ")
     assert answered.get_by_role("heading").inner_text() == f"Not sure; nearest: {name}"

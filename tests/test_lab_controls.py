@@ -174,6 +174,21 @@ def test_a_cell_that_is_run_again_trains_again(controls, tmp_path, monkeypatch):
     assert asyncio.run(again._wait()) == "done" and begun == [True]
 
 
+def test_a_reloaded_page_says_how_to_see_the_run_that_is_under_way(controls, monkeypatch):
+    "The form is as it was then, and the display of the run is not"
+    monkeypatch.setattr(TrainingDashboard, "start", lambda run: None)
+    shown = controls.run_table.choice.layout
+    for number in (1, 2):
+        monkeypatch.setattr(TrainingDashboard, "ended", lambda run: False)
+        controls.runs.append(TrainingDashboard(controls.config))
+        controls._refresh()
+        assert "run this cell again" in controls.under_way.value
+        assert (shown.display == "none") == (number == 1)  # there are two to compare, or not
+        monkeypatch.setattr(TrainingDashboard, "ended", lambda run: True)
+        controls._refresh()
+        assert controls.under_way.value == ""
+
+
 def test_each_field_is_explained(controls):
     for key, field in controls.fields.items():
         assert "title='" in field.description and field.description_allow_html, key

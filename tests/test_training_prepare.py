@@ -128,3 +128,11 @@ def test_a_split_file_decides_how_many_are_left(root, tmp_path):
     (tmp_path / "split.csv").touch()
     files, _ = scan_folders(Config.demo(root, split=tmp_path / "split.csv", batch_size=79))
     assert len(files) == 80
+
+
+@pytest.mark.parametrize("changes", [dict(split="random", valid=0.05), {}])
+def test_what_is_said_of_the_scores_is_no_wider_than_a_terminal(root, changes):
+    config = Config.demo(root, size=64, batch_size=30, testdir=None, **changes)
+    first, *lines = repr(prepare(config, *scan_folders(config))).splitlines()
+    assert any(" more" in line for line in lines)
+    assert max(len(line) for line in lines) <= 80

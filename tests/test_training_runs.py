@@ -47,6 +47,23 @@ def test_settings_are_not_rounded(runs):
     assert runs_table(list_runs(runs)).weight_decay.tolist() == [1e-5, 4e-5]
 
 
+def test_a_table_of_a_terminal_is_no_wider_than_it(runs, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    for report in runs.glob("*/model"):
+        scores = dict(stopped="", test=dict(macro_f1=0.5))
+        (report / "report.json").write_text(json.dumps(scores))
+    Config.demo(learning_rate=0.001, num_epochs=8).save(runs / "001/model/config.yaml")
+    _print_runs(list_runs(runs))
+    assert len(capsys.readouterr().out.splitlines()) == 3  # in a file: a line for each run
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    _print_runs(list_runs(runs))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80 and len(lines) > 3
+    _print_runs(list_runs(runs)[:1])  # nothing differs, so no settings are shown
+    header, run = capsys.readouterr().out.splitlines()
+    assert header.split()[0] == "run" and run.split()[0] == "001" and len(run) <= 80
+
+
 def test_latest_is_not_listed_twice(runs):
     (runs / "latest").symlink_to("mine")
     (runs / "best").symlink_to("001")

@@ -214,6 +214,13 @@ class Broken(FocalLoss):
         return super().forward(logits, targets) * (float("nan") if self.calls == 2 * 3 + 2 else 1)
 
 
+def test_a_finished_run_that_is_resumed_says_that_nothing_is_left(settings, no_figures, capsys):
+    config = settings(num_epochs=2, testdir=None)
+    for _ in range(2):
+        train(config, resume=True)
+    assert "resuming after 2 of 2 epochs\n" in capsys.readouterr().out
+
+
 def test_a_run_that_goes_on_after_its_refit_is_refitted_again(settings, no_figures):
     class Ends(Callback):
         def on_epoch(self, run):

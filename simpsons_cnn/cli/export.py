@@ -194,22 +194,24 @@ def _write_all(clf, targets: dict, args):
             print(_write(clf, kind, path, pictures))
 
 # %% ../../nbs/cli/05_export.ipynb #8d4b2f38
+_PUSH = ("simpsons_export {model} --push USER/NAME", "shares the model")
 _OPENED_BY = dict(  # a command, and what it does
-    onnx=("onnxruntime.InferenceSession({!r})", "opens it without PyTorch"),
-    torch=("torch.export.load({!r}).module()", "opens it without this library"),
-    card=("read {!r}; --push USER/NAME", "shares the model with its card"),
-    hub=("read {!r}; --push USER/NAME", "uploads such a folder"),
-    web=("python -m http.server --directory {} 8000", "serves http://localhost:8000"),
+    onnx=("onnxruntime.InferenceSession({path!r})", "opens it in Python"),
+    torch=("torch.export.load({path!r}).module()", "opens it in Python"),
+    card=_PUSH,
+    hub=_PUSH,
+    web=("python -m http.server --directory {quoted} 8000", "serves http://localhost:8000"),
 )
 
 
-def _next_after_export(targets: dict, push: str) -> tuple:
+def _next_after_export(targets: dict, model: Path, push: str) -> tuple:
     "What opens the upload, or else the first file; for `print_next`"
     if push:
-        return f"sc.from_hub({push!r}), in Python,", "opens the uploaded model"
+        return f"sc.from_hub({push!r})", "opens the uploaded model in Python"
     kind, path = next(iter(targets.items()))
     command, why = _OPENED_BY[kind]
-    return command.format(shlex.quote(str(path)) if kind == "web" else str(path)), why
+    quoted = shlex.quote(str(path))
+    return command.format(path=str(path), quoted=quoted, model=shlex.quote(str(model))), why
 
 # %% ../../nbs/cli/05_export.ipynb #7a7a1eb8
 def _push(clf, repo_id: str) -> str:  # Address of the upload
@@ -238,4 +240,4 @@ def simpsons_export(
     _write_all(clf, targets, args)
     if args.push:
         print(_push(clf, args.push))
-    print_next(*_next_after_export(targets, args.push))
+    print_next(*_next_after_export(targets, args.model, args.push))

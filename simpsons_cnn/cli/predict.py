@@ -310,5 +310,6 @@ def simpsons_evaluate(
     _print_trained_on(clf, report.store.files.paths, args.model.with_name("split.csv"))
     if args.out:
         _save_report(report, args.out)
-    print_next("simpsons_explain", "shows why an answer is wrong")
-    print_next(f"simpsons_export {shlex.quote(str(args.model))}", "exports it")
+    model = shlex.quote(str(args.model))
+    print_next(f"simpsons_explain {model} PICTURE --out FOLDER", "shows why an answer is wrong")
+    print_next(f"simpsons_export {model}", "exports it")

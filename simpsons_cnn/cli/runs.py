@@ -6,6 +6,7 @@
 __all__ = ['simpsons_runs']
 
 # %% ../../nbs/cli/09_runs.ipynb #ddfe0e41
+import shutil
 import sys
 from pathlib import Path
 
@@ -34,7 +35,9 @@ def _print_runs(runs: list):
     from simpsons_cnn.training.runs import runs_table
 
     table = runs_table(runs).dropna(axis="columns", how="all")
-    print(safe_str(table.to_string(index=False, na_rep="-")))
+    table = table.set_index("run").rename_axis(columns="run", index=None)
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    print(safe_str(table.to_string(na_rep="-", line_width=width)))
 
 # %% ../../nbs/cli/09_runs.ipynb #ac722699
 def _save_curves(runs: list, target: Path):

@@ -112,6 +112,14 @@ def _add_many_options(parser: CommandParser):
     )
 
 # %% ../../nbs/cli/02_train.ipynb #e1ec6399
+def _settings_file(path: str) -> str:
+    "The path of a file with settings, for `argparse`; a folder is refused"
+    if os.path.isdir(path):
+        text = f"'{path}' is a folder; one of pictures is named by --traindir"
+        raise argparse.ArgumentTypeError(text)
+    return path
+
+
 def _train_parser() -> CommandParser:
     text = "Train a network: pictures in, a model file, figures and scores out. 'reference' below "
     text += "means the program that this library began as"
@@ -120,6 +128,7 @@ def _train_parser() -> CommandParser:
     parser.add_argument(
         "config",
         nargs="?",
+        type=_settings_file,
         help="YAML file with settings; without it, and without --traindir, the drawn pictures "
         "are trained on as in configs/demo.yaml",
     )

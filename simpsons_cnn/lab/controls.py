@@ -360,11 +360,12 @@ class _RunTable:
         return _runs_page(join_html(view, self.earlier))
 
     def refresh(self):
-        "Offer all runs, choose the last two, and draw"
+        "Offer all runs, choose the last two, and draw; one run has nothing to be compared with"
         last = len(self.runs) or None
         previous = last - 1 if len(self.runs) > 1 else last
         for chosen, number in zip(self.compared, (previous, last), strict=True):
             chosen.offer(len(self.runs), number)
+        self.choice.layout.display = None if len(self.runs) > 1 else "none"
         self.draw()
 
     def draw(self):
@@ -418,6 +419,9 @@ def _preset_configs(presets: dict | None) -> dict:
     return configs
 
 # %% ../../nbs/lab/04_controls.ipynb #9ad5f65e
+_UNDER_WAY = "A run is under way. If it is not shown below, run this cell again."
+
+
 class TrainingControls:
     "A form that starts runs, and a table of them"
 
@@ -433,8 +437,11 @@ class TrainingControls:
         self.again = _form_button("Continue last run", tooltip="Go on where it was stopped")
         self.start.on_click(lambda _: self.begin())
         self.again.on_click(lambda _: self.resume())
+        self.under_way = widgets.HTML()  # a page that was reloaded does not show the run
         self.settings = _SettingsForm(_preset_configs(presets), self._allow_start)
-        buttons = widgets.HBox([self.start, self.again], layout=dict(margin="0 0 0 116px"))
+        buttons = widgets.HBox(
+            [self.start, self.again, self.under_way], layout=dict(margin="0 0 0 116px")
+        )
         inputs = self.settings.fields | dict(start=buttons)
         self.form = _form_box(self.settings.preset, inputs, self.settings.notes)
         self.run_table = _RunTable(self.runs, _earlier_runs_html(self.folder, self.runs))
@@ -503,6 +510,7 @@ class TrainingControls:
 
     def _allow_start(self, has_errors: bool):
         self.start.disabled = has_errors or self.busy()
+        self.under_way.value = _note_html(_UNDER_WAY, False) if self.busy() else ""
 
     def _ipython_display_(self):
         display(self.form)

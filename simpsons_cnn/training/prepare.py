@@ -155,17 +155,17 @@ def certainty(
 
 # %% ../../nbs/training/06_prepare.ipynb #2a966674
 def _remarks(store: PixelStore, valid_rows: list, groups, missing_in_test: list) -> list:
-    "What a reader of the scores should know, a line each; `groups`: of the validation images"
+    "What a reader of the scores should know, an entry each; `groups`: of the validation images"
     lines = [certainty(groups)]
     counts = store.files.select(valid_rows).counts
     hardly = [c for c, n in zip(store.classes, counts, strict=True) if 0 < n < _FEW_JUDGED]
     if hardly:
-        names = first_few(hardly)
-        lines.append(f"fewer than {_FEW_JUDGED}, hardly judged: {names}")
+        few = f"fewer than {_FEW_JUDGED} validation pictures, hardly judged"
+        lines.append(f"{few}:\n  {first_few(hardly)}")
     unjudged = store.files.select(valid_rows).missing
     if unjudged:
-        names = first_few(unjudged)
-        lines.append(f"no validation pictures of {names}, so the scores say nothing of them")
+        none = "no validation pictures, so the scores say nothing of"
+        lines.append(f"{none}:\n  {first_few(unjudged)}")
     if missing_in_test:
         lines.append(f"no test pictures of {first_few(missing_in_test)}")
     return lines

@@ -139,7 +139,6 @@ def _table_row(run: RunRecord, settings: list) -> dict:
         run=run.name,
         date=f"{run.started:%Y-%m-%d %H:%M}",
         state=run.state,
-        architecture=run.config.architecture,
         epochs=f"{len(run.history)}/{run.config.num_epochs}",
         accuracy=kept.get("accuracy", np.nan),
         macro_f1=kept.get("macro_f1", np.nan),

@@ -210,7 +210,7 @@ def _start_message(config: Config, data: TrainingData, checkpoint: Checkpoint) -
     if config.teacher:
         lines.append(f"teacher: {config.teacher}")
     if checkpoint.read():
-        lines.append(f"resuming after {_epochs_made(checkpoint)} epochs")
+        lines.append(f"resuming after {_epochs_made(checkpoint)} of {config.num_epochs} epochs")
     elif checkpoint.resume:
         lines.append(f"no checkpoint in '{checkpoint.path.parent}' to resume; starting")
     return "\n".join(lines)

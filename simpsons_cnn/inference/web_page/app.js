@@ -125,6 +125,7 @@ function showAnswer(blob, file, answer) {
 function showError(file) {
   const text = "This file is not a picture that the browser can read.";
   addCard(file, element("p", text, { class: "wrong", role: "alert" }));
+  say(`${file} cannot be read`);
 }
 
 async function answerOne(blob, file) {
