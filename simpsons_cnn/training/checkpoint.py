@@ -218,7 +218,10 @@ def _history_of(tensors: dict, header: dict) -> History:
     "The history as it was written"
     last, best = [_without_prefix(name, tensors) or None for name in ("last", "best")]
     best = last if header["best_is_last"] else best
-    return History(**header["history"], last_weights=last, best_weights=best)
+    history = History(**header["history"], last_weights=last, best_weights=best)
+    if history.stop_reason.startswith("no better "):  # older files keep the end by `EarlyStopping`
+        history.stop_reason = ""
+    return history
 
 # %% ../../nbs/training/03_checkpoint.ipynb #3232f460
 def _restore_run(run, tensors: dict, header: dict):

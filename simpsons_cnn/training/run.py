@@ -41,7 +41,7 @@ from ..networks.presets import OwnNetwork
 from ..networks.reference import num_outputs, set_dropout_generator
 from ..scoring.metrics import COMMON
 from ..scoring.report import Report, check_judged, check_outputs
-from .callbacks import NO_BETTER, Callback
+from .callbacks import Callback, Stop
 from .checkpoint import Checkpoint, describe_environment
 from simpsons_cnn.training.distributed import (
     broadcast_bytes,
@@ -441,9 +441,6 @@ class CompiledForward:
             self.model.zero_grad(set_to_none=True)
 
 # %% ../../nbs/training/04_run.ipynb #a62fbd75
-_GO_ON, _PAUSE, _END = 0, 1, 2  # what a process wants; the largest of all counts
-
-
 def _compiled_forward(run) -> CompiledForward | None:
     "What compiles the network of a run, if it shall be; warns in several processes"
     if not run.recipe.compile:
@@ -497,7 +494,7 @@ class TrainingRun:
         self.losses = []  # of the steps of this epoch, tensors on the device
         self.report = None  # on the validation images, of the last epoch
         self.stop_reason = ""  # the first one that was given; empty: go on
-        self.resumable = False  # whether it can be continued after that stop
+        self.stop_kind = Stop.GO_ON  # that of the first reason
         self.agreed = False  # of several processes: that they stop
         self.error = None  # the exception of a run that failed
         self.seconds_before = 0.0  # that this epoch took before a resume
@@ -531,10 +528,19 @@ class TrainingRun:
         resumable: bool = True,  # Whether the run can be continued from its checkpoint
     ):
         "Ask the run to stop after this step"
-        if not resumable and not self.history.stop_reason:
+        self.stop_as(Stop.PAUSE if resumable else Stop.END, reason)
+
+    def stop_as(self, kind: Stop, reason: str):
+        "`stop`, also for the kind of end that a checkpoint does not keep"
+        if kind == Stop.END and not self.history.stop_reason:
             self.history.stop_reason = reason  # kept in the checkpoint: the run is at its end
         if not self.stop_reason:  # the first reason counts
-            self.stop_reason, self.resumable = reason, resumable
+            self.stop_reason, self.stop_kind = reason, kind
+
+    @property
+    def resumable(self) -> bool:
+        "Whether it was asked to stop in such a way that it can be continued"
+        return self.stop_kind == Stop.PAUSE
 
     def frac(self, step: int = 0) -> float:
         "Share of the run that is done before a step of this epoch"
@@ -632,14 +638,11 @@ class TrainingRun:
         "Stop if any of the processes was asked to"
         if self.ranks.size == 1:
             return
-        asked = _GO_ON
-        if self.stop_reason:
-            asked = _PAUSE if self.resumable else _END
-        asked = self.ranks.all_reduce_max(asked)
-        self.agreed = asked != _GO_ON
+        kind = Stop(self.ranks.all_reduce_max(self.stop_kind))
+        self.agreed = kind != Stop.GO_ON
         if self.agreed:
-            self.resumable = asked == _PAUSE
-            self.stop("another process was asked to stop", resumable=self.resumable)
+            self.stop_as(kind, "another process was asked to stop")
+            self.stop_kind = kind
 
     @property
     def stopping(self) -> bool:
@@ -743,8 +746,6 @@ def _begin(run: TrainingRun):
         data = broadcast_bytes(run.checkpoint.path.read_bytes() if restored else b"", run.ranks)
         if run.ranks.rank:
             _restore_others(run, data)
-    if run.history.stop_reason.startswith(NO_BETTER):
-        run.history.stop_reason = ""  # another patience may go on; see `EarlyStopping`
 
 # %% ../../nbs/training/04_run.ipynb #3f6e0e10
 @contextmanager
