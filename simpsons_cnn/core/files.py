@@ -6,7 +6,7 @@
 __all__ = ['MODEL_FILE', 'temp_path', 'check_name_length', 'naming_full_disk', 'require_file_or_nothing', 'check_suffix',
            'atomic_write', 'replace_file', 'remove_temp_files', 'on_first_signal', 'interrupting_signals',
            'signal_exit_code', 'check_file', 'read_limited', 'find_model_file', 'require_free_space', 'file_lock',
-           'lock_folder', 'require_empty_folder', 'replace_folder']
+           'unwritable', 'lock_folder', 'require_empty_folder', 'replace_folder']
 
 # %% ../../nbs/core/02_files.ipynb #b91fb8c3
 import errno
@@ -385,6 +385,16 @@ def _remove(path: Path):
         path.unlink()
 
 # %% ../../nbs/core/02_files.ipynb #75037a4c
+def unwritable(
+    folder,  # For results
+    error: OSError,  # From writing to it
+) -> OSError:  # Of the same kind
+    "An error that names the folder and says what to do"
+    return type(error)(
+        f"Cannot write to '{folder}' ({error.strerror}); choose another output folder"
+    )
+
+
 @contextmanager
 def _exclusive(folder, lock_file: Path) -> Iterator[None]:
     "Hold a lock file that stands for `folder`, and name the holder beside it"
@@ -398,10 +408,7 @@ def _exclusive(folder, lock_file: Path) -> Iterator[None]:
         except Timeout:
             raise FileExistsError(_held_message(folder, holder)) from None
         except OSError as e:
-            text = (
-                f"Cannot write to '{lock_file.parent}' ({e.strerror}); choose another output folder"
-            )
-            raise type(e)(text) from None
+            raise unwritable(lock_file.parent, e) from None
         yield
 
 # %% ../../nbs/core/02_files.ipynb #5668f08a

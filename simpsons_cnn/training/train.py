@@ -20,9 +20,9 @@ from ..core.config import Config, is_split_file
 from ..core.device import pick_device, pick_dtype, usual_torch
 from ..core.files import MODEL_FILE, atomic_write
 from simpsons_cnn.core.run_folders import (
+    check_output_folders,
     link_run,
     lock_run_folders,
-    make_output_folders,
     remove_run,
     run_folders,
 )
@@ -422,7 +422,7 @@ def _lead(config: Config, callbacks, resume: bool, ranks: Ranks, files=None) -> 
     _check_before_decoding(config, files)
     with run_folders(config, resume) as config, lock_run_folders(config):
         check_teacher_stays(config, config.out_model_directory)
-        make_output_folders(config, resume)
+        check_output_folders(config, resume)
         check_room(config, len(files.classes))
         checkpoint = _open_checkpoint(config, "last.ckpt", resume)
         callbacks = [*callbacks, *trackers_of(config)]  # raises if its package is missing
@@ -457,7 +457,7 @@ def train_on_all(
     "Give a judged run its network, and save it; a training that was stopped is to be resumed"
     config = run.config
     with lock_run_folders(config):
-        make_output_folders(config, resume)
+        check_output_folders(config, resume)
         check_room(config, len(data.classes))
         checkpoint = _open_checkpoint(config, "refit.ckpt", resume)
         split_table = data.split_table().assign(split="train")
