@@ -298,6 +298,12 @@ def add_store_directory(parser: CommandParser):
     parser.add_argument("--store_directory", metavar="FOLDER", help=text)
 
 # %% ../../nbs/cli/01_common.ipynb #7aabb995
+def _check_writable(folder: Path, instead: str):
+    "Raise `PermissionError` for a folder that refuses new files; nothing is made to find out"
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"Cannot write to the folder '{folder}'; {instead}")
+
+
 def check_target(
     path: Path,  # File to write
     overwrite: bool,  # Whether it may be replaced
@@ -312,8 +318,7 @@ def check_target(
         raise FileExistsError(f"'{path}' exists; {instead} or pass --overwrite")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"No folder '{path.parent}' to write '{path.name}' to")
-    if not os.access(path.parent, os.W_OK):
-        raise PermissionError(f"Cannot write to the folder '{path.parent}'; {instead}")
+    _check_writable(path.parent, instead)
 
 # %% ../../nbs/cli/01_common.ipynb #0f635a00
 def check_apart(
@@ -354,8 +359,7 @@ def check_makeable(
         raise NotADirectoryError(
             f"Cannot make '{folder}', '{there}' is a file; name another {option}"
         )
-    if not os.access(there, os.W_OK):
-        raise PermissionError(f"Cannot write to the folder '{there}'; name another {option}")
+    _check_writable(there, f"name another {option}")
 
 
 def make_out_folder(
@@ -366,8 +370,7 @@ def make_out_folder(
         path.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise type(e)(f"Cannot make '{path}' ({e.strerror}); name another --out") from None
-    if not os.access(path, os.W_OK):
-        raise PermissionError(f"Cannot write to the folder '{path}'; name another --out")
+    _check_writable(path, "name another --out")
 
 # %% ../../nbs/cli/01_common.ipynb #9e06bb84
 def score_lines(
