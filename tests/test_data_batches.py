@@ -321,3 +321,17 @@ def test_images_that_cannot_be_read_are_an_error(store, monkeypatch):
         for _ in dl.epoch(0):
             seen += 1
     assert seen == 1  # it fails one step before it is wanted
+
+
+@pytest.mark.parametrize("augment", [None, Augment(erase=0.5, trivial_augment=True)])
+def test_only_copies_to_cuda_go_on_while_the_program_does(store, monkeypatch, augment):
+    "PyTorch may copy to an Apple GPU from memory that is in use again"
+    copies, to = [], torch.Tensor.to
+
+    def noted(t, *args, **kwargs):
+        copies.append(kwargs.get("non_blocking", False))
+        return to(t, *args, **kwargs)
+
+    monkeypatch.setattr(torch.Tensor, "to", noted)
+    next(Batches(store, batch_size=32, augment=augment, device="cpu").epoch(0))
+    assert copies and not any(copies)
