@@ -13,7 +13,7 @@ import tempfile
 import time
 import warnings
 from collections import Counter
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -404,6 +404,7 @@ class CompiledForward:
         deterministic: bool = False,  # Whether kernels must not be chosen by their time
     ):
         self.model, self.deterministic = model, deterministic
+        self.is_own = isinstance(model, OwnNetwork)
         self.sides = [side for side, _ in Counter(sides).most_common(_MOST_SIDES)]  # to compile
         self.ready = set()  # sides that are compiled
         self.compiled = None
@@ -413,7 +414,7 @@ class CompiledForward:
             return self.model(xb)
         if xb.is_cuda:
             torch.compiler.cudagraph_mark_step_begin()
-        return self.compiled(xb.contiguous())
+        return self._call_compiled(xb.contiguous())
 
     def prepare(
         self,
@@ -437,8 +438,14 @@ class CompiledForward:
 
     def close(self):
         "Forget what was compiled, since PyTorch keeps eight forms of a function at most"
-        if self.compiled is not None:
+        if self.compiled is None:
+            return
+        self.model.zero_grad(set_to_none=True)  # in memory of a graph, which is freed now
+        with suppress(AssertionError):  # PyTorch 2.12, in another thread than the first
             torch.compiler.reset()
+
+    def _call_compiled(self, xb: Tensor) -> Tensor:
+        return self.model.call(self.compiled, xb) if self.is_own else self.compiled(xb)
 
     def _options(self, device: torch.device) -> dict | None:
         from torch._inductor import config  # takes a second
@@ -453,13 +460,14 @@ class CompiledForward:
     def _try(self, xb: Tensor, dtype: torch.dtype | None):
         "A pass forward and backward that leaves nothing but compiled code"
         if self.compiled is None:
+            network = self.model.network if self.is_own else self.model
             options = self._options(xb.device)
-            self.compiled = torch.compile(self.model, dynamic=False, options=options)
+            self.compiled = torch.compile(network, dynamic=False, options=options)
         kept = {name: t.clone() for name, t in self.model.state_dict().items()}
         try:
             with seeded_generators(0, xb.device):
                 with torch.autocast(xb.device.type, dtype, enabled=dtype is not None):
-                    logits = self.compiled(xb)
+                    logits = self._call_compiled(xb)
                 logits.float().sum().backward()
         finally:
             self.model.load_state_dict(kept)
