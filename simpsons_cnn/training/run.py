@@ -270,9 +270,9 @@ def _run_identity(run) -> dict:
 
 # %% ../../nbs/training/04_run.ipynb #8f7ff40a
 @torch.no_grad()
-def _update_average(averaged: nn.Module, model: nn.Module, decay: float):
+def _update_average(averaged: list, weights: list, decay: float):
     "Move averaged weights towards the trained ones, by `1-decay` of the way"
-    torch._foreach_lerp_(list(averaged.parameters()), list(model.parameters()), 1 - decay)
+    torch._foreach_lerp_(averaged, weights, 1 - decay)
 
 # %% ../../nbs/training/04_run.ipynb #5b81c2d8
 def _decay_at(step: int, most: float) -> float:
@@ -309,14 +309,14 @@ class WeightAverage:
     ):
         self.network = copy.deepcopy(model)  # with the averaged weights
         self.decay = decay
+        self._averaged, self._trained = list(self.network.parameters()), list(model.parameters())
 
     def update(
         self,
-        model: nn.Module,  # The trained network after a step
         step: int,  # Which step, counted from 0 over all epochs
     ):
-        "Move the averaged weights towards the trained ones"
-        _update_average(self.network, model, _decay_at(step, self.decay))
+        "Move the averaged weights towards the trained ones, after a step"
+        _update_average(self._averaged, self._trained, _decay_at(step, self.decay))
 
     @torch.no_grad()
     def measure_statistics(
@@ -681,7 +681,7 @@ class TrainingRun:
         "Note the loss, average the weights, tell callbacks, and write a checkpoint if one is due"
         self.losses.append(loss)
         if self.average is not None:
-            self.average.update(self.model, self.epoch * self.steps_per_epoch + self.step)
+            self.average.update(self.epoch * self.steps_per_epoch + self.step)
         _note_first_steps(self, loss)
         self.notify("on_step")
         self.agree_to_stop()
