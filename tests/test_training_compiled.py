@@ -67,6 +67,16 @@ def test_a_trial_leaves_weights_statistics_and_random_numbers_as_they_were(shape
     forward.close()
 
 
+def test_a_trial_begins_without_the_gradients_of_the_step_before():
+    "They are in memory of a CUDA graph, which the trial may overwrite"
+    model, seen = nn.Linear(8, 2), []
+    forward = CompiledForward(model, [8])
+    forward.compiled = lambda xb: seen.append(model.weight.grad) or model(xb)
+    model.weight.grad = torch.ones_like(model.weight)
+    forward.prepare(torch.ones(4, 3, 8, 8), None)
+    assert forward.ready == {8} and seen == [None] and model.weight.grad is None
+
+
 def test_a_compiled_run_has_plain_weights_and_can_be_resumed(loaders, shapes, tmp_path):
     "With a backend that only traces, even the bits of a run that is not compiled"
     changes, uses = dict(weight_averaging=0.8, first_crop=None), Uses()

@@ -412,8 +412,6 @@ class CompiledForward:
     def __call__(self, xb: Tensor) -> Tensor:
         if xb.shape[-1] not in self.ready:
             return self.model(xb)
-        if xb.is_cuda:
-            torch.compiler.cudagraph_mark_step_begin()
         return self._call_compiled(xb.contiguous())
 
     def prepare(
@@ -445,6 +443,8 @@ class CompiledForward:
             torch.compiler.reset()
 
     def _call_compiled(self, xb: Tensor) -> Tensor:
+        if xb.is_cuda:  # what the graphs of the step before have returned may be overwritten
+            torch.compiler.cudagraph_mark_step_begin()
         return self.model.call(self.compiled, xb) if self.is_own else self.compiled(xb)
 
     def _options(self, device: torch.device) -> dict | None:
@@ -463,6 +463,7 @@ class CompiledForward:
             network = self.model.network if self.is_own else self.model
             options = self._options(xb.device)
             self.compiled = torch.compile(network, dynamic=False, options=options)
+        self.model.zero_grad(set_to_none=True)  # of the step before, in memory of its graph
         kept = {name: t.clone() for name, t in self.model.state_dict().items()}
         try:
             with seeded_generators(0, xb.device):
