@@ -335,3 +335,14 @@ def test_only_copies_to_cuda_go_on_while_the_program_does(store, monkeypatch, au
     monkeypatch.setattr(torch.Tensor, "to", noted)
     next(Batches(store, batch_size=32, augment=augment, device="cpu").epoch(0))
     assert copies and not any(copies)
+
+
+def test_an_apple_gpu_gets_no_batch_in_channels_last(store, monkeypatch):
+    "PyTorch until mid-2026 crashes there in the backward pass of batch norm, or computes garbage"
+    dl = Batches(store, batch_size=32, shuffle=True, device="cpu")
+    expected, to = next(dl.epoch(0))[0], torch.Tensor.to
+    assert expected.is_contiguous(memory_format=torch.channels_last)
+    monkeypatch.setattr(torch.Tensor, "to", lambda t, device, **how: to(t, "cpu", **how))
+    dl.device = torch.device("mps")
+    xb = next(dl.epoch(0))[0]
+    assert xb.is_contiguous() and torch.equal(xb, expected)

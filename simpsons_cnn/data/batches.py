@@ -350,6 +350,9 @@ class Batches:
             xb = _apply_transform(self.transform, xb, seed)[self.part]
         yb = to_device(self.labels[rows[self.part]], self.device)
         if self.augment is None:
-            return prep.normalise(prep.center_crop(xb)), yb
+            xb = prep.normalise(prep.center_crop(xb))
+            if self.device.type == "mps":  # gradients of batch norm are wrong in channels last
+                xb = xb.contiguous()
+            return xb, yb
         rng = make_generator(self.seed, purpose, epoch, step)
         return augment_batch(xb, self.augment, prep, rng, crop, len(rows), self.part), yb
