@@ -617,3 +617,15 @@ def test_a_step_does_not_walk_through_the_network_for_its_average(monkeypatch):
     monkeypatch.setattr(nn.Module, "parameters", None)
     average.update(step=10)
     assert torch.equal(weights[0], weights[1] / 2)
+
+
+def test_a_step_does_not_walk_through_the_network_for_its_dropout(loaders, monkeypatch):
+    run = TrainingRun(SimpsonsCNN(10), *loaders, nn.CrossEntropyLoss(), RECIPE)
+    run.forward()
+    run.model.train()
+    drop, drawn = run.model.linear_stack[3], []
+    monkeypatch.setattr(nn.Module, "modules", None)
+    for run.step in (1, 1, 2):
+        run.before_step()
+        drawn.append(drop(torch.ones(100)))
+    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])

@@ -524,6 +524,7 @@ class TrainingRun:
         self.optimizer = _create_optimizer(self)
         decay = self.recipe.weight_averaging
         self.average = WeightAverage(self.model, decay) if decay else None  # moved after each step
+        self.dropout = make_generator(self.train_dl.seed, "dropout", device=self.device)
         self.rare_batches = RareBatches(self.train_dl)
         self.compiled = _compiled_forward(self)  # `None`: the network is not compiled
         self.epochs_at_high_rate = epochs_at_high_rate(self.num_epochs, self.recipe.schedule)
@@ -593,11 +594,10 @@ class TrainingRun:
 
     def forward(self):
         "What the steps of this epoch call with pictures: the network, compiled if it shall be"
+        set_dropout_generator(self.model, self.dropout, self.ranks.rank, self.ranks.size)
         if self.compiled is None:
             return self.model
         side = self.crop() or self.train_dl.store.preprocess.crop
-        rng = make_generator(self.train_dl.seed, "dropout", self.epoch, 0, device=self.device)
-        set_dropout_generator(self.model, rng)  # as in a step
         xb = torch.zeros(self.train_dl.batch_size, 3, side, side, device=self.device)
         self.compiled.prepare(xb, self.dtype)
         return self.compiled
@@ -617,12 +617,11 @@ class TrainingRun:
         return time.perf_counter() - self._epoch_began
 
     def before_step(self):
-        "Set the learning rate and the source of dropout"
+        "Set the learning rate and the seed of dropout"
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.step)
         seed = self.train_dl.seed
-        rng = make_generator(seed, "dropout", self.epoch, self.step, device=self.device)
-        set_dropout_generator(self.model, rng, self.ranks.rank, self.ranks.size)
+        self.dropout.manual_seed(derive_seed(seed, "dropout", self.epoch, self.step))
 
     def mix(
         self,
