@@ -122,7 +122,7 @@ def test_mixed_pictures(fake, mixing):
 
 def test_averaged_weights(fake):
     averaged, model = (on_cuda(sc.create_model("reference", 3)) for _ in range(2))
-    run_module._update_average(averaged, model, 0.9)
+    run_module._update_average(list(averaged.parameters()), list(model.parameters()), 0.9)
     average = run_module.WeightAverage(torch.nn.Identity(), 0.9)
     average.network = averaged  # a copy of fake tensors may crash
     average.measure_statistics(model.train(), loaders()[0].epoch(0))

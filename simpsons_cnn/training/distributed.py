@@ -29,6 +29,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..core.device import fix_cublas_workspace
 from ..core.files import heeded_signals, launcher
 from ..data.mixing import MixedLabels
 from ..networks.losses import TaughtLabels
@@ -522,6 +523,8 @@ def process_group() -> Iterator[Ranks]:
     backend = "gloo"
     if torch.cuda.is_available():
         backend = "cpu:gloo,cuda:nccl"
+        if not torch.cuda.is_initialized():
+            fix_cublas_workspace()  # `deterministic` may ask for it, when CUDA is open
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     with _ended_with_parent():
         ranks = _join(backend)

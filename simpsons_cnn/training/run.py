@@ -13,7 +13,7 @@ import tempfile
 import time
 import warnings
 from collections import Counter
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -271,9 +271,9 @@ def _run_identity(run) -> dict:
 
 # %% ../../nbs/training/04_run.ipynb #8f7ff40a
 @torch.no_grad()
-def _update_average(averaged: nn.Module, model: nn.Module, decay: float):
+def _update_average(averaged: list, weights: list, decay: float):
     "Move averaged weights towards the trained ones, by `1-decay` of the way"
-    torch._foreach_lerp_(list(averaged.parameters()), list(model.parameters()), 1 - decay)
+    torch._foreach_lerp_(averaged, weights, 1 - decay)
 
 # %% ../../nbs/training/04_run.ipynb #5b81c2d8
 def _decay_at(step: int, most: float) -> float:
@@ -310,14 +310,14 @@ class WeightAverage:
     ):
         self.network = copy.deepcopy(model)  # with the averaged weights
         self.decay = decay
+        self._averaged, self._trained = list(self.network.parameters()), list(model.parameters())
 
     def update(
         self,
-        model: nn.Module,  # The trained network after a step
         step: int,  # Which step, counted from 0 over all epochs
     ):
-        "Move the averaged weights towards the trained ones"
-        _update_average(self.network, model, _decay_at(step, self.decay))
+        "Move the averaged weights towards the trained ones, after a step"
+        _update_average(self._averaged, self._trained, _decay_at(step, self.decay))
 
     @torch.no_grad()
     def measure_statistics(
@@ -380,6 +380,7 @@ class CompiledForward:
         deterministic: bool = False,  # Whether kernels must not be chosen by their time
     ):
         self.model, self.deterministic = model, deterministic
+        self.is_own = isinstance(model, OwnNetwork)
         self.sides = [side for side, _ in Counter(sides).most_common(_MOST_SIDES)]  # to compile
         self.ready = set()  # sides that are compiled
         self.compiled = None
@@ -387,9 +388,7 @@ class CompiledForward:
     def __call__(self, xb: Tensor) -> Tensor:
         if xb.shape[-1] not in self.ready:
             return self.model(xb)
-        if xb.is_cuda:
-            torch.compiler.cudagraph_mark_step_begin()
-        return self.compiled(xb.contiguous())
+        return self._call_compiled(xb.contiguous())
 
     def prepare(
         self,
@@ -413,8 +412,16 @@ class CompiledForward:
 
     def close(self):
         "Forget what was compiled, since PyTorch keeps eight forms of a function at most"
-        if self.compiled is not None:
+        if self.compiled is None:
+            return
+        self.model.zero_grad(set_to_none=True)  # in memory of a graph, which is freed now
+        with suppress(AssertionError):  # PyTorch 2.12, in another thread than the first
             torch.compiler.reset()
+
+    def _call_compiled(self, xb: Tensor) -> Tensor:
+        if xb.is_cuda:  # what the graphs of the step before have returned may be overwritten
+            torch.compiler.cudagraph_mark_step_begin()
+        return self.model.call(self.compiled, xb) if self.is_own else self.compiled(xb)
 
     def _options(self, device: torch.device) -> dict | None:
         from torch._inductor import config  # takes a second
@@ -429,13 +436,15 @@ class CompiledForward:
     def _try(self, xb: Tensor, dtype: torch.dtype | None):
         "A pass forward and backward that leaves nothing but compiled code"
         if self.compiled is None:
+            network = self.model.network if self.is_own else self.model
             options = self._options(xb.device)
-            self.compiled = torch.compile(self.model, dynamic=False, options=options)
+            self.compiled = torch.compile(network, dynamic=False, options=options)
+        self.model.zero_grad(set_to_none=True)  # of the step before, in memory of its graph
         kept = {name: t.clone() for name, t in self.model.state_dict().items()}
         try:
             with seeded_generators(0, xb.device):
                 with torch.autocast(xb.device.type, dtype, enabled=dtype is not None):
-                    logits = self.compiled(xb)
+                    logits = self._call_compiled(xb)
                 logits.float().sum().backward()
         finally:
             self.model.load_state_dict(kept)
@@ -488,6 +497,7 @@ class TrainingRun:
         self.optimizer = _create_optimizer(self)
         decay = self.recipe.weight_averaging
         self.average = WeightAverage(self.model, decay) if decay else None  # moved after each step
+        self.dropout = make_generator(self.train_dl.seed, "dropout", device=self.device)
         self.compiled = _compiled_forward(self)  # `None`: the network is not compiled
         self.epochs_at_high_rate = epochs_at_high_rate(self.num_epochs, self.recipe.schedule)
         self.history = History(self.recipe.monitor, last_weights=copy_weights(self.model))
@@ -565,11 +575,10 @@ class TrainingRun:
 
     def forward(self):
         "What the steps of this epoch call with pictures: the network, compiled if it shall be"
+        set_dropout_generator(self.model, self.dropout, self.ranks.rank, self.ranks.size)
         if self.compiled is None:
             return self.model
         side = self.crop() or self.train_dl.store.preprocess.crop
-        rng = make_generator(self.train_dl.seed, "dropout", self.epoch, 0, device=self.device)
-        set_dropout_generator(self.model, rng)  # as in a step
         xb = torch.zeros(self.train_dl.batch_size, 3, side, side, device=self.device)
         self.compiled.prepare(xb, self.dtype)
         return self.compiled
@@ -589,12 +598,11 @@ class TrainingRun:
         return time.perf_counter() - self._epoch_began
 
     def before_step(self):
-        "Set the learning rate and the source of dropout"
+        "Set the learning rate and the seed of dropout"
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.step)
         seed = self.train_dl.seed
-        rng = make_generator(seed, "dropout", self.epoch, self.step, device=self.device)
-        set_dropout_generator(self.model, rng, self.ranks.rank, self.ranks.size)
+        self.dropout.manual_seed(derive_seed(seed, "dropout", self.epoch, self.step))
 
     def mix(
         self,
@@ -659,7 +667,7 @@ class TrainingRun:
         "Note the loss, average the weights, tell callbacks, and write a checkpoint if one is due"
         self.losses.append(loss)
         if self.average is not None:
-            self.average.update(self.model, self.epoch * self.steps_per_epoch + self.step)
+            self.average.update(self.epoch * self.steps_per_epoch + self.step)
         _note_first_steps(self, loss)
         self.notify("on_step")
         self.agree_to_stop()
