@@ -304,7 +304,11 @@ class Batches:
         purpose: str = "augment",  # Another one draws other numbers in the same step
     ) -> tuple:
         "The images in these rows as they are seen in that step, and their labels"
-        xb = to_device(_gather(self.pixels, self._rows_to_see(rows)), self.device)
+        seen = self._rows_to_see(rows)
+        if self._copies is None:
+            xb = to_device(_gather(self.pixels, seen), self.device)
+        else:
+            xb = self._copies.receive(self._copies.send(seen))
         return self._as_seen(xb, rows, epoch, step, crop, purpose)
 
     def share(
