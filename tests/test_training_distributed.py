@@ -23,7 +23,11 @@ from simpsons_cnn.networks.presets import create_model
 from simpsons_cnn.scoring.report import evaluate
 from simpsons_cnn.training import distributed
 from simpsons_cnn.training.callbacks import Callback
-from simpsons_cnn.training.checkpoint import Checkpoint, read_checkpoint
+from simpsons_cnn.training.checkpoint import (
+    Checkpoint,
+    describe_environment,
+    read_checkpoint,
+)
 from simpsons_cnn.training.distributed import (
     LateProcess,
     LostProcess,
@@ -539,6 +543,15 @@ def test_the_checkpoint_keeps_the_reason_of_the_process_that_writes_it(
     assert [history.stop_reason for history in histories] == own
     assert {history.resumable for history in histories} == {not kept}
     assert read_checkpoint(path).header["history"]["stop_reason"] == kept
+
+
+def test_several_processes_do_not_claim_to_have_compiled():
+    def work(ranks):
+        with use_ranks(ranks):
+            return describe_environment(torch.device("cpu"), compiled=True)
+
+    assert describe_environment(torch.device("cpu"), compiled=True)["compiled"]
+    assert ["compiled" in found for found in in_threads(2, work)] == [False, False]
 
 
 def test_an_error_that_names_a_file_in_no_encoding_reaches_all_processes():

@@ -31,7 +31,7 @@ from simpsons_cnn.networks.losses import FocalLoss
 from simpsons_cnn.networks.model_file import load_model
 from simpsons_cnn.training.callbacks import Callback, Stop
 from simpsons_cnn.training.history import NonFiniteLoss
-from simpsons_cnn.training.train import _doubts, train
+from simpsons_cnn.training.train import _doubts, check_images, train
 from simpsons_cnn.training.verify import verify
 
 
@@ -196,11 +196,18 @@ def test_the_model_is_saved_once_and_judged_once(settings, monkeypatch):
     assert judged.count(n) == 3  # after each epoch, and at the end
 
 
-def test_a_split_file_that_is_none(settings, tmp_path, no_figures):
-    train(settings(), callbacks=[])
-    (tmp_path / "run/split.csv").write_text("nothing,of\nthe,kind\n")
-    with pytest.raises(ValueError, match="'.*split.csv' is not the split file of a run"):
-        verify(tmp_path / "run")
+@pytest.mark.parametrize(
+    "content, why",
+    [
+        ("nothing,of\nthe,kind\n", "must have the columns 'file' and 'character' and"),
+        ("file,split\na/b.jpg,train,more\n", "its lines hold different numbers of values"),
+    ],
+)
+def test_a_split_file_that_is_none(tmp_path, content, why):
+    (tmp_path / "split.csv").write_text(content)
+    words = f"'.*split.csv' is not a split file: .*{why}.* Restore it, or start over with overwrite"
+    with pytest.raises(ValueError, match=words):
+        check_images(tmp_path, pd.DataFrame())
 
 
 class Broken(FocalLoss):

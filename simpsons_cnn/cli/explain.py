@@ -128,12 +128,12 @@ def simpsons_explain(
     "Write a figure for each picture: where the evidence for its name is"
     args = _explain_parser().parse_args(argv)
     pairs = _pictures_and_figures(args)
-    from simpsons_cnn.core.text import safe_str, unknown_name_message
-    from simpsons_cnn.data.folders import nfc
+    from simpsons_cnn.core.text import safe_str
+    from simpsons_cnn.data.folders import class_number
 
     clf = open_classifier(args, args.device)
-    if args.character and nfc(args.character) not in clf.classes:
-        raise ValueError(unknown_name_message("character", args.character, clf.classes))
+    if args.character:
+        class_number(args.character, clf.classes)  # an unknown one is refused
     make_out_folder(args.out)
     unreadable = _explain_each(clf, pairs, args.character)
     if unreadable:

@@ -6,7 +6,8 @@
 __all__ = ['MODEL_FILE', 'temp_path', 'check_name_length', 'naming_full_disk', 'require_file_or_nothing', 'check_suffix',
            'atomic_write', 'replace_file', 'remove_temp_files', 'heeded_signals', 'on_first_signal',
            'interrupting_signals', 'signal_exit_code', 'launcher', 'check_file', 'read_limited', 'find_model_file',
-           'require_free_space', 'file_lock', 'unwritable', 'lock_folder', 'require_empty_folder', 'replace_folder']
+           'require_free_space', 'file_lock', 'unwritable_error', 'lock_folder', 'require_empty_folder',
+           'replace_folder']
 
 # %% ../../nbs/core/02_files.ipynb #b91fb8c3
 import errno
@@ -402,7 +403,7 @@ def _remove(path: Path):
         path.unlink()
 
 # %% ../../nbs/core/02_files.ipynb #75037a4c
-def unwritable(
+def unwritable_error(
     folder,  # For results
     error: OSError,  # From writing to it
 ) -> OSError:  # Of the same kind
@@ -425,7 +426,7 @@ def _exclusive(folder, lock_file: Path) -> Iterator[None]:
         except Timeout:
             raise FileExistsError(_held_message(folder, holder)) from None
         except OSError as e:
-            raise unwritable(lock_file.parent, e) from None
+            raise unwritable_error(lock_file.parent, e) from None
         yield
 
 # %% ../../nbs/core/02_files.ipynb #5668f08a

@@ -21,7 +21,7 @@ from simpsons_cnn.core.files import (
     remove_temp_files,
     require_file_or_nothing,
     temp_path,
-    unwritable,
+    unwritable_error,
 )
 from .text import safe_str
 
@@ -114,7 +114,7 @@ def new_run_folder(
         runs.mkdir(parents=True, exist_ok=True)
         return _make_next(runs)
     except OSError as e:
-        raise unwritable(runs, e) from None
+        raise unwritable_error(runs, e) from None
 
 # %% ../../nbs/core/08_run_folders.ipynb #8939fab2
 def _replace_link(link: Path, target: str):

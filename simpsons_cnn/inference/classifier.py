@@ -33,9 +33,8 @@ from simpsons_cnn.core.text import (
     safe_csv,
     safe_line,
     safe_str,
-    unknown_name_message,
 )
-from ..data.folders import distinct_names, nfc, pictures_under
+from ..data.folders import class_number, distinct_names, pictures_under
 from ..data.images import read_rgb
 from ..data.preprocess import Preprocess
 from .explain import Explanation, grad_cam
@@ -480,12 +479,10 @@ class Classifier:
         character: str | None = None,  # The character to explain; `None`: the most likely one
     ) -> Explanation:
         "Find the pixels that support a character; raises `ValueError` for an unknown character"
-        character = character and nfc(character)
-        if character is not None and character not in self.classes:
-            raise ValueError(unknown_name_message("character", character, self.classes))
+        number = None if character is None else class_number(character, self.classes)
         xb = self.prepare(source)
         p = self.probabilities(xb)[0]
-        index = int(p.argmax()) if character is None else self.classes.index(character)
+        index = int(p.argmax()) if number is None else number
         pixels = self.preprocess.center_crop(xb)
         normalised = self.preprocess.normalise(pixels.to(self.device))
         with _weights_lock:

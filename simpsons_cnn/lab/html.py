@@ -61,14 +61,17 @@ def element(
     return Html(f"<{tag}{given}>{end}")
 
 # %% ../../nbs/lab/01_html.ipynb #c8a4ad30
+_MOST_STEPS = 4  # between ticks
+
+
 def _round_ticks(
     highest: float,  # Largest value to show; 1 if it is not a number above 0
-    n: int = 4,  # At most this many steps
 ) -> list:  # From 0 upwards; the last is at or above `highest`
     "Ticks with steps of 1, 2 or 5 times a power of ten"
     highest = highest if math.isfinite(highest) and highest > 0 else 1.0
-    power = 10.0 ** math.floor(math.log10(highest / n))
-    step = next(k * power for k in (1, 2, 5, 10, 20) if highest <= n * k * power * (1 + 1e-9))
+    power = 10.0 ** math.floor(math.log10(highest / _MOST_STEPS))
+    most = _MOST_STEPS * power * (1 + 1e-9)
+    step = next(k * power for k in (1, 2, 5, 10, 20) if highest <= k * most)
     return [i * step for i in range(math.ceil(highest / step - 1e-9) + 1)]
 
 # %% ../../nbs/lab/01_html.ipynb #66f1a008

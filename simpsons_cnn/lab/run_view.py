@@ -35,10 +35,10 @@ def _describe(mistake) -> tuple:  # Description, caption
     return f"{mistake.picture}: {confused}", caption
 
 # %% ../../nbs/lab/02_run_view.ipynb #67f1a005
-def _worst_mistakes(report, n: int = 10) -> list:  # (pixels, description, caption) each
-    "The wrong answers with the highest loss, for `html_pictures`"
+def _worst_mistakes(report) -> list:  # (pixels, description, caption) each
+    "The ten wrong answers with the highest loss, for `html_pictures`"
     worst = report.top_losses(len(report.per_image))
-    worst = worst[worst.truth != worst.prediction].head(n)
+    worst = worst[worst.truth != worst.prediction].head(10)
     return [(report.store.pixels[m.row], *_describe(m)) for m in worst.itertuples()]
 
 # %% ../../nbs/lab/02_run_view.ipynb #67f1a008

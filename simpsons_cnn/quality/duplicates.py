@@ -176,11 +176,14 @@ def _step(target: Tensor, image: Tensor) -> Tensor:
     return (fit[:, 2:] / fit[:, :1].clamp(min=0.3)).clamp(-0.05, 0.05)
 
 # %% ../../nbs/quality/01_duplicates.ipynb #f3a7a0ba
-def _align(a: Tensor, b: Tensor, rounds: int) -> Tensor:
+_ROUNDS = 4  # of the alignment
+
+
+def _align(a: Tensor, b: Tensor) -> Tensor:
     "The maps `(n, 2, 3)` under which images `b` fit `a` best; both float, `(n, 3, 32, 32)`"
     grey_a, grey_b = ((x * _LUMA[:, None, None]).sum(1, keepdim=True) for x in (a, b))
     theta = torch.eye(2, 3).repeat(len(a), 1, 1)
-    for _ in range(rounds):
+    for _ in range(_ROUNDS):
         step = _step(grey_a, resample(grey_b, theta, _SIDE)[:, 0])
         theta[:, 0, ::2] += step[:, :2]
         theta[:, 1, 1:] += step[:, 2:]
@@ -191,9 +194,9 @@ def _thumbnail(x: Tensor) -> Tensor:
     return F.interpolate(x.float(), (_SIDE, _SIDE), mode="area")
 
 # %% ../../nbs/quality/01_duplicates.ipynb #475850da
-def _residual(a: Tensor, b: Tensor, rounds: int) -> Tensor:
+def _residual(a: Tensor, b: Tensor) -> Tensor:
     "What `b`, moved, scaled and brightened, leaves of `a`; float `(n, 3, 32, 32)`, 0 at the rim"
-    moved = resample(b, _align(a, b, rounds), _SIDE).flatten(1)
+    moved = resample(b, _align(a, b), _SIDE).flatten(1)
     a, inside = a.flatten(1), _INSIDE.repeat(3)
     gain, shift = _least_squares(a, [moved, torch.ones_like(moved)], inside).split(1, 1)
     return ((a - gain * moved - shift) * inside).view(-1, 3, _SIDE, _SIDE)
@@ -207,17 +210,16 @@ def _residual_map(rest: Tensor) -> Tensor:
 
 def _local_differences(a: Tensor, b: Tensor) -> Tensor:
     "Where aligned images differ, in levels from 0 to 255; shape `(n, 30, 30)`"
-    return _residual_map(_residual(_thumbnail(a), _thumbnail(b), 4))
+    return _residual_map(_residual(_thumbnail(a), _thumbnail(b)))
 
 # %% ../../nbs/quality/01_duplicates.ipynb #899a9985
 def align_and_compare(
     a: Tensor,  # uint8, shape `(n, 3, height, width)`
     b: Tensor,  # Images to align with those of `a`, same shape
-    rounds: int = 4,  # Steps of the alignment
 ) -> tuple[Tensor, Tensor]:  # Similarity, at most 1; largest local difference, 0 to 255; `(n,)`
     "How alike pairs of images are once they are aligned"
     a, b = _thumbnail(a), _thumbnail(b)
-    rest = _residual(a, b, rounds)
+    rest = _residual(a, b)
     inside = _INSIDE.repeat(3)
     variance = a.flatten(1)[:, inside > 0].var(1, correction=0) * inside.sum()
     similarity = 1 - rest.flatten(1).square().sum(1) / (variance + 1)

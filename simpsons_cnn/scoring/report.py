@@ -24,9 +24,8 @@ from simpsons_cnn.core.text import (
     escape_html,
     first_few,
     short_repr,
-    unknown_name_message,
 )
-from ..data.folders import distinct_names, nfc
+from ..data.folders import class_number, distinct_names
 from ..networks.reference import evaluating
 from ..quality.duplicates import one_for_each
 from simpsons_cnn.scoring.metrics import (
@@ -133,14 +132,6 @@ def _checked_counts(confusion, n: int) -> np.ndarray:
         raise ValueError(f"confusion must hold counts, shape {(n, n)}, got {short_repr(confusion)}")
     return counts if counts.dtype.kind in "iu" else counts.astype(np.int64)
 
-# %% ../../nbs/scoring/01_report.ipynb #5728dce8
-def _class_number(character: str, classes: list) -> int:
-    "The number of a class by its name; raises `ValueError` for an unknown one"
-    character = nfc(character)
-    if character not in classes:
-        raise ValueError(unknown_name_message("character", character, classes))
-    return classes.index(character)
-
 # %% ../../nbs/scoring/01_report.ipynb #97d32973
 @dataclass(eq=False)
 class Report:
@@ -230,7 +221,7 @@ class Report:
         groups=None,  # Group of each row of `per_image`; `None`: its column `group`, if it has one
     ) -> tuple:  # (low, high), NaN where the score is undefined
         "Interval of a score by the bootstrap, Wilson's where mistakes are few; raises `ValueError`"
-        number = _class_number(character, self.classes) if character else None
+        number = class_number(character, self.classes) if character else None
         units = sampling_units(self.confusion, self.per_image, groups)
         return bootstrap_interval(self.confusion, metric, number, units, level, draws, seed)
 

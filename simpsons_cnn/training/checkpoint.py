@@ -35,7 +35,7 @@ def describe_environment(
     "Hardware and versions that can change the result of a run in its last bits"
     processes = current_ranks().size
     special = dict(processes=processes) if processes > 1 else {}
-    if compiled:
+    if compiled and processes == 1:  # several leave it out
         special["compiled"] = True
     return special | dict(
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,

@@ -209,11 +209,10 @@ def read_report(
 
 def read_table(
     path: Path,  # CSV file that a run has written
-    **how,  # Passed on to `pandas.read_csv`
 ) -> pd.DataFrame:
     "A table of a run, without columns if the file is empty; `ValueError` for anything else"
     try:
-        return pd.read_csv(io.BytesIO(read_limited(path, "table of a run")), **how)
+        return pd.read_csv(io.BytesIO(read_limited(path, "table of a run")))
     except pd.errors.EmptyDataError:
         return pd.DataFrame()
     except ValueError as e:  # also of text that is not UTF-8

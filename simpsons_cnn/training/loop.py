@@ -26,7 +26,7 @@ from simpsons_cnn.networks.losses import (
 )
 from ..networks.reference import evaluating
 from ..scoring.report import Report, collect_logits, score_logits
-from .callbacks import EarlyStopping, Progress
+from .callbacks import Callback, EarlyStopping, Progress
 from .checkpoint import Checkpoint
 from simpsons_cnn.training.distributed import (
     current_ranks,
@@ -35,7 +35,7 @@ from simpsons_cnn.training.distributed import (
     sum_gradients,
 )
 from .history import History
-from .run import LOSS_SETTINGS, TrainingRun, check_callbacks, running
+from .run import LOSS_SETTINGS, TrainingRun, running
 
 # %% ../../nbs/training/05_loop.ipynb #11911bf1
 def train_epoch(run: TrainingRun):
@@ -107,7 +107,10 @@ def as_callbacks(callbacks) -> list:
     if callbacks is None:
         return [Progress()]
     callbacks = list(callbacks) if isinstance(callbacks, Iterable) else [callbacks]
-    check_callbacks(callbacks)
+    for callback in callbacks:
+        if not isinstance(callback, Callback):
+            kind = type(callback).__name__
+            raise TypeError(f"callbacks must be objects of a subclass of Callback, got {kind}")
     return callbacks
 
 # %% ../../nbs/training/05_loop.ipynb #cab9f6f8

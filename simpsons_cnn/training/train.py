@@ -31,7 +31,7 @@ from ..data.batches import Batches
 from ..data.folders import ImageFiles
 from ..networks.losses import log_prior, resolve_imbalance, weights_by_name
 from ..networks.presets import PRESETS
-from ..quality.split import split_differences
+from ..quality.split import read_split, split_differences
 from ..scoring.calibration import Calibration, calibrate_logits
 from simpsons_cnn.scoring.logit_adjustment import (
     LogitAdjustment,
@@ -50,7 +50,7 @@ from simpsons_cnn.training.distributed import (
     process_group,
     raise_together,
 )
-from .history import History, NonFiniteLoss, read_table
+from .history import History, NonFiniteLoss
 from .loop import as_callbacks, fit
 from .outputs import Run, run_scores, save_answers, save_network
 from simpsons_cnn.training.prepare import (
@@ -94,14 +94,10 @@ def fit_config(
 # %% ../../nbs/training/07_train.ipynb #35368309
 def _read_split_table(path: Path) -> pd.DataFrame:
     "The `split.csv` of a run, all of it text; raises `ValueError`"
-    table = read_table(path, keep_default_na=False, dtype=str)
-    missing = {"file", "character", "split", "sha256"} - set(table.columns)
-    if missing:
-        raise ValueError(
-            f"'{path}' is not the split file of a run: it has no column {min(missing)!r}. Restore"
-            " it, or start over with overwrite, without resume"
-        )
-    return table
+    try:
+        return pd.DataFrame(read_split(path, ("file", "character", "split", "sha256")))
+    except ValueError as e:
+        raise ValueError(f"{e}. Restore it, or start over with overwrite, without resume") from None
 
 # %% ../../nbs/training/07_train.ipynb #7f5add95
 def check_images(
