@@ -674,7 +674,8 @@ def test_audit_does_not_propose_to_train_on_pictures_that_cannot_be_read(folder,
         draw_character("mossy_mo", np.random.default_rng(i), 64).save(tmp_path / f"few/{c}/1.png")
     (tmp_path / "few/a/2.jpg").write_bytes(b"")
     code, out, err = run(folder, f"simpsons_audit {tmp_path / 'few'} --out {tmp_path / 'found'}")
-    assert code == 0 and "1 unreadable" in out and err == ""
+    see = f"1 pictures cannot be read: see {tmp_path / 'found/unreadable.csv'}\n"
+    assert code == 0 and "1 unreadable" in out and err == see
 
 
 def test_audit_finds_leaks(folder):
