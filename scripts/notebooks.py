@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from commands import forked_commands, run_and_end
+from commands import forked_commands, run_and_end, take_cpu
 from nbdev.config import get_config
 from nbdev.doclinks import NbdevLookup
 from nbdev.test import test_nb
@@ -47,6 +47,7 @@ def run_notebook(notebook: Path, log: Path, flags: list) -> bool:
     with open(log, "wb") as out:
         os.dup2(out.fileno(), 1)
         os.dup2(out.fileno(), 2)
+    take_cpu()
     config = get_config()
     return test_nb(notebook, config.tst_flags.split(), flags, basepath=config.config_path)[0]
 

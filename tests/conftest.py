@@ -18,6 +18,8 @@ NBS = ROOT / "nbs"
 PAGES = sorted(p for p in NBS.rglob("*.ipynb") if "checkpoints" not in p.parent.name)
 sys.path.insert(0, str(ROOT / "scripts"))
 
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the tests compare bits, which are those of a CPU
+
 # Background jobs of a script ignore Ctrl-C, and so would the runs that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

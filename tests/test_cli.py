@@ -420,30 +420,39 @@ def test_names_that_a_terminal_cannot_print(tmp_path, encoding):
     assert len(out.splitlines()) == 3
 
 
-def through_pipe(folder, line: str, end: str) -> tuple:
+def through_pipe(folder, line: str, end: str, unbuffered: str = "") -> tuple:
     "Run a command line with its output sent elsewhere; exit code of the command, and errors"
     name, *args = shlex.split(line)
     module, function = COMMANDS[name]
     code = f"import sys; from {module} import {function}; sys.exit({function}())"
     command = shlex.join([sys.executable, "-c", code, *args])
     script = f"{command} {end}; exit ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", script], cwd=folder, capture_output=True, text=True)
+    env = os.environ | dict(PYTHONUNBUFFERED=unbuffered)
+    command = ["bash", "-c", script]
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
     return done.returncode, done.stderr
 
 
-def test_a_reader_that_leaves(folder):
+UNBUFFERED = pytest.mark.parametrize("unbuffered", ["", "1"])
+
+
+@UNBUFFERED
+def test_a_reader_that_leaves(folder, unbuffered):
     "As `| head` does: no line of errors, and the exit code of a broken pipe"
-    code, err = through_pipe(folder, f"simpsons_predict {MODEL} {FACE}", "| true")
+    code, err = through_pipe(folder, f"simpsons_predict {MODEL} {FACE}", "| true", unbuffered)
     assert code == 141 and "error" not in err and "Traceback" not in err
 
 
-def test_a_closed_or_full_output(folder):
+@UNBUFFERED
+def test_a_closed_or_full_output(folder, unbuffered):
     line = f"simpsons_predict {MODEL} {FACE}"
-    code, err = through_pipe(folder, line, ">&-")
+    code, err = through_pipe(folder, line, ">&-", unbuffered)
     assert code == 0 and err.startswith("next: ")
-    code, err = through_pipe(folder, line, "> /dev/full")
-    assert code == 1 and err.endswith("error: [Errno 28] No space left on device\n")
-    assert "Traceback" not in err
+    code, err = through_pipe(folder, line, "> /dev/full", unbuffered)
+    last = err.splitlines()[-1]
+    assert code == 1 and last.startswith("error: [Errno 28] No space left on device")
+    assert ("<stdout>" in last) != bool(unbuffered)  # where each line is written at once
+    assert "Traceback" not in err and "Exception ignored" not in err
 
 
 @pytest.mark.parametrize("closed", ["2>&-", ">&- 2>&-"])

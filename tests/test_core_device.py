@@ -2,6 +2,7 @@
 
 import os
 import random
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -89,3 +90,19 @@ def test_a_seed_is_a_whole_number(seed):
     "NumPy would take '3' for 3, and True for 1"
     with pytest.raises(ValueError, match="seed must be a whole number of 0 or more, got"):
         make_generator(seed, "order")
+
+
+def test_bfloat16_is_asked_of_the_device_that_computes(monkeypatch):
+    "In a machine with an old GPU beside a new one"
+    current = [0]
+
+    @contextmanager
+    def chosen(gpu):
+        current.append(gpu.index)
+        yield
+        current.pop()
+
+    monkeypatch.setattr(torch.cuda, "device", chosen)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: current[-1] == 1)
+    found = [device.pick_dtype("auto", torch.device("cuda", i)) for i in (0, 1)]
+    assert found == [None, torch.bfloat16]

@@ -2,6 +2,7 @@
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -10,9 +11,10 @@ from simpsons_cnn.core.files import find_model_file
 from simpsons_cnn.core.run_folders import (
     RUN_FILES,
     _name_folders,
+    check_output_folders,
     latest_run,
     link_run,
-    make_output_folders,
+    lock_run_folders,
     new_run_folder,
     run_folders,
 )
@@ -37,21 +39,35 @@ def outputs(tmp_path):
 )
 def test_a_folder_that_holds_a_run(tmp_path, outputs, name, resume, words):
     config = Config.demo(tmp_path, **outputs)
-    make_output_folders(config)
+    check_output_folders(config)
+    config.out_model_directory.mkdir()
     (config.out_model_directory / name).touch()
     if words is None:
-        make_output_folders(config, resume)
+        check_output_folders(config, resume)
     else:
         with pytest.raises(FileExistsError, match=words):
-            make_output_folders(config, resume)
-    make_output_folders(Config.demo(tmp_path, overwrite=True, **outputs))
+            check_output_folders(config, resume)
+    check_output_folders(Config.demo(tmp_path, overwrite=True, **outputs))
 
 
 def test_an_output_folder_that_is_a_file(tmp_path, outputs):
     outputs["out_model_directory"] = tmp_path / "notes.txt"
     (tmp_path / "notes.txt").touch()
     with pytest.raises(OSError, match="choose another output folder"):
-        make_output_folders(Config.load(**outputs))
+        lock_run_folders(Config.load(**outputs)).__enter__()
+
+
+@pytest.mark.parametrize("fails", [Path("runs"), Path("runs/001")])
+def test_a_folder_of_runs_that_cannot_be_written_to(tmp_path, monkeypatch, fails):
+    def mkdir(path, *args, mkdir=Path.mkdir, **kwargs):
+        if path == tmp_path / fails:
+            raise PermissionError(13, "Permission denied")
+        mkdir(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    words = r"^Cannot write to '.*runs' \(Permission denied\); choose another output folder$"
+    with pytest.raises(PermissionError, match=words):
+        new_run_folder(tmp_path / "runs")
 
 
 def test_each_run_gets_a_number(tmp_path):
@@ -135,8 +151,7 @@ def test_a_folder_of_somebody_else_is_not_removed(tmp_path):
     mine.mkdir(parents=True)
     (mine / "thesis.txt").touch()
     config = Config.demo(tmp_path, out_directory=mine)
-    with pytest.raises(RuntimeError), run_folders(config) as named:
-        make_output_folders(named)
+    with pytest.raises(RuntimeError), run_folders(config) as named, lock_run_folders(named):
         raise RuntimeError
     assert [path.name for path in mine.iterdir()] == ["thesis.txt"]
 
@@ -189,4 +204,4 @@ def test_a_folder_in_place_of_a_file_of_the_run_is_refused(tmp_path, outputs):
     config = Config.demo(tmp_path, overwrite=True, **outputs)
     (outputs["out_model_directory"] / "last.ckpt").mkdir(parents=True)
     with pytest.raises(FileExistsError, match="last.ckpt' is a folder or a device"):
-        make_output_folders(config)
+        check_output_folders(config)

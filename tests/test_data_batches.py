@@ -321,3 +321,41 @@ def test_images_that_cannot_be_read_are_an_error(store, monkeypatch):
         for _ in dl.epoch(0):
             seen += 1
     assert seen == 1  # it fails one step before it is wanted
+
+
+def test_a_second_batch_of_a_step_is_not_waited_for_either(store, monkeypatch):
+    "The one that CutMix takes rectangles from, while an epoch is copied ahead"
+    dl = Batches(store, range(128), 32, Augment(), device="cpu")
+    expected = dl.batch(torch.arange(32), 0, 0, purpose="rare")[0]
+    gpu = LateCopies(monkeypatch)
+    monkeypatch.setattr(
+        gpu, "wait_event", lambda event: gpu.sent[event][1].copy_(gpu.sent[event][0])
+    )
+    next(on_gpu(dl).epoch(0))
+    assert torch.equal(dl.batch(torch.arange(32), 0, 0, purpose="rare")[0], expected)
+    assert gpu.waited_for == 0 and len(gpu.sent) == gpu.kept + 1 == 3
+
+
+@pytest.mark.parametrize("augment", [None, Augment(erase=0.5, trivial_augment=True)])
+def test_only_copies_to_cuda_go_on_while_the_program_does(store, monkeypatch, augment):
+    "PyTorch may copy to an Apple GPU from memory that is in use again"
+    copies, to = [], torch.Tensor.to
+
+    def noted(t, *args, **kwargs):
+        copies.append(kwargs.get("non_blocking", False))
+        return to(t, *args, **kwargs)
+
+    monkeypatch.setattr(torch.Tensor, "to", noted)
+    next(Batches(store, batch_size=32, augment=augment, device="cpu").epoch(0))
+    assert copies and not any(copies)
+
+
+def test_an_apple_gpu_gets_no_batch_in_channels_last(store, monkeypatch):
+    "PyTorch until mid-2026 crashes there in the backward pass of batch norm, or computes garbage"
+    dl = Batches(store, batch_size=32, shuffle=True, device="cpu")
+    expected, to = next(dl.epoch(0))[0], torch.Tensor.to
+    assert expected.is_contiguous(memory_format=torch.channels_last)
+    monkeypatch.setattr(torch.Tensor, "to", lambda t, device, **how: to(t, "cpu", **how))
+    dl.device = torch.device("mps")
+    xb = next(dl.epoch(0))[0]
+    assert xb.is_contiguous() and torch.equal(xb, expected)

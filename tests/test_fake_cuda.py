@@ -17,9 +17,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import simpsons_cnn as sc
 from simpsons_cnn.core.config import TrainingParameters
+from simpsons_cnn.inference.classifier import _forward
 from simpsons_cnn.networks.presets import PRESETS
 from simpsons_cnn.scoring.report import collect_logits
 from simpsons_cnn.training import run as run_module
+from simpsons_cnn.training.checkpoint import _optimizer_tensors, _restore_optimizer
 from simpsons_cnn.training.loop import train_epoch
 
 CUDA = torch.device("cuda:0")
@@ -120,9 +122,41 @@ def test_mixed_pictures(fake, mixing):
     assert second_epoch(augment=sc.Augment(**{mixing: 1.0})).losses[0].device == CUDA
 
 
+def test_bfloat16(fake, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    run, seen = begun("residual"), []
+    run.dtype = torch.bfloat16
+    run.model.conv_stack[0].register_forward_hook(lambda *call: seen.append(call[2].dtype))
+    train_epoch(run)
+    assert set(seen) == {torch.bfloat16}
+    assert {loss.dtype for loss in run.losses} == {torch.float32}
+
+
+def test_a_restored_optimizer(fake):
+    run = begun()
+    for p in run.model.parameters():
+        p.grad = torch.empty_like(p)
+    run.optimizer.step()
+    saved = _optimizer_tensors(run.model, run.optimizer)
+    saved = {name: torch.empty(t.shape, dtype=t.dtype) for name, t in saved.items()}
+    _restore_optimizer(run.model, run.optimizer, saved)
+    run.optimizer.step()
+    state = [t for tensors in run.optimizer.state.values() for t in tensors.values()]
+    assert {t.device for t in state} == {CUDA} and len(state) == len(saved)
+
+
+def test_prediction(fake):
+    "In float64 there, see `_forward`"
+    model = on_cuda(sc.create_model("residual", 3)).eval()
+    with torch.inference_mode():
+        logits = _forward(model, torch.empty(2, 3, 80, 80, device=CUDA))
+    assert (logits.device, logits.dtype, logits.shape) == (CUDA, torch.float32, (2, 3))
+
+
 def test_averaged_weights(fake):
     averaged, model = (on_cuda(sc.create_model("reference", 3)) for _ in range(2))
-    run_module._update_average(averaged, model, 0.9)
+    run_module._update_average(list(averaged.parameters()), list(model.parameters()), 0.9)
     average = run_module.WeightAverage(torch.nn.Identity(), 0.9)
     average.network = averaged  # a copy of fake tensors may crash
     average.measure_statistics(model.train(), loaders()[0].epoch(0))

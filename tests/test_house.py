@@ -1,6 +1,8 @@
 "The rooms: what may import what; each page has its module; each link leads somewhere"
 
 import ast
+import json
+import os
 import re
 import subprocess
 import sys
@@ -211,3 +213,20 @@ def test_a_private_base_class_serves_more_than_one_class(module):
     used = Counter(node.id for node in nodes if isinstance(node, ast.Name))
     private = [node.name for node in classes if node.name.startswith("_")]
     assert not [name for name in private if bases.count(name) == used[name] == 1]
+
+
+def test_pages_and_tests_compute_on_the_cpu(tmp_path):
+    "Also on a machine with a GPU, whose numbers are others"
+    code = """
+import torch
+torch.cuda.is_available = lambda: True
+from simpsons_cnn.core.device import pick_device
+assert pick_device().type == "cpu"
+"""
+    cell = dict(cell_type="code", source=code, metadata={}, outputs=[], execution_count=None)
+    page = tmp_path / "page.ipynb"
+    page.write_text(json.dumps(dict(cells=[cell], metadata={}, nbformat=4, nbformat_minor=5)))
+    command = [sys.executable, "scripts/notebooks.py", str(tmp_path / "logs"), str(page)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""

@@ -221,6 +221,39 @@ def test_weights_are_converted_once_and_again_when_they_have_changed(monkeypatch
     assert _forward_float64(model, xb).requires_grad is False
 
 
+class KeepsAKernelElsewhere(nn.Conv2d):
+    "A buffer that is not in the state dict"
+
+    def __init__(self):
+        super().__init__(3, 4, 1)
+        self.register_buffer("kernel", torch.ones(4, 4, 3, 3), persistent=False)
+
+    def forward(self, x):
+        return nn.functional.conv2d(super().forward(x), self.kernel).mean((2, 3))
+
+
+class UsesAWeightTwice(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1))
+        self[1].weight = self[0].weight
+
+
+class AsksForFloat32(nn.Conv2d):
+    def __init__(self):
+        super().__init__(3, 4, 1)
+
+    def forward(self, x):
+        return super().forward(x.float())
+
+
+@pytest.mark.parametrize("network", [KeepsAKernelElsewhere, UsesAWeightTwice, AsksForFloat32])
+def test_networks_of_other_kinds_answer_in_float64(network):
+    "As they would on a GPU of NVIDIA"
+    torch.manual_seed(0)
+    model, xb = network().eval(), torch.rand(2, 3, 8, 8)
+    torch.testing.assert_close(_forward_float64(model, xb), model(xb))
+
+
 def test_threads_do_not_swap_weights_under_each_other(clf, files, monkeypatch):
     "What a CUDA device computes, in several threads that share the model"
     monkeypatch.setattr(classifier, "_forward", _forward_float64)

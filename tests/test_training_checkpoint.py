@@ -52,6 +52,15 @@ def restored(path):
     return run
 
 
+@pytest.mark.parametrize("reason, kept", [("no better macro_f1 for 3 epochs", ""), ("enough",) * 2])
+def test_an_older_file_that_keeps_the_end_by_early_stopping(tmp_path, reason, kept):
+    "With more patience the run goes on; an end by another callback is one"
+    run = Trainee()
+    run.history.stop_reason = reason
+    Checkpoint(tmp_path / "last.ckpt").save(run)
+    assert restored(tmp_path / "last.ckpt").history.stop_reason == kept
+
+
 def flipped(whole):
     return whole[:1500] + bytes([whole[1500] ^ 1]) + whole[1501:]
 

@@ -14,12 +14,14 @@ import torch.distributed as dist
 from torch import nn
 
 from simpsons_cnn.core.config import Augment, TrainingParameters
+from simpsons_cnn.core.device import fix_cublas_workspace
 from simpsons_cnn.data.batches import Batches
 from simpsons_cnn.data.folders import ImageFiles
 from simpsons_cnn.data.store import PixelStore
 from simpsons_cnn.demo.characters import demo_characters
 from simpsons_cnn.networks.presets import create_model
 from simpsons_cnn.scoring.report import evaluate
+from simpsons_cnn.training import distributed
 from simpsons_cnn.training.callbacks import Callback
 from simpsons_cnn.training.checkpoint import Checkpoint, read_checkpoint
 from simpsons_cnn.training.distributed import (
@@ -552,3 +554,20 @@ def test_an_error_that_names_a_file_in_no_encoding_reaches_all_processes():
 
     first, second = in_threads(2, work, seconds=5)
     assert first.startswith(r"cannot open '\udcff.jpg' (in process 1 of 2") and first == second
+
+
+def test_several_gpus_can_be_deterministic(monkeypatch):
+    "The settings ask for it when each process has opened its GPU, which is too late for cuBLAS"
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    opened = []
+    monkeypatch.setattr(dist, "is_torchelastic_launched", lambda: True)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
+    monkeypatch.setattr(distributed, "_join", lambda backend: Ranks())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", opened.append)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: bool(opened))
+    with process_group():
+        fix_cublas_workspace()
+    assert opened == [1]

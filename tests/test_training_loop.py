@@ -26,7 +26,7 @@ from simpsons_cnn.training.checkpoint import Checkpoint
 from simpsons_cnn.training.distributed import Ranks
 from simpsons_cnn.training.history import NonFiniteLoss
 from simpsons_cnn.training.loop import fit
-from simpsons_cnn.training.run import TrainingRun, _check_arguments
+from simpsons_cnn.training.run import TrainingRun, WeightAverage, _check_arguments
 
 RECIPE = TrainingParameters(learning_rate=8e-3, num_epochs=2, mixed_precision="off")
 
@@ -606,3 +606,26 @@ def test_a_resume_needs_the_same_algorithms(loaders, tmp_path):
     with pytest.raises(ValueError, match="deterministic is True now and was False"):
         again = Checkpoint(path, resume=True)
         fit(small_model(), *loaders, None, RECIPE, checkpoint=again, deterministic=True)
+
+
+def test_a_step_does_not_walk_through_the_network_for_its_average(monkeypatch):
+    "It takes a good part of a step on a fast GPU; a restored average is moved as well"
+    model = nn.Linear(1, 1)
+    average = WeightAverage(model, 0.9)
+    average.network.load_state_dict(dict(weight=torch.zeros(1, 1), bias=torch.zeros(1)))
+    weights = average.network.weight, model.weight
+    monkeypatch.setattr(nn.Module, "parameters", None)
+    average.update(step=10)
+    assert torch.equal(weights[0], weights[1] / 2)
+
+
+def test_a_step_does_not_walk_through_the_network_for_its_dropout(loaders, monkeypatch):
+    run = TrainingRun(SimpsonsCNN(10), *loaders, nn.CrossEntropyLoss(), RECIPE)
+    run.forward()
+    run.model.train()
+    drop, drawn = run.model.linear_stack[3], []
+    monkeypatch.setattr(nn.Module, "modules", None)
+    for run.step in (1, 1, 2):
+        run.before_step()
+        drawn.append(drop(torch.ones(100)))
+    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])

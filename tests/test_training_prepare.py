@@ -4,10 +4,7 @@ import numpy as np
 import pytest
 
 from simpsons_cnn.core.config import Config
-from simpsons_cnn.core.run_folders import (
-    RUN_FILES,
-    make_output_folders,
-)
+from simpsons_cnn.core.run_folders import RUN_FILES
 from simpsons_cnn.demo.characters import demo_characters
 from simpsons_cnn.training.prepare import (
     certainty,
@@ -40,7 +37,7 @@ def test_the_order_of_the_settings_is_that_of_the_batches(root, order, shuffle):
 
 def test_too_little_room(root, outputs):
     config = Config.demo(root, **outputs)
-    make_output_folders(config)
+    config.out_model_directory.mkdir()
     with pytest.raises(OSError, match="A run with its checkpoints and its model needs 6,485,111.1"):
         check_room(config, 10**9)
 

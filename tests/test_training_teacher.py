@@ -76,7 +76,8 @@ def test_a_teacher_that_may_know_the_answers_is_warned_of(place):
 @pytest.mark.parametrize(
     "changes, words",
     [
-        (dict(teacher="nowhere"), "No model file at"),
+        (dict(teacher="nowhere"), "^The teacher cannot be opened: No model file at 'nowhere'"),
+        (dict(teacher="."), "^The teacher cannot be opened: No model in '.'"),
         (dict(size=96), "different ways: size 64 and 96"),
         (dict(resize_rule="pad"), "different ways: resize_rule stretch and pad"),
     ],
@@ -86,6 +87,18 @@ def test_a_teacher_that_does_not_fit_is_refused_before_decoding(place, tmp_path,
     with pytest.raises((ValueError, FileNotFoundError), match=words):
         sc.train(config, callbacks=[])
     assert not (tmp_path / "decoded").exists() and not (place / "refused").exists()
+
+
+def test_a_run_opens_its_teacher_once(place, monkeypatch):
+    opened = []
+
+    def counted(path, load=load_model):
+        opened.append(path)
+        return load(path)
+
+    monkeypatch.setattr("simpsons_cnn.training.teacher.load_model", counted)
+    sc.train(pupil(place, "once", refit=True), callbacks=[])
+    assert len(opened) == 1
 
 
 def test_the_teacher_is_not_replaced(place):
@@ -117,7 +130,7 @@ def test_a_series_does_not_replace_its_teacher(place):
     with pytest.raises(ValueError, match="which is written to"):
         sc.train_seeds(taught, (0, 1), callbacks=[])
     assert [run.model_path.read_bytes() for run in series.runs.values()] == before
-    with pytest.raises(FileNotFoundError, match="No model file at"):
+    with pytest.raises(FileNotFoundError, match="^The teacher cannot be opened: No model file at"):
         sc.train_seeds(pupil(place, "more", teacher="nowhere"), (0, 1), callbacks=[])
     assert not (place / "more").exists()
 

@@ -29,7 +29,7 @@ from simpsons_cnn.inference.classifier import Classifier
 from simpsons_cnn.inference.export import onnx_graph
 from simpsons_cnn.networks.losses import FocalLoss
 from simpsons_cnn.networks.model_file import load_model
-from simpsons_cnn.training.callbacks import Callback
+from simpsons_cnn.training.callbacks import Callback, Stop
 from simpsons_cnn.training.history import NonFiniteLoss
 from simpsons_cnn.training.train import _doubts, train
 from simpsons_cnn.training.verify import verify
@@ -224,7 +224,7 @@ def test_a_finished_run_that_is_resumed_says_that_nothing_is_left(settings, no_f
 def test_a_run_that_goes_on_after_its_refit_is_refitted_again(settings, no_figures):
     class Ends(Callback):
         def on_epoch(self, run):
-            run.stop("no better score", resumable=False)  # as `EarlyStopping` does
+            run.stop_as(Stop.NO_BETTER, "no better score")  # as `EarlyStopping` does
 
     config = settings(num_epochs=2, monitor="last", refit=True, testdir=None)
     assert train(config, [Ends()]).refit["epochs"] == 1

@@ -28,7 +28,7 @@ from torchvision.datasets import ImageFolder
 from .common import CommandParser, add_device, tidy_errors
 from .interleave import interleave, speeds_and_ratios
 from ..core.config import TrainingParameters
-from ..core.device import pick_device, pick_dtype
+from ..core.device import kept_memory, pick_device, pick_dtype
 from ..core.display import progress_bar
 from ..core.files import naming_full_disk
 from ..data.augment import Augment
@@ -388,7 +388,8 @@ def _training_groups(s: _Setup):
     if s.compile:
         parts["training, compiled"] = _training(*ours, compiled=True)
         pairs.append(("training, compiled", "training"))
-    yield parts, pairs
+    with kept_memory():  # as in a run on a CPU
+        yield parts, pairs
     parts = {
         "reference": _reference_training(s.folder, s.batch_size, 2, classes, s.device),
         "training, a few steps": _training(*ours),

@@ -96,11 +96,25 @@ def _open_closed_outputs():
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  until the process ends
 
 # %% ../../nbs/cli/01_common.ipynb #671077c8
-def _end_without_reader():
-    "End silently because nobody reads the output"
+def _drop_output():
+    "Let what is left of the output go nowhere"
     with suppress(OSError):  # no stream of the system
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _end_without_reader():
+    "End silently because nobody reads the output"
+    _drop_output()
     sys.exit(141)
+
+
+def _flush_output():
+    "Write what is left of the output; raises `OSError`, and drops it then"
+    try:
+        sys.stdout.flush()
+    except OSError as e:
+        _drop_output()
+        raise OSError(e.errno, e.strerror, "<stdout>") from None
 
 # %% ../../nbs/cli/01_common.ipynb #169d060f
 @contextmanager
@@ -143,7 +157,7 @@ def tidy_errors(
                 try:
                     return command(*args, **kwargs)
                 finally:
-                    sys.stdout.flush()
+                    _flush_output()
         except BrokenPipeError:
             _end_without_reader()
         except KeyboardInterrupt as e:
@@ -284,6 +298,12 @@ def add_store_directory(parser: CommandParser):
     parser.add_argument("--store_directory", metavar="FOLDER", help=text)
 
 # %% ../../nbs/cli/01_common.ipynb #7aabb995
+def _check_writable(folder: Path, instead: str):
+    "Raise `PermissionError` for a folder that refuses new files; nothing is made to find out"
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"Cannot write to the folder '{folder}'; {instead}")
+
+
 def check_target(
     path: Path,  # File to write
     overwrite: bool,  # Whether it may be replaced
@@ -298,8 +318,7 @@ def check_target(
         raise FileExistsError(f"'{path}' exists; {instead} or pass --overwrite")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"No folder '{path.parent}' to write '{path.name}' to")
-    if not os.access(path.parent, os.W_OK):
-        raise PermissionError(f"Cannot write to the folder '{path.parent}'; {instead}")
+    _check_writable(path.parent, instead)
 
 # %% ../../nbs/cli/01_common.ipynb #0f635a00
 def check_apart(
@@ -340,8 +359,7 @@ def check_makeable(
         raise NotADirectoryError(
             f"Cannot make '{folder}', '{there}' is a file; name another {option}"
         )
-    if not os.access(there, os.W_OK):
-        raise PermissionError(f"Cannot write to the folder '{there}'; name another {option}")
+    _check_writable(there, f"name another {option}")
 
 
 def make_out_folder(
@@ -352,8 +370,7 @@ def make_out_folder(
         path.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise type(e)(f"Cannot make '{path}' ({e.strerror}); name another --out") from None
-    if not os.access(path, os.W_OK):
-        raise PermissionError(f"Cannot write to the folder '{path}'; name another --out")
+    _check_writable(path, "name another --out")
 
 # %% ../../nbs/cli/01_common.ipynb #9e06bb84
 def score_lines(

@@ -10,16 +10,29 @@ import time
 from pathlib import Path
 
 import pandas as pd
+import torch
 
 # %% ../../nbs/cli/06_interleave.ipynb #282d4aaa
+def _gpu_peak(reset: bool) -> float:  # MiB
+    "The most memory that tensors on GPUs have used, since the start or the last reset"
+    if not torch.cuda.is_initialized():
+        return 0.0
+    gpus = range(torch.cuda.device_count())
+    if reset:
+        for gpu in gpus:
+            torch.cuda.reset_peak_memory_stats(gpu)
+    return sum(torch.cuda.max_memory_allocated(gpu) for gpu in gpus) / 2**20
+
+
 def _peak_memory(reset: bool = False) -> float:  # MiB; NaN if the system does not say
-    "The most memory that this process has used, since the start or the last reset"
+    "The most memory that this process has used, on GPUs too, since the start or the last reset"
     try:
         if reset:
             Path("/proc/self/clear_refs").write_text("5")
-        return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
+        peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
     except (OSError, IndexError):
         return float("nan")
+    return peak + _gpu_peak(reset)
 
 # %% ../../nbs/cli/06_interleave.ipynb #d5863bb0
 def _measure(part) -> tuple:  # (pictures per second, MiB more than before)

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MODEL_FILE', 'temp_path', 'check_name_length', 'naming_full_disk', 'require_file_or_nothing', 'check_suffix',
-           'atomic_write', 'replace_file', 'remove_temp_files', 'on_first_signal', 'interrupting_signals',
-           'signal_exit_code', 'launcher', 'check_file', 'read_limited', 'find_model_file', 'require_free_space',
-           'file_lock', 'lock_folder', 'require_empty_folder', 'replace_folder']
+           'atomic_write', 'replace_file', 'remove_temp_files', 'heeded_signals', 'on_first_signal',
+           'interrupting_signals', 'signal_exit_code', 'launcher', 'check_file', 'read_limited', 'find_model_file',
+           'require_free_space', 'file_lock', 'unwritable', 'lock_folder', 'require_empty_folder', 'replace_folder']
 
 # %% ../../nbs/core/02_files.ipynb #b91fb8c3
 import errno
@@ -198,8 +198,10 @@ def _leave_terminal():
                 os.dup2(os.open(os.devnull, os.O_WRONLY), number)
 
 
-def _handlers(names) -> dict:  # number -> handler
-    "Of signals that are neither ignored nor handled outside of Python"
+def heeded_signals(
+    names,  # Such as 'SIGTERM'; one that the system does not have is left out
+) -> dict:  # `signal.Signals` -> handler
+    "The handlers of signals that are neither ignored nor handled outside of Python"
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
     found = {number: signal.getsignal(number) for number in numbers}
     return {n: handler for n, handler in found.items() if handler not in (signal.SIG_IGN, None)}
@@ -212,7 +214,7 @@ def on_first_signal(
 ) -> Iterator[None]:
     "Within, the first signal calls `act`, the next acts as usual; an ignored one stays so"
     is_main = threading.current_thread() is threading.main_thread()
-    before = _handlers(names) if is_main else {}
+    before = heeded_signals(names) if is_main else {}
 
     def on_signal(number, frame):
         for other, handler in before.items():
@@ -400,6 +402,16 @@ def _remove(path: Path):
         path.unlink()
 
 # %% ../../nbs/core/02_files.ipynb #75037a4c
+def unwritable(
+    folder,  # For results
+    error: OSError,  # From writing to it
+) -> OSError:  # Of the same kind
+    "An error that names the folder and says what to do"
+    return type(error)(
+        f"Cannot write to '{folder}' ({error.strerror}); choose another output folder"
+    )
+
+
 @contextmanager
 def _exclusive(folder, lock_file: Path) -> Iterator[None]:
     "Hold a lock file that stands for `folder`, and name the holder beside it"
@@ -413,10 +425,7 @@ def _exclusive(folder, lock_file: Path) -> Iterator[None]:
         except Timeout:
             raise FileExistsError(_held_message(folder, holder)) from None
         except OSError as e:
-            text = (
-                f"Cannot write to '{lock_file.parent}' ({e.strerror}); choose another output folder"
-            )
-            raise type(e)(text) from None
+            raise unwritable(lock_file.parent, e) from None
         yield
 
 # %% ../../nbs/core/02_files.ipynb #5668f08a

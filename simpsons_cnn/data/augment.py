@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core.config import Augment
+from ..core.device import to_device
 from .preprocess import Preprocess
 
 # %% ../../nbs/data/07_augment.ipynb #c65595d1
@@ -178,7 +179,7 @@ def augment_batch(
 ) -> Tensor:  # float32, shape `(n, 3, crop, crop)`
     "Crop, turn, mirror, recolour, erase and normalise a batch, or a part of one"
     drawn = _draw_changes(augment, prep, batch_size or len(xb), rng)
-    changes = {name: t[part].to(xb.device, non_blocking=True) for name, t in drawn.items()}
+    changes = {name: to_device(t[part], xb.device) for name, t in drawn.items()}
     side = crop or prep.crop
     out = torch.empty(len(xb), 3, side, side, device=xb.device)
     at_once = 16 if xb.device.type == "cpu" else len(xb)

@@ -16,7 +16,13 @@ import torch
 from torch import Tensor
 
 from ..core.config import import_function
-from ..core.device import derive_seed, make_generator, pick_device, seeded_generators
+from simpsons_cnn.core.device import (
+    derive_seed,
+    make_generator,
+    pick_device,
+    seeded_generators,
+    to_device,
+)
 from ..core.text import check_kind, check_whole
 from .augment import Augment, augment_batch
 from .shards import PixelParts, read_ahead
@@ -129,7 +135,7 @@ def _gather(
         images = pixels[rows]
         return images if out is None else out.permute(0, 3, 1, 2).copy_(images)
     pixels = pixels.permute(0, 2, 3, 1)
-    rows = rows.to(pixels.device, non_blocking=True)  # a GPU is not waited for
+    rows = to_device(rows, pixels.device)
     return torch.index_select(pixels, 0, rows, out=out).permute(0, 3, 1, 2)
 
 # %% ../../nbs/data/08_batches.ipynb #d9a0ba22
@@ -298,7 +304,11 @@ class Batches:
         purpose: str = "augment",  # Another one draws other numbers in the same step
     ) -> tuple:
         "The images in these rows as they are seen in that step, and their labels"
-        xb = _gather(self.pixels, self._rows_to_see(rows)).to(self.device, non_blocking=True)
+        seen = self._rows_to_see(rows)
+        if self._copies is None:
+            xb = to_device(_gather(self.pixels, seen), self.device)
+        else:
+            xb = self._copies.receive(self._copies.send(seen))
         return self._as_seen(xb, rows, epoch, step, crop, purpose)
 
     def share(
@@ -342,8 +352,11 @@ class Batches:
         if self.transform is not None:
             seed = derive_seed(self.seed, f"{purpose} transform", epoch, step)
             xb = _apply_transform(self.transform, xb, seed)[self.part]
-        yb = self.labels[rows[self.part]].to(self.device, non_blocking=True)
+        yb = to_device(self.labels[rows[self.part]], self.device)
         if self.augment is None:
-            return prep.normalise(prep.center_crop(xb)), yb
+            xb = prep.normalise(prep.center_crop(xb))
+            if self.device.type == "mps":  # gradients of batch norm are wrong in channels last
+                xb = xb.contiguous()
+            return xb, yb
         rng = make_generator(self.seed, purpose, epoch, step)
         return augment_batch(xb, self.augment, prep, rng, crop, len(rows), self.part), yb

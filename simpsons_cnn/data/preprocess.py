@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core.config import default_crop
+from ..core.device import to_device
 from ..core.text import check_whole, is_number, short_repr
 from .images import open_for_decoding, to_rgb
 
@@ -77,7 +78,7 @@ def _scale_shift(mean: tuple, std: tuple) -> tuple:
 def _on_channels(scale_shift: tuple, device) -> Tensor:  # Shape (2, 3, 1, 1)
     "Scale and shift in a shape that fits a batch of images"
     t = torch.tensor(scale_shift, dtype=torch.float32)[..., None, None]
-    return t.to(device, non_blocking=True)  # a GPU is not waited for
+    return to_device(t, device)
 
 # %% ../../nbs/data/02_preprocess.ipynb #b85437c0
 def _checked_side(name: str, value: int, highest: int) -> int:

@@ -303,7 +303,7 @@ _in_float64 = WeakKeyDictionary()  # network -> (its weights, their versions, th
 
 def _float64_weights(model: nn.Module) -> dict:
     "The weights of a network in float64, converted again only when they have changed"
-    own = model.state_dict(keep_vars=True)
+    own = dict(model.named_parameters()) | dict(model.named_buffers())
     versions = [None if t.is_inference() else t._version for t in own.values()]  # `None`: no count
     known = None if None in versions else _in_float64.get(model)
     if known and known[1] == versions and all(own[k] is t for k, t in known[0].items()):
@@ -321,7 +321,10 @@ def _forward_float64(model: nn.Module, xb: Tensor) -> Tensor:
     "Logits computed in float64, returned as float32; the model itself stays as it is"
     with _weights_lock:
         weights = _float64_weights(model)
-        return torch.func.functional_call(model, weights, xb.double()).float()
+        try:
+            return torch.func.functional_call(model, weights, xb.double()).float()
+        except RuntimeError:  # it converts something to float32, which does not go with these
+            return model(xb)
 
 # %% ../../nbs/inference/02_classifier.ipynb #3827031b
 def _forward(model: nn.Module, xb: Tensor) -> Tensor:

@@ -131,10 +131,18 @@ class OwnNetwork(Seeded):
         self,
         xb: Tensor,  # Normalised, shape `(n, 3, height, width)`
     ) -> Tensor:  # Logits, shape `(n, num_classes)`
+        return self.call(self.network, xb)
+
+    def call(
+        self,
+        network,  # Its own, or what `torch.compile` makes of it
+        xb: Tensor,  # As for `forward`
+    ) -> Tensor:  # As from `forward`
+        "Call a network; in training its layers follow `generator`"
         if self.generator is None or not self.training:
-            return self.network(xb)
+            return network(xb)
         with seeded_generators(self.generator.initial_seed(), xb.device, self.rank):
-            return self.network(xb)
+            return network(xb)
 
 
 def is_own_network(model: nn.Module) -> bool:

@@ -178,18 +178,13 @@ def read_checkpoint(
     return found
 
 # %% ../../nbs/training/03_checkpoint.ipynb #70444e73
-def _tensors_of_loss(loss) -> dict:
-    "By name; a plain function has none"
-    return loss.state_dict() if isinstance(loss, nn.Module) else {}
-
-
 def _run_tensors(run) -> dict:
     "All tensors of a run by name"
     history = run.history
     same = history.best_weights is history.last_weights
     parts = dict(
         model=run.model.state_dict(),
-        loss=_tensors_of_loss(run.loss),
+        loss=run.loss.state_dict() if isinstance(run.loss, nn.Module) else {},
         averaged=run.averaged.state_dict() if run.averaged else {},
         optimizer=_optimizer_tensors(run.model, run.optimizer),
         last=history.last_weights or {},
@@ -223,7 +218,10 @@ def _history_of(tensors: dict, header: dict) -> History:
     "The history as it was written"
     last, best = [_without_prefix(name, tensors) or None for name in ("last", "best")]
     best = last if header["best_is_last"] else best
-    return History(**header["history"], last_weights=last, best_weights=best)
+    history = History(**header["history"], last_weights=last, best_weights=best)
+    if history.stop_reason.startswith("no better "):  # older files keep the end by `EarlyStopping`
+        history.stop_reason = ""
+    return history
 
 # %% ../../nbs/training/03_checkpoint.ipynb #3232f460
 def _restore_run(run, tensors: dict, header: dict):
@@ -238,36 +236,6 @@ def _restore_run(run, tensors: dict, header: dict):
     run.history = _history_of(tensors, header)
     run.losses = list(tensors["losses/steps"].to(run.device)) if "losses/steps" in tensors else []
     run.seconds_before = header["seconds"]
-
-# %% ../../nbs/training/03_checkpoint.ipynb #27e04172
-def _write(path: Path, run, identity: dict):
-    "Write the state of a run, and keep the file that was there"
-    header = json.loads(json.dumps(_run_header(run, identity), default=str))
-    write_tensors(path, _run_tensors(run), header, keep=_backup_path(path))
-
-# %% ../../nbs/training/03_checkpoint.ipynb #4ffadf5e
-def _restore(path: Path, run, found: SavedState, identity: dict):
-    "Put what `read_checkpoint` found into a run; warns if the last bits may differ here"
-    tensors, header, file = found
-    _check_identity(file, header["settings"], identity)
-    _check_identity(file, header["run"], run.identity())
-    if file != path:
-        os.replace(file, path)
-    _restore_run(run, tensors, header)
-    moved = differences(header["environment"], run.environment())
-    if moved:
-        warnings.warn(
-            f"Resuming in a different environment ({'; '.join(moved)}): results may not be"
-            " bit-identical",
-            stacklevel=4,
-        )
-
-# %% ../../nbs/training/03_checkpoint.ipynb #659341ac
-def _remove(path: Path):
-    "Remove both checkpoints, and what a killed process left of a third"
-    remove_temp_files(path.parent, path.name)
-    for file in (path, _backup_path(path)):
-        file.unlink(missing_ok=True)
 
 # %% ../../nbs/training/03_checkpoint.ipynb #0efe5873
 @dataclass(eq=False)
@@ -298,13 +266,17 @@ class Checkpoint:
             return
         if not self.path.parent.is_dir():
             raise FileNotFoundError(f"Cannot write '{self.path}': no such folder; make it first")
-        _remove(self.path)
+        remove_temp_files(self.path.parent, self.path.name)  # of a process that was killed
+        for file in (self.path, _backup_path(self.path)):
+            file.unlink(missing_ok=True)
 
     def save(self, run):
-        "Write the state of a run; raises `OSError`"
-        if self.path is not None:
-            _write(self.path, run, self.identity)
-            self.saved_at = time.monotonic()
+        "Write the state of a run, and keep the file that was there; raises `OSError`"
+        if self.path is None:
+            return
+        header = json.loads(json.dumps(_run_header(run, self.identity), default=str))
+        write_tensors(self.path, _run_tensors(run), header, keep=_backup_path(self.path))
+        self.saved_at = time.monotonic()
 
     def read(self) -> SavedState | None:
         "Read the file, once; see `read_checkpoint`"
@@ -314,8 +286,20 @@ class Checkpoint:
 
     def restore(self, run) -> bool:
         "Put back what `save` wrote; returns whether there was something to restore"
-        found = self.read()
-        if found is not None:
-            _restore(self.path, run, found, self.identity)
-        self._found = None
-        return found is not None
+        found, self._found = self.read(), None
+        if found is None:
+            return False
+        tensors, header, file = found
+        _check_identity(file, header["settings"], self.identity)  # may know more than when read
+        _check_identity(file, header["run"], run.identity())
+        if file != self.path:
+            os.replace(file, self.path)
+        _restore_run(run, tensors, header)
+        moved = differences(header["environment"], run.environment())
+        if moved:
+            warnings.warn(
+                f"Resuming in a different environment ({'; '.join(moved)}): results may not be"
+                " bit-identical",
+                stacklevel=3,
+            )
+        return True

@@ -29,7 +29,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..core.files import launcher
+from ..core.device import fix_cublas_workspace
+from ..core.files import heeded_signals, launcher
 from ..data.mixing import MixedLabels
 from ..networks.losses import TaughtLabels
 
@@ -151,7 +152,7 @@ def current_ranks() -> Ranks:
 
 # %% ../../nbs/training/13_distributed.ipynb #b4060221
 class _GatherRows(torch.autograd.Function):
-    "`Ranks.gather` for what is differentiated: each rank gets the gradient of its own rows"
+    "`Ranks.all_gather` for what is differentiated: each rank gets the gradient of its own rows"
 
     @staticmethod
     def forward(ctx, t, ranks):
@@ -492,18 +493,14 @@ def one_message() -> Iterator[None]:
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
     "Within, signals that ask a process to end do so at once; ignored ones stay ignored"
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        names = ("SIGTERM", "SIGINT", "SIGHUP")
-        numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-        before = {number: signal.getsignal(number) for number in numbers}
-    heeded = {n: h for n, h in before.items() if h not in (signal.SIG_IGN, None)}
-    for number in heeded:
+    is_main = threading.current_thread() is threading.main_thread()
+    before = heeded_signals(("SIGTERM", "SIGINT", "SIGHUP")) if is_main else {}
+    for number in before:
         signal.signal(number, signal.SIG_DFL)
     try:
         yield
     finally:
-        for number, handler in heeded.items():
+        for number, handler in before.items():
             signal.signal(number, handler)
 
 
@@ -526,6 +523,8 @@ def process_group() -> Iterator[Ranks]:
     backend = "gloo"
     if torch.cuda.is_available():
         backend = "cpu:gloo,cuda:nccl"
+        if not torch.cuda.is_initialized():
+            fix_cublas_workspace()  # `deterministic` may ask for it, when CUDA is open
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     with _ended_with_parent():
         ranks = _join(backend)

@@ -18,7 +18,7 @@ from ..core.config import Config, is_split_file
 from ..core.figures import NotebookFigure, figure_png
 from ..core.files import MODEL_FILE, atomic_write
 from ..core.run_folders import output_folders
-from ..core.text import check_kind, first_few, safe_csv, short_repr
+from ..core.text import check_kind, check_whole, first_few, safe_csv, short_repr
 from ..data.batches import Batches
 from ..data.folders import ImageFiles
 from ..data.store import PixelStore
@@ -293,8 +293,7 @@ def _save_cross_validation(series: CrossValidation):
 def _check_request(config: Config, folds: int):
     "Raise `ValueError` for what cannot be cross-validated"
     check_kind("config", config, "flat", "a Config, such as Config.load(path)")
-    if isinstance(folds, bool) or not isinstance(folds, int) or folds < 2:
-        raise ValueError(f"folds must be a whole number of 2 or more, got {short_repr(folds)}")
+    check_whole("folds", folds, 2)
     if is_split_file(config.split):
         raise ValueError(
             "split must be 'group' or 'random' with folds, which take the place of a split file,"

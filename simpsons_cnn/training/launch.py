@@ -24,9 +24,9 @@ from torch.distributed.run import main as torchrun
 
 from ..core.config import Config
 from ..core.device import num_workers
-from ..core.files import MODEL_FILE
+from ..core.files import MODEL_FILE, heeded_signals
 from ..core.run_folders import run_folders
-from ..core.text import check_kind, short_repr
+from ..core.text import check_kind, check_whole
 from .distributed import wait_limit
 
 # %% ../../nbs/training/14_launch.ipynb #cb297421
@@ -45,8 +45,7 @@ def check_nproc(
     device: str = "auto",  # Where they compute, see `pick_device`
 ):
     "Raise `ValueError` for more processes than GPUs, or than processors"
-    if isinstance(nproc, bool) or not isinstance(nproc, int) or nproc < 1:
-        raise ValueError(f"nproc must be a whole number of 1 or more, got {short_repr(nproc)}")
+    check_whole("nproc", nproc, 1)
     count, kind = _count_of(device)
     most = count if kind == "GPU" else max(2, count)
     if nproc > most:
@@ -92,12 +91,6 @@ def _exit_status(failures: dict, nproc: int) -> str | int:  # As for `sys.exit`
     return code if code > 0 else 128 - code  # as shells count signals
 
 # %% ../../nbs/training/14_launch.ipynb #720eba6c
-def _heeded_signals() -> dict:  # name -> handler
-    "The signals that torchrun handles, without those that the parent process ignores"
-    found = {n: signal.getsignal(getattr(signal, n)) for n in _SIGNALS if hasattr(signal, n)}
-    return {n: handler for n, handler in found.items() if handler not in (signal.SIG_IGN, None)}
-
-
 @contextmanager
 def _spoken() -> Iterator[list]:
     "Within, a process that says why it ends adds an item to this list, see `tell_launcher`"
@@ -127,8 +120,8 @@ def _nothing_left_behind(handlers: dict) -> Iterator[None]:
         os.environ.clear()
         os.environ.update(environment)
         if threading.current_thread() is threading.main_thread():
-            for name, handler in handlers.items():
-                signal.signal(getattr(signal, name), handler)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
 # %% ../../nbs/training/14_launch.ipynb #d40d4740
 def run_processes(
@@ -137,9 +130,10 @@ def run_processes(
 ) -> str | int:  # What to exit with: a message, or a code that is 0 if all went well
     "Run a program in several processes, as torchrun does; `KeyboardInterrupt` if none speaks of it"
     wait_limit()  # a wrong one is reported once
-    handlers = _heeded_signals()
+    handlers = heeded_signals(_SIGNALS)  # those that the parent ignores stay ignored
+    names = ",".join(number.name for number in handlers)
     options = ["--standalone", f"--nproc_per_node={nproc}"]
-    options += [f"--signals_to_handle={','.join(handlers)}", f"--log_dir={os.devnull}"]
+    options += [f"--signals_to_handle={names}", f"--log_dir={os.devnull}"]
     try:
         with _nothing_left_behind(handlers), _spoken() as spoken:
             os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")

@@ -9,7 +9,8 @@ __all__ = ['Teacher', 'teacher_of', 'with_teacher_file', 'check_teacher_stays', 
 import copy
 import os
 import warnings
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
@@ -33,6 +34,7 @@ class Teacher:
 
     model: nn.Module  # Copied, never changed; knows the classes and the pictures of the pupil
     share: float = 0.9  # How much of the loss compares with its answers; the rest is of the labels
+    about: dict = field(default_factory=dict)  # What its file says of its training
 
     def __post_init__(self):
         check_kind("model", self.model, "modules", "a network, such as load_model returns it")
@@ -60,6 +62,15 @@ def _but_for_crop(preprocess: Preprocess) -> Preprocess:
     return replace(preprocess, crop=min(64, preprocess.size))
 
 
+@contextmanager
+def _naming_teacher():
+    "Within, an error of a file says that it is the teacher's"
+    try:
+        yield
+    except (OSError, ValueError) as e:
+        raise type(e)(f"The teacher cannot be opened: {e}") from None
+
+
 def teacher_of(
     config: Config,
     classes: list,  # Names of the characters, in order
@@ -69,7 +80,8 @@ def teacher_of(
         return None
     if config.architecture not in PRESETS:
         create_network(config, len(classes))  # registers it, for a teacher of its kind
-    model, header = load_model(config.teacher)
+    with _naming_teacher():
+        model, header = load_model(config.teacher)
     theirs = header | dict(preprocess=_but_for_crop(header["preprocess"]))
     ours = _but_for_crop(Preprocess(config.size, config.resize_rule))
     why = header_difference(theirs, dict(classes=classes, preprocess=ours))
@@ -78,7 +90,7 @@ def teacher_of(
         why = f"it needs pictures of {least} pixels or more, and crops begin with {side}"
     if why:
         raise ValueError(f"teacher '{config.teacher}' does not fit this run: {why}")
-    return Teacher(model)
+    return Teacher(model, about=header["about"])
 
 # %% ../../nbs/training/19_teacher.ipynb #f2730677
 def _teacher_of_stopped(config: Config) -> Path | None:
@@ -98,7 +110,8 @@ def with_teacher_file(
     if config.teacher is None:
         return config
     teacher = (resume and _teacher_of_stopped(config)) or config.teacher
-    file = find_model_file(teacher).resolve()
+    with _naming_teacher():
+        file = find_model_file(teacher).resolve()
     path = file if config.teacher.is_absolute() else os.path.relpath(file)
     return Config.load(**config.flat() | dict(teacher=path))
 
@@ -127,12 +140,11 @@ def _why_it_may_know(about: dict, split_table: pd.DataFrame) -> str:
 
 def warn_of_teacher(
     config: Config,
+    teacher: Teacher | None,  # From `teacher_of`
     split_table: pd.DataFrame,  # As from `TrainingData.split_table`
 ):
     "Warn if the teacher may have been trained on images that judge the run"
-    if config.teacher is None:
-        return
-    why = _why_it_may_know(load_model(config.teacher)[1]["about"], split_table)
+    why = teacher and _why_it_may_know(teacher.about, split_table)
     if why:
         warnings.warn(
             f"The teacher '{config.teacher}' may know validation pictures of this run, whose scores"

@@ -20,9 +20,9 @@ from ..core.config import Config, is_split_file
 from ..core.device import pick_device, pick_dtype, usual_torch
 from ..core.files import MODEL_FILE, atomic_write
 from simpsons_cnn.core.run_folders import (
+    check_output_folders,
     link_run,
     lock_run_folders,
-    make_output_folders,
     remove_run,
     run_folders,
 )
@@ -64,6 +64,7 @@ from simpsons_cnn.training.prepare import (
     scan_folders,
 )
 from simpsons_cnn.training.teacher import (
+    Teacher,
     check_teacher_stays,
     teacher_of,
     warn_of_teacher,
@@ -76,6 +77,7 @@ def fit_config(
     config: Config,
     data: TrainingData,
     model: nn.Module,  # See `create_network`
+    teacher: Teacher | None,  # See `teacher_of`
     **kwargs,  # More for `fit`
 ) -> History:
     "`fit` as a configuration says"
@@ -85,7 +87,7 @@ def fit_config(
         data.valid_dl,
         recipe=config.training_parameters,
         weight_decay=config.weight_decay,
-        teacher=teacher_of(config, data.classes),
+        teacher=teacher,
         **kwargs,
     )
 
@@ -232,10 +234,13 @@ def _with_all_images(data: TrainingData) -> TrainingData:
     return replace(data, train_dl=train_dl)
 
 # %% ../../nbs/training/07_train.ipynb #6cdaabb7
-def _fit_again(config: Config, data: TrainingData, num_epochs: int, **kwargs) -> tuple:
+def _fit_again(
+    config: Config, data: TrainingData, teacher: Teacher | None, num_epochs: int, **kwargs
+) -> tuple:
     "Train a new network for so many epochs; (the network with its last weights, its `History`)"
     model = create_network(config, len(data.classes))
-    history = fit_config(config, data, model, num_epochs=num_epochs, patience=0, **kwargs)
+    how = dict(num_epochs=num_epochs, patience=0) | kwargs
+    history = fit_config(config, data, model, teacher, **how)
     model.load_state_dict(history.last_weights)
     return model, history
 
@@ -250,7 +255,7 @@ def _refit_callbacks(callbacks, num_pictures: int) -> list:
 
 
 def _refit(
-    run: Run, data: TrainingData, callbacks, checkpoint: Checkpoint
+    run: Run, data: TrainingData, teacher: Teacher | None, callbacks, checkpoint: Checkpoint
 ) -> bool:  # Whether it is finished; else the run is to be resumed
     "Put a network trained on all images into the run"
     of_all = _with_all_images(data)
@@ -259,6 +264,7 @@ def _refit(
     model, history = _fit_again(
         run.config,
         of_all,
+        teacher,
         num_epochs,
         callbacks=_refit_callbacks(callbacks, num_pictures),
         checkpoint=replace(checkpoint, path=run.model_path.with_name("refit.ckpt"), resume=True),
@@ -286,11 +292,11 @@ class _HistoryFile(Callback):
 
 # %% ../../nbs/training/07_train.ipynb #82799d2a
 def _fit_or_keep(
-    config: Config, data: TrainingData, model: nn.Module, callbacks: list, checkpoint: Checkpoint
+    config: Config, data: TrainingData, model: nn.Module, teacher: Teacher | None, **kwargs
 ) -> tuple:  # (`History`, the error or `None`)
     "Train; if the loss breaks down after some epochs, keep the best weights and return the error"
     try:
-        history = fit_config(config, data, model, callbacks=callbacks, checkpoint=checkpoint)
+        history = fit_config(config, data, model, teacher, **kwargs)
     except NonFiniteLoss as e:
         if not e.history.rows:
             raise
@@ -304,6 +310,7 @@ def _train_and_save(
     config: Config,
     data: TrainingData,
     split_table: pd.DataFrame,
+    teacher: Teacher | None,
     callbacks: list,
     checkpoint: Checkpoint,
 ) -> Run:
@@ -313,7 +320,8 @@ def _train_and_save(
     _check_imbalance(config, data, model)
     callbacks = [_HistoryFile(folder / "history.csv"), *callbacks]
     made = _epochs_made(checkpoint)
-    history, error = _fit_or_keep(config, data, model, callbacks, checkpoint)
+    how = dict(callbacks=callbacks, checkpoint=checkpoint)
+    history, error = _fit_or_keep(config, data, model, teacher, **how)
     if len(history) > made:  # a refit that there is was for fewer epochs
         Checkpoint(folder / "refit.ckpt").clear()
     adjustment = _adjust(config, data, model)
@@ -324,7 +332,7 @@ def _train_and_save(
     if error:
         raise error
     if config.refit and not history.resumable:
-        _refit(run, data, callbacks, checkpoint)
+        _refit(run, data, teacher, callbacks, checkpoint)
         save_network(run, data, split_table, scores)  # the answers are those before the refit
     return run
 
@@ -380,12 +388,13 @@ def _follow(ranks: Ranks):
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         with raise_together(ranks):
             files, _ = scan_folders(config)
-            teacher_of(config, files.classes)
+            teacher = teacher_of(config, files.classes)
         data = _prepare_all(config, files, None, ranks)
         model = create_network(config, len(data.classes))
-        history = fit_config(config, data, model, callbacks=[])
+        history = fit_config(config, data, model, teacher, callbacks=[])
         if config.refit and not history.resumable:
-            _fit_again(config, _with_all_images(data), history.best_epoch, callbacks=[])
+            of_all = _with_all_images(data)
+            _fit_again(config, of_all, teacher, history.best_epoch, callbacks=[])
 
 # %% ../../nbs/training/07_train.ipynb #cf1457dc
 def _check_before_decoding(config: Config, files: ImageFiles):
@@ -418,22 +427,22 @@ def _lead(config: Config, callbacks, resume: bool, ranks: Ranks, files=None) -> 
     _send_settings(config, ranks)
     with raise_together(ranks):
         files, test_files = scan_folders(config, files)
-        teacher_of(config, files.classes)  # one that does not fit is refused
+        teacher = teacher_of(config, files.classes)  # one that does not fit is refused
     _check_before_decoding(config, files)
     with run_folders(config, resume) as config, lock_run_folders(config):
         check_teacher_stays(config, config.out_model_directory)
-        make_output_folders(config, resume)
+        check_output_folders(config, resume)
         check_room(config, len(files.classes))
         checkpoint = _open_checkpoint(config, "last.ckpt", resume)
         callbacks = [*callbacks, *trackers_of(config)]  # raises if its package is missing
         data = _prepare_all(config, files, test_files, ranks)
         data.warn_of_leaks()
         split_table = data.split_table()
-        warn_of_teacher(config, split_table)
+        warn_of_teacher(config, teacher, split_table)
         _begin_run(config, split_table, checkpoint)
         if announce:
             print(_start_message(config, data, checkpoint), flush=True)
-        return _train_and_save(config, data, split_table, callbacks, checkpoint)
+        return _train_and_save(config, data, split_table, teacher, callbacks, checkpoint)
 
 # %% ../../nbs/training/07_train.ipynb #827ff9ac
 @usual_torch()
@@ -442,7 +451,7 @@ def train(
     callbacks=None,  # See `fit`; `None` also prints what is trained
     resume: bool = False,  # Continue the run in its output folders, or the latest; else start it
     files: ImageFiles | None = None,  # Of `traindir`, without fixes, if it has been scanned
-) -> Run | None:  # `None` in the other ones of several processes
+) -> Run:  # But `None` in the other ones of several processes
     "Train a network as the settings say, judge and save it; raises before training for bad input"
     with process_group() as ranks:
         return _follow(ranks) if ranks.rank else _lead(config, callbacks, resume, ranks, files)
@@ -457,12 +466,12 @@ def train_on_all(
     "Give a judged run its network, and save it; a training that was stopped is to be resumed"
     config = run.config
     with lock_run_folders(config):
-        make_output_folders(config, resume)
+        check_output_folders(config, resume)
         check_room(config, len(data.classes))
         checkpoint = _open_checkpoint(config, "refit.ckpt", resume)
         split_table = data.split_table().assign(split="train")
         _begin_run(config, split_table, checkpoint)
-        if not _refit(run, data, as_callbacks(callbacks), checkpoint):
+        if not _refit(run, data, None, as_callbacks(callbacks), checkpoint):
             return
         save_answers(run, data)
         run.test_report = _judge_test(run.model, data, run.calibration)

@@ -20,6 +20,7 @@ from simpsons_cnn.training.prepare import (
     prepare,
     scan_folders,
 )
+from .teacher import teacher_of
 from .train import check_images, fit_config
 
 # %% ../../nbs/training/07_verify.ipynb #6c0f2a11
@@ -64,7 +65,8 @@ def _loss_difference(now: list, was: list) -> float:
 def _first_steps_again(config: Config, data: TrainingData, n: int) -> list:
     "Losses and hashes of the first `n` steps"
     model = create_network(config, len(data.classes))
-    history = fit_config(config, data, model, callbacks=[StopAfter(n)])
+    teacher = teacher_of(config, data.classes)
+    history = fit_config(config, data, model, teacher, callbacks=[StopAfter(n)])
     if len(history.first_steps) < n:
         raise KeyboardInterrupt(history.stop_reason)  # which `fit` has only noted
     return history.first_steps
