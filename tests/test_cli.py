@@ -125,7 +125,7 @@ MISTAKES = {
     "simpsons_train --folds 5 --split a.csv": "split must be 'group' or 'random' with folds",
     "simpsons_train --verify nowhere": "No 'config.yaml' in 'nowhere'",
     f"simpsons_predict {MODEL} nobody.jpg": "No picture at 'nobody.jpg'",
-    f"simpsons_predict {MODEL} torn.jpg": "torn.jpg cannot be read",
+    f"simpsons_predict {MODEL} torn.jpg": "torn.jpg cannot be read: a picture must be one of ",
     f"simpsons_predict torn.jpg {FACE}": "'torn.jpg' is not a safetensors file",
     f"simpsons_predict {MODEL} demo/test": "'predictions.csv' exists",
     f"simpsons_predict {MODEL} {FACE} --csv no/x.csv": "No folder 'no'",
