@@ -125,7 +125,7 @@ MISTAKES = {
     "simpsons_train --folds 5 --split a.csv": "split must be 'group' or 'random' with folds",
     "simpsons_train --verify nowhere": "No 'config.yaml' in 'nowhere'",
     f"simpsons_predict {MODEL} nobody.jpg": "No picture at 'nobody.jpg'",
-    f"simpsons_predict {MODEL} torn.jpg": "torn.jpg cannot be read",
+    f"simpsons_predict {MODEL} torn.jpg": "torn.jpg cannot be read: a picture must be one of ",
     f"simpsons_predict torn.jpg {FACE}": "'torn.jpg' is not a safetensors file",
     f"simpsons_predict {MODEL} demo/test": "'predictions.csv' exists",
     f"simpsons_predict {MODEL} {FACE} --csv no/x.csv": "No folder 'no'",
@@ -683,7 +683,8 @@ def test_audit_does_not_propose_to_train_on_pictures_that_cannot_be_read(folder,
         draw_character("mossy_mo", np.random.default_rng(i), 64).save(tmp_path / f"few/{c}/1.png")
     (tmp_path / "few/a/2.jpg").write_bytes(b"")
     code, out, err = run(folder, f"simpsons_audit {tmp_path / 'few'} --out {tmp_path / 'found'}")
-    assert code == 0 and "1 unreadable" in out and err == ""
+    see = f"1 pictures cannot be read: see {tmp_path / 'found/unreadable.csv'}\n"
+    assert code == 0 and "1 unreadable" in out and err == see
 
 
 def test_audit_finds_leaks(folder):

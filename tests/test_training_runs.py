@@ -64,6 +64,20 @@ def test_a_table_of_a_terminal_is_no_wider_than_it(runs, monkeypatch, capsys):
     assert header.split()[0] == "run" and run.split()[0] == "001" and len(run) <= 80
 
 
+def test_series_are_not_left_out_without_a_word(runs, capsys):
+    for number in (9, 10):
+        (runs / f"{number}").mkdir()
+        shutil.copytree(runs / "001", runs / f"{number}/seed_0")
+    (runs / "latest").symlink_to("10")
+    simpsons_runs([str(runs)])
+    said = capsys.readouterr()
+    assert len(said.out.splitlines()) == 3 and f"simpsons_runs {runs}/10\n" in said.err
+    for name in ("001", "mine"):
+        shutil.rmtree(runs / name)
+    with pytest.raises(SystemExit, match=f"No runs in '{runs}'; simpsons_runs {runs}/10 lists"):
+        simpsons_runs([str(runs)])
+
+
 def test_latest_is_not_listed_twice(runs):
     (runs / "latest").symlink_to("mine")
     (runs / "best").symlink_to("001")

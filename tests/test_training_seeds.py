@@ -161,7 +161,7 @@ def test_the_command_ends_with_the_code_of_the_signal_and_resumes(
     assert "no run in 'r/001' is finished" in capsys.readouterr().out
     simpsons_train([*argv, "--resume"])
     out, err = capsys.readouterr()
-    assert "seed 1, 2 of 2" in out and "r/001/seed_" in out and "next: simpsons_evaluate" in err
+    assert "seed 1 (2 of 2)" in out and "r/001/seed_" in out and "next: simpsons_evaluate" in err
 
 
 @pytest.mark.parametrize("seeds", [3, "012", None])

@@ -224,5 +224,7 @@ def simpsons_audit(
     report = _audit_folders(args)
     print(f"{report!r}\ntables: {args.out}")
     _exit_if_leaks(report.leaks, args.out)
-    if not len(report.unreadable):  # training would refuse them
+    if n := len(report.unreadable):  # training would refuse them
+        print(f"{n:,} pictures cannot be read: see {args.out / 'unreadable.csv'}", file=sys.stderr)
+    else:
         print_next(_next_after_audit(args))

@@ -6,6 +6,7 @@
 __all__ = ['simpsons_runs']
 
 # %% ../../nbs/cli/09_runs.ipynb #ddfe0e41
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -61,13 +62,17 @@ def simpsons_runs(
         check_target(args.out, args.overwrite, "name another --out", ".png")
     else:
         parser.refuse_unused(args, "no file is written without --out", "overwrite")
-    from simpsons_cnn.training.runs import list_runs
+    from simpsons_cnn.training.runs import list_runs, list_series
 
-    runs = list_runs(args.folder)
+    runs, series = list_runs(args.folder), list_series(args.folder)
+    inner = f"simpsons_runs {shlex.quote(str(series[-1]))}" if series else ""
     if not runs:
-        raise FileNotFoundError(f"No runs in '{args.folder}'; simpsons_train makes one")
+        advice = f"{inner} lists those in it" if series else "simpsons_train makes one"
+        raise FileNotFoundError(f"No runs in '{args.folder}'; {advice}")
     _print_runs(runs)
     if args.out:
         _save_curves(runs, args.out)
     if any(run.state == "unfinished" for run in runs):
         print_next("simpsons_train --resume", "continues the latest run")
+    if series:
+        print_next(inner, "lists the runs in it")

@@ -29,7 +29,7 @@ from ..core.files import atomic_write, file_lock, require_free_space
 from ..core.tensors import read_tensors, write_tensors
 from ..core.text import check_kind
 from .folders import ImageFiles, check_outside
-from .images import file_sha256
+from .images import file_sha256, why_unreadable
 from .preprocess import Preprocess
 
 # %% ../../nbs/data/06_store.ipynb #c6194898
@@ -256,7 +256,7 @@ def _decode_row(decode, path, row: np.ndarray) -> str:
     try:
         row[:] = decode(path)
     except Exception as e:  # decoders raise nearly anything for damaged files
-        return f"{type(e).__name__}: {e}"
+        return why_unreadable(e)
     return ""
 
 # %% ../../nbs/data/06_store.ipynb #6a0403c9

@@ -35,7 +35,7 @@ from simpsons_cnn.core.text import (
     safe_str,
 )
 from ..data.folders import class_number, distinct_names, pictures_under
-from ..data.images import read_rgb
+from ..data.images import read_rgb, why_unreadable
 from ..data.preprocess import Preprocess
 from .explain import Explanation, grad_cam
 from ..networks.model_file import dataset_hash, load_model, save_model, split_hash
@@ -82,8 +82,8 @@ def _as_decodable(source):
 
 # %% ../../nbs/inference/02_classifier.ipynb #7797d48f
 def _reason(error: Exception) -> str:
-    "Type and message of an error, cut if it is very long"
-    return first_few([f"{type(error).__name__}: {error}"])
+    "Why a picture cannot be read, cut if it is very long"
+    return first_few([why_unreadable(error)])
 
 # %% ../../nbs/inference/02_classifier.ipynb #89903de8
 def _reading_error(source, error: Exception) -> Exception:

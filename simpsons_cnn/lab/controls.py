@@ -259,7 +259,8 @@ def _form_button(name: str, **look) -> widgets.Button:
 
 def _form_box(first: widgets.Widget, inputs: dict, notes: dict) -> widgets.VBox:
     "A widget on top, and below it a row for each input and its note"
-    rows = [widgets.HBox([inputs[key], note]) for key, note in notes.items()]
+    wrap = dict(flex_flow="row wrap")  # where a window is narrow, a note stands below its input
+    rows = [widgets.HBox([inputs[key], note], layout=wrap) for key, note in notes.items()]
     return widgets.VBox([widgets.HBox([first]), *rows]).add_class("sc-live")
 
 # %% ../../nbs/lab/04_controls.ipynb #10560572
@@ -439,9 +440,9 @@ class TrainingControls:
         self.again.on_click(lambda _: self.resume())
         self.under_way = widgets.HTML()  # a page that was reloaded does not show the run
         self.settings = _SettingsForm(_preset_configs(presets), self._allow_start)
-        buttons = widgets.HBox(
-            [self.start, self.again, self.under_way], layout=dict(margin="0 0 0 116px")
-        )
+        buttons = [self.start, self.again, self.under_way]
+        layout = dict(margin="0 0 0 116px", flex_flow="row wrap")
+        buttons = widgets.HBox(buttons, layout=layout)
         inputs = self.settings.fields | dict(start=buttons)
         self.form = _form_box(self.settings.preset, inputs, self.settings.notes)
         self.run_table = _RunTable(self.runs, _earlier_runs_html(self.folder, self.runs))

@@ -245,7 +245,7 @@ def train_seeds(
     try:
         for i, seed in enumerate(seeds, 1):
             if callbacks is None:
-                print(f"seed {seed}, {i} of {len(seeds)}", flush=True)
+                print(f"seed {seed} ({i} of {len(seeds)})", flush=True)
             settings = _settings_of_seed(config, seed, series.folder)
             errors.append(_add_run(series, settings, callbacks, resume, files))
             if series.stopped:
