@@ -20,6 +20,7 @@ from simpsons_cnn.core.config import TrainingParameters
 from simpsons_cnn.inference.classifier import _forward
 from simpsons_cnn.networks.presets import PRESETS
 from simpsons_cnn.scoring.report import collect_logits
+from simpsons_cnn.training import average as average_module
 from simpsons_cnn.training import run as run_module
 from simpsons_cnn.training.checkpoint import _optimizer_tensors, _restore_optimizer
 from simpsons_cnn.training.loop import train_epoch
@@ -156,8 +157,8 @@ def test_prediction(fake):
 
 def test_averaged_weights(fake):
     averaged, model = (on_cuda(sc.create_model("reference", 3)) for _ in range(2))
-    run_module._update_average(list(averaged.parameters()), list(model.parameters()), 0.9)
-    average = run_module.WeightAverage(torch.nn.Identity(), 0.9)
+    average_module._update_average(list(averaged.parameters()), list(model.parameters()), 0.9)
+    average = average_module.WeightAverage(torch.nn.Identity(), 0.9)
     average.network = averaged  # a copy of fake tensors may crash
     average.measure_statistics(model.train(), loaders()[0].epoch(0))
 

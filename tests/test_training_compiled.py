@@ -13,9 +13,10 @@ from simpsons_cnn.networks.presets import create_model
 from simpsons_cnn.networks.reference import SimpsonsCNN
 from simpsons_cnn.training.callbacks import Callback, StopAfter
 from simpsons_cnn.training.checkpoint import Checkpoint
+from simpsons_cnn.training.compiled import CompiledForward
 from simpsons_cnn.training.distributed import Ranks, use_ranks
 from simpsons_cnn.training.loop import fit
-from simpsons_cnn.training.run import CompiledForward, TrainingRun
+from simpsons_cnn.training.run import TrainingRun
 
 RECIPE = TrainingParameters(learning_rate=8e-3, num_epochs=2, mixed_precision="off", compile=True)
 

@@ -21,12 +21,13 @@ from simpsons_cnn.lab.dashboard import TrainingDashboard
 from simpsons_cnn.networks.reference import SimpsonsCNN
 from simpsons_cnn.scoring.report import evaluate
 from simpsons_cnn.training import callbacks as callback_page
+from simpsons_cnn.training.average import WeightAverage
 from simpsons_cnn.training.callbacks import Callback, EarlyStopping, Progress
 from simpsons_cnn.training.checkpoint import Checkpoint
 from simpsons_cnn.training.distributed import Ranks
 from simpsons_cnn.training.history import NonFiniteLoss
 from simpsons_cnn.training.loop import fit
-from simpsons_cnn.training.run import TrainingRun, WeightAverage, _check_arguments
+from simpsons_cnn.training.run import TrainingRun, _check_arguments
 
 RECIPE = TrainingParameters(learning_rate=8e-3, num_epochs=2, mixed_precision="off")
 
