@@ -31,7 +31,10 @@ class CompiledForward:
     ):
         self.model, self.deterministic = model, deterministic
         self.is_own = isinstance(model, OwnNetwork)
-        self.sides = [side for side, _ in Counter(sides).most_common(_MOST_SIDES)]  # to compile
+        count = Counter(sides)
+        self.sides = sorted(count, key=lambda side: (count[side], side))[
+            -_MOST_SIDES:
+        ]  # to compile
         self.ready = set()  # sides that are compiled
         self.compiled = None
 
