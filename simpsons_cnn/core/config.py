@@ -557,9 +557,19 @@ for _kind in ("bool", "timestamp"):
     _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _as_written)
 
 # %% ../../nbs/core/03_config.ipynb #405e3379
+_DEEPEST = 20  # lists and sections within each other; PyYAML's time grows with the square of it
+
+
 def _parse_yaml(data: bytes):
-    if any(isinstance(e, yaml.AliasEvent) for e in yaml.parse(data, yaml.SafeLoader)):
-        raise yaml.YAMLError("'*name' stands for a value written elsewhere; write the value itself")
+    depth = 0
+    for event in yaml.parse(data, yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            text = "'*name' stands for a value written elsewhere; write the value itself"
+            raise yaml.YAMLError(text)
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST:
+            raise yaml.YAMLError(f"lists and sections lie more than {_DEEPEST} deep in each other")
     return yaml.load(data, _Loader)
 
 # %% ../../nbs/core/03_config.ipynb #acbb0ed5
