@@ -191,6 +191,8 @@ def test_latest_that_somebody_edited(tmp_path, content):
     (tmp_path / "001").mkdir()
     (tmp_path / "latest").write_bytes(content)
     assert latest_run(tmp_path) == (tmp_path / "001" if content == b"001" else None)
+    if content != b"001":  # nor does a command take it for a run
+        assert find_model_file(tmp_path / "latest") == tmp_path / "latest"
 
 
 def test_the_reason_survives_where_no_folder_could_be_made(tmp_path):

@@ -254,6 +254,17 @@ def test_networks_of_other_kinds_answer_in_float64(network):
     torch.testing.assert_close(_forward_float64(model, xb), model(xb))
 
 
+def test_too_little_memory_for_float64_is_said():
+    "It is no reason to answer in float32, whose numbers are others"
+
+    class Hungry(nn.Module):
+        def forward(self, xb):
+            raise torch.OutOfMemoryError("no room") if xb.dtype == torch.float64 else ValueError
+
+    with pytest.raises(torch.OutOfMemoryError, match="no room"):
+        _forward_float64(Hungry(), torch.rand(1, 3, 8, 8))
+
+
 def test_threads_do_not_swap_weights_under_each_other(clf, files, monkeypatch):
     "What a CUDA device computes, in several threads that share the model"
     monkeypatch.setattr(classifier, "_forward", _forward_float64)

@@ -139,8 +139,9 @@ def _check_current_folder():
 # %% ../../nbs/cli/01_common.ipynb #5777e9e8
 def tell_launcher():
     "Tell the process that started several, with `SIGUSR1`, that this one says why it ends"
-    if launcher():
-        os.kill(launcher(), signal.SIGUSR1)
+    parent = launcher()
+    if parent:
+        os.kill(parent, signal.SIGUSR1)
 
 # %% ../../nbs/cli/01_common.ipynb #89a0ca4b
 def tidy_errors(

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['MODEL_FILE', 'temp_path', 'check_name_length', 'naming_full_disk', 'require_file_or_nothing', 'check_suffix',
            'atomic_write', 'replace_file', 'remove_temp_files', 'heeded_signals', 'on_first_signal',
-           'interrupting_signals', 'signal_exit_code', 'launcher', 'check_file', 'read_limited', 'find_model_file',
-           'require_free_space', 'file_lock', 'unwritable_error', 'lock_folder', 'require_empty_folder',
-           'replace_folder']
+           'interrupting_signals', 'signal_exit_code', 'launcher', 'check_file', 'read_limited', 'run_named_in',
+           'find_model_file', 'require_free_space', 'file_lock', 'unwritable_error', 'lock_folder',
+           'require_empty_folder', 'replace_folder']
 
 # %% ../../nbs/core/02_files.ipynb #b91fb8c3
 import errno
@@ -304,12 +304,15 @@ def _suggested_run(folder: Path) -> Path | None:
     return folder / (preferred or names)[0] if names else None
 
 
-def _run_named_in(path: Path) -> Path | None:  # `None`: it is another file
-    "The run that a text file `latest` names, where no links can be made, see `link_run`"
-    if path.name != "latest" or not path.is_file() or path.stat().st_size > 1000:
+def run_named_in(
+    file: Path,  # Such as `runs/latest`, where no links can be made, see `link_run`
+) -> Path | None:  # `None` if it is another file, or names no folder beside it
+    "The folder of the run that a text file `latest` names"
+    if file.name != "latest" or not file.is_file() or file.stat().st_size > 1000:
         return None
-    run = path.parent / path.read_text(encoding="utf-8", errors="replace").strip()
-    return run if run.is_dir() else None
+    name = file.read_text(encoding="utf-8", errors="replace").strip()
+    folders = {path.name: path for path in file.parent.iterdir() if path.is_dir()}
+    return folders.get(name)
 
 
 def find_model_file(
@@ -317,7 +320,7 @@ def find_model_file(
 ) -> Path:  # `path` itself unless it is a folder
     "The model file that is meant; raises `FileNotFoundError` for a folder without one"
     path = Path(path)
-    path = _run_named_in(path) or path
+    path = run_named_in(path) or path
     if not path.is_dir():
         return path
     for file in (path / "model" / MODEL_FILE, path / MODEL_FILE):

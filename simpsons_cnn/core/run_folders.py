@@ -20,6 +20,7 @@ from simpsons_cnn.core.files import (
     lock_folder,
     remove_temp_files,
     require_file_or_nothing,
+    run_named_in,
     temp_path,
     unwritable_error,
 )
@@ -152,9 +153,8 @@ def latest_run(
     "Find the folder of the run that was started or resumed last"
     latest = Path(runs) / "latest"
     if latest.is_file():
-        name = latest.read_text(encoding="utf-8", errors="replace").strip()
-    else:
-        name = latest.resolve().name
+        return run_named_in(latest)
+    name = latest.resolve().name
     names = {path.name for path in Path(runs).glob("*") if path.is_dir()} - {"latest"}
     return latest.with_name(name) if name in names else None
 

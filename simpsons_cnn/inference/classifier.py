@@ -322,6 +322,8 @@ def _forward_float64(model: nn.Module, xb: Tensor) -> Tensor:
         weights = _float64_weights(model)
         try:
             return torch.func.functional_call(model, weights, xb.double()).float()
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError:  # it converts something to float32, which does not go with these
             return model(xb)
 

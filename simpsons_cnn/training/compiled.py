@@ -32,9 +32,8 @@ class CompiledForward:
         self.model, self.deterministic = model, deterministic
         self.is_own = isinstance(model, OwnNetwork)
         count = Counter(sides)
-        self.sides = sorted(count, key=lambda side: (count[side], side))[
-            -_MOST_SIDES:
-        ]  # to compile
+        by_use = sorted(count, key=lambda side: (count[side], side))
+        self.sides = by_use[-_MOST_SIDES:]  # to compile
         self.ready = set()  # sides that are compiled
         self.compiled = None
 
