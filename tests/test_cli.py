@@ -683,13 +683,13 @@ def test_audit_does_not_propose_to_train_on_pictures_that_cannot_be_read(folder,
         draw_character("mossy_mo", np.random.default_rng(i), 64).save(tmp_path / f"few/{c}/1.png")
     (tmp_path / "few/a/2.jpg").write_bytes(b"")
     code, out, err = run(folder, f"simpsons_audit {tmp_path / 'few'} --out {tmp_path / 'found'}")
-    see = f"1 pictures cannot be read: see {tmp_path / 'found/unreadable.csv'}\n"
+    see = f"unreadable pictures: 1, see {tmp_path / 'found/unreadable.csv'}\n"
     assert code == 0 and "1 unreadable" in out and err == see
 
 
 def test_audit_finds_leaks(folder):
     code, _, err = run(folder, "simpsons_audit demo/train --test demo/train --out found")
-    assert code == 3 and "30 test pictures leak" in err
+    assert code == 3 and "leaking test pictures: 30" in err
 
 
 def test_a_run_with_a_leaky_test_folder(tmp_path):

@@ -42,7 +42,7 @@ def config(demo, tmp_path, monkeypatch):
 def trained(config, kind):
     "The run, and the folder of records"
     torch.manual_seed(0)
-    run = train(Config.load(**config.flat() | dict(track=kind)), callbacks=[])
+    run = train(config.replace(track=kind), callbacks=[])
     return run, config.out_directory.parent / "tracked"
 
 
@@ -234,7 +234,7 @@ def test_a_tracker_that_fails_loses_no_run(config, monkeypatch):
 def test_the_run_is_the_same_with_a_tracker(config, tmp_path, monkeypatch):
     monkeypatch.setitem(trackers._TRACKERS, "wandb", lambda folder: Broken("", []))
     tracked, _ = trained(config, "wandb")
-    other = Config.load(**config.flat() | dict(out_directory=tmp_path / "runs/008"))
+    other = config.replace(out_directory=tmp_path / "runs/008")
     plain = train(other, callbacks=[])
     for name, tensor in plain.model.state_dict().items():
         assert torch.equal(tensor, tracked.model.state_dict()[name])

@@ -210,7 +210,7 @@ def _next_after_audit(args) -> str:
 def _exit_if_leaks(leaks, out: Path):
     "End with exit code 3 if test images leak"
     if len(leaks):
-        print(f"{len(leaks):,} test pictures leak: see {out / 'leaks.csv'}", file=sys.stderr)
+        print(f"leaking test pictures: {len(leaks):,}, see {out / 'leaks.csv'}", file=sys.stderr)
         print_next(_FIX_LEAKS)
         sys.exit(3)
 
@@ -225,6 +225,6 @@ def simpsons_audit(
     print(f"{report!r}\ntables: {args.out}")
     _exit_if_leaks(report.leaks, args.out)
     if n := len(report.unreadable):  # training would refuse them
-        print(f"{n:,} pictures cannot be read: see {args.out / 'unreadable.csv'}", file=sys.stderr)
+        print(f"unreadable pictures: {n:,}, see {args.out / 'unreadable.csv'}", file=sys.stderr)
     else:
         print_next(_next_after_audit(args))

@@ -725,6 +725,13 @@ class Config(_Section):
             raise AttributeError(unknown_name_message("setting", name, setting_sections()))
         return getattr(getattr(self, section), name)
 
+    def replace(
+        self,
+        **changes,  # Settings by name, such as `num_epochs=3`
+    ) -> "Config":
+        "A copy with other settings, checked as `load` checks them"
+        return Config.load(**self.flat() | changes)
+
     def flat(self) -> dict:
         "Every setting by its own name"
         return {name: getattr(self, name) for name in setting_sections()}

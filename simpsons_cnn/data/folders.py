@@ -186,11 +186,17 @@ def pictures_under(
     return sorted(walk_pictures(folder))
 
 # %% ../../nbs/data/03_folders.ipynb #c2884d66
+_HOW_TO_GET = {  # folders of the settings files -> how their pictures get there
+    "data/demo/train": "draw it: simpsons_data data/demo --demo",
+    "data/simpsons/train": "unpack it: simpsons_data data/simpsons --from archive.zip",
+}
+
+
 def _check_root(root: Path):
     "The folder to scan must exist and be a folder"
     if not root.exists():
-        is_demo = root.as_posix().endswith("data/demo/train")
-        hint = " (draw it: simpsons_data data/demo --demo)" if is_demo else ""
+        ends = "/".join(root.parts[-3:])
+        hint = f" ({_HOW_TO_GET[ends]})" if ends in _HOW_TO_GET else ""
         raise FileNotFoundError(f"No folder '{root}'{hint}")
     if not root.is_dir():
         raise NotADirectoryError(

@@ -103,7 +103,7 @@ def _runs_html(
 def _in_new_folder(config: Config, runs: Path) -> Config:
     "The same settings, with all results in a new numbered folder"
     folders = output_folders(new_run_folder(runs))
-    return Config.load(**config.flat() | folders | dict(runs_directory=runs))
+    return config.replace(**folders, runs_directory=runs)
 
 # %% ../../nbs/lab/04_controls.ipynb #e29b9e21
 def _field_layout(label: str, text: str) -> dict:
@@ -288,8 +288,7 @@ class _SettingsForm:
     @property
     def config(self) -> Config:
         "The settings shown; raises `ValueError` for a mistake"
-        preset = self.presets[self.preset.value].flat()
-        return Config.load(None, **(preset | _values_of(self.fields)))
+        return self.presets[self.preset.value].replace(**_values_of(self.fields))
 
     def check(self, change=None):
         "Look at the settings, and show what is wrong or what was found"

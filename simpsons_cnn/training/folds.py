@@ -113,9 +113,16 @@ def _unused_line(config: Config) -> str:  # Empty if there is nothing to say
 def _settings_of_fold(config: Config, number: int, folds: int, folder: Path) -> Config:
     "The settings of a fold; `folder` is that of the series"
     own = folder / f"fold_{number}"
-    changes = dict(out_directory=own, split=str(own / "split.csv"), valid=1 / folds, testdir=None)
-    changes |= dict(split_seed=None)  # the file decides
-    return Config.load(**config.flat() | changes | dict(monitor="last", patience=0, refit=False))
+    return config.replace(
+        out_directory=own,
+        split=str(own / "split.csv"),
+        split_seed=None,  # the file decides
+        valid=1 / folds,
+        testdir=None,
+        monitor="last",
+        patience=0,
+        refit=False,
+    )
 
 # %% ../../nbs/training/16_folds.ipynb #f26bdb4a
 def _write_folds(folder: Path, store: PixelStore, groups, fold: np.ndarray, folds: int):
@@ -322,9 +329,11 @@ def _train_each(
 
 def _train_final(series: CrossValidation, config: Config, data: TrainingData, callbacks, resume):
     "Judge the folds, and train on all images"
-    own = dict(out_directory=series.folder / "refit") | output_folders(series.folder / "refit")
-    changes = dict(monitor="last", patience=0, refit=True)
-    run = _judge_out_of_fold(Config.load(**config.flat() | own | changes), series.runs, data)
+    own = series.folder / "refit"
+    settings = config.replace(
+        out_directory=own, **output_folders(own), monitor="last", patience=0, refit=True
+    )
+    run = _judge_out_of_fold(settings, series.runs, data)
     train_on_all(run, data, callbacks, resume)
     if run.history.resumable:
         series.stopped = run
@@ -343,7 +352,7 @@ def train_folds(
     "Judge each image by a network that has not seen it, then train one on all; `ValueError`"
     _check_request(config, folds)
     files = ImageFiles.scan(config.traindir) if files is None else files
-    found = scan_series(Config.load(**config.flat() | dict(valid=1 / folds)), files)
+    found = scan_series(config.replace(valid=1 / folds), files)
     series = CrossValidation(series_folder(config, "fold", range(1, folds + 1), resume))
     try:
         _check_number(series.folder, folds)

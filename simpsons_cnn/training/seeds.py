@@ -32,11 +32,13 @@ from .train import train
 # %% ../../nbs/training/15_seeds.ipynb #7d1c097e
 def _settings_of_seed(config: Config, seed: int, folder: Path) -> Config:
     "The settings of a series for one of its seeds; `folder` is that of the series"
-    changes = dict(seed=seed)
-    if config.split_seed is None and not is_split_file(config.split):
-        changes["split_seed"] = config.seed
-    changes |= dict(runs_directory=folder, out_directory=folder / f"seed_{seed}")
-    return Config.load(**config.flat() | changes)
+    split_seed = config.split_seed
+    if split_seed is None and not is_split_file(config.split):
+        split_seed = config.seed
+    out = folder / f"seed_{seed}"
+    return config.replace(
+        seed=seed, split_seed=split_seed, runs_directory=folder, out_directory=out
+    )
 
 # %% ../../nbs/training/15_seeds.ipynb #3b92e7aa
 def check_seeds(

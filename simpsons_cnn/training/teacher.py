@@ -113,7 +113,7 @@ def with_teacher_file(
     with _naming_teacher():
         file = find_model_file(teacher).resolve()
     path = file if config.teacher.is_absolute() else os.path.relpath(file)
-    return Config.load(**config.flat() | dict(teacher=path))
+    return config.replace(teacher=path)
 
 
 def check_teacher_stays(

@@ -345,7 +345,7 @@ def _begin_run(config: Config, split_table: pd.DataFrame, checkpoint: Checkpoint
         check_images(folder, split_table)
     else:
         remove_run(config)
-    kept = Config.load(**(config.flat() | dict(overwrite=False)))  # permission is for one run
+    kept = config.replace(overwrite=False)  # permission is for one run
     kept.save(folder / "config.yaml")
     atomic_write(folder / "split.csv", split_table.to_csv(index=False))
     if folder.parent.parent == config.runs_directory:
@@ -380,7 +380,7 @@ def _send_settings(config: Config | None, ranks: Ranks) -> Config:
 def _follow(ranks: Ranks):
     "Make all steps together with the first process; write no file and print nothing"
     config = _send_settings(None, ranks)
-    config = Config.load(**config.flat() | dict(testdir=None))  # the first process judges
+    config = config.replace(testdir=None)  # the first process judges
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         with raise_together(ranks):
             files, _ = scan_folders(config)
