@@ -1,6 +1,6 @@
 """What it brings that freed memory is kept in training: steps with `kept_memory`, and without.
 
-python scripts/kept_memory.py [--architecture residual] [--side 112] [--rounds 5] [--steps 8]
+python scripts/kept_memory.py [--architecture residual] [--side 112] [--thread]
 
 Each turn is a process of its own, since memory that one has kept would be there for the next.
 The table has seconds a step, and new pages of memory (4 KiB) a step, of each round.
@@ -12,6 +12,7 @@ import resource
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 
 import pandas as pd
@@ -48,6 +49,15 @@ def one_turn(args, kept: bool) -> dict:
     return dict(seconds=seconds / args.steps, pages=(new_pages() - pages) // args.steps)
 
 
+def turn(args) -> dict:
+    "`one_turn`, in this thread or in another"
+    kept = args.turn == "kept"
+    if not args.thread:
+        return one_turn(args, kept)
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(one_turn, args, kept).result()
+
+
 def in_a_process(kept: bool) -> dict:
     command = [sys.executable, *sys.argv, "--turn", "kept" if kept else "usual"]
     return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
@@ -60,10 +70,12 @@ def main():
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=8)
+    text = "train in a thread of its own, as the dashboard does"
+    parser.add_argument("--thread", action="store_true", help=text)
     parser.add_argument("--turn", choices=("kept", "usual"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.turn:
-        print(json.dumps(one_turn(args, args.turn == "kept")))
+        print(json.dumps(turn(args)))
         return
     rows = []
     for _ in range(args.rounds):

@@ -250,7 +250,8 @@ def fix_cublas_workspace():
     os.environ[_WORKSPACE] = ":4096:8"
 
 # %% ../../nbs/core/05_device.ipynb #b5a0f177
-_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # of glibc, see `man mallopt`
+# Parameters of glibc, see `man mallopt`
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4
 
 
 def _glibc():
@@ -266,6 +267,7 @@ def _keep_memory(kept: bool):
         return
     libc.mallopt(_MMAP_MAX, 0 if kept else 65_536)  # blocks that the system is asked for singly
     libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1 if kept else 2**26)  # free bytes that are kept
+    libc.mallopt(_TOP_PAD, 2**26 if kept else 2**17)  # bytes more than are asked for
     if not kept:
         libc.mallopt(_MMAP_THRESHOLD, 2**25)  # where glibc's own rule ends after large blocks
         libc.malloc_trim(0)
