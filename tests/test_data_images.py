@@ -9,12 +9,14 @@ import subprocess
 import sys
 import warnings
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from conftest import older
 from PIL import Image, ImageOps
 
+from simpsons_cnn.data import images
 from simpsons_cnn.data.images import _FORMATS, open_picture, read_rgb, to_rgb
 from simpsons_cnn.data.preprocess import Preprocess
 
@@ -260,3 +262,102 @@ def test_tiff_with_huge_tiles(tmp_path, width, length):
     path.write_bytes(struct.pack("<2sHIH", b"II", 42, 8, 10) + entries + bytes(4) + data)
     with pytest.raises(ValueError, match="a TIFF's tiles must have at most 89,478,485 pixels"):
         read_rgb(path)
+
+
+def jpeg_variants():
+    "JPEGs of many kinds, whole and damaged, by name"
+    rng = np.random.default_rng(0)
+    found = {}
+    for i in range(24):
+        h, w = rng.integers(1, 70, 2)
+        image = Image.fromarray(rng.integers(0, 256, (h, w, 3), dtype=np.uint8))
+        options = dict(quality=int(rng.integers(5, 100)), subsampling=i % 3, progressive=i % 2 == 0)
+        found[f"noise {i}"] = as_file(image, "jpeg", **options).getvalue()
+    found |= {mode: as_file(SCENE.convert(mode), "jpeg").getvalue() for mode in ("L", "CMYK")}
+    whole = as_file(SCENE.resize((320, 240)), "jpeg").getvalue()
+    found["needless bytes"] = whole[:-2] + bytes(range(15)) + whole[-2:]
+    found["bytes after the end"] = whole + bytes(1000)
+    found["cut"] = whole[: len(whole) * 2 // 3]
+    found["broken"] = whole[: len(whole) // 2] + b"\xff\xd3\x12" + whole[len(whole) // 2 :]
+    adobe = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"  # its colours are RGB
+    found["Adobe"] = whole[:2] + adobe + whole[2:]
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    found["sideways"] = as_file(SCENE, "jpeg", exif=exif).getvalue()
+    return found
+
+
+def answers(files):
+    "The pixels of each file, or the error"
+    found = {}
+    for name, data in files.items():
+        try:
+            found[name] = Preprocess(64).decode(io.BytesIO(data)).tobytes()
+        except Exception as e:
+            found[name] = repr(e)
+    return found
+
+
+def use_decoder(monkeypatch, module):
+    "Have `import simplejpeg` find a module, or `None`: nothing"
+    monkeypatch.setitem(sys.modules, "simplejpeg", module)
+    images._simplejpeg.cache_clear()
+
+
+@pytest.fixture
+def fresh_decoder():
+    yield
+    images._simplejpeg.cache_clear()
+
+
+def test_simplejpeg_changes_no_answer(monkeypatch, fresh_decoder, capfd):
+    simplejpeg = pytest.importorskip("simplejpeg")
+    use_decoder(monkeypatch, None)
+    files = jpeg_variants()
+    expected = answers(files)
+    use_decoder(monkeypatch, simplejpeg)
+    assert images._simplejpeg() is simplejpeg.decode_jpeg
+    assert answers(files) == expected
+    assert capfd.readouterr().err == ""
+
+
+def test_decoder_of_jpegs_is_used_for_whole_plain_files(monkeypatch, fresh_decoder):
+    calls = []
+
+    def decode_jpeg(data):
+        calls.append(len(data))
+        return np.array(Image.open(io.BytesIO(data)))
+
+    use_decoder(monkeypatch, SimpleNamespace(decode_jpeg=decode_jpeg))
+    images._simplejpeg()
+    calls.clear()
+    files = jpeg_variants()
+    whole = files["bytes after the end"]
+    Preprocess(64).decode(io.BytesIO(whole))
+    assert calls == [len(whole)]
+    Preprocess(64).decode(io.BytesIO(whole), draft=True)  # at a fraction of its size
+    changed = Image.open(io.BytesIO(whole))
+    changed.paste("red", (0, 0, *changed.size))
+    assert Preprocess(64).decode(changed)[0, 0].tolist() == [255, 0, 0]
+    for name in ("L", "CMYK", "sideways"):
+        Preprocess(64).decode(io.BytesIO(files[name]))
+    assert calls == [len(whole)]
+
+
+@pytest.mark.parametrize("fault", ["other bytes", "error"])
+def test_decoder_of_jpegs_that_fails_is_not_used(monkeypatch, fresh_decoder, fault):
+    use_decoder(monkeypatch, None)
+    files = jpeg_variants()
+    expected = answers(files)
+
+    def decode_jpeg(data):
+        pixels = np.array(Image.open(io.BytesIO(data)))
+        if fault == "error" and calls:  # after the first comparison
+            raise ValueError("Corrupt JPEG data")
+        calls.append(1)
+        return pixels if fault == "error" else pixels ^ 1
+
+    calls = []
+    use_decoder(monkeypatch, SimpleNamespace(decode_jpeg=decode_jpeg))
+    assert answers(files) == expected
+    assert len(calls) == 1

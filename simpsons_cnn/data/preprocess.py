@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from ..core.config import default_crop
 from ..core.device import to_device
 from ..core.text import check_whole, is_number, short_repr
-from .images import open_for_decoding, to_rgb
+from .images import jpeg_pixels, open_for_decoding, to_rgb
 
 # %% ../../nbs/data/02_preprocess.ipynb #ada71e60
 def _resize(rgb: np.ndarray, width: int, height: int) -> np.ndarray:
@@ -65,7 +65,9 @@ def _read_pixels(source, min_size: int | None) -> np.ndarray:
             raise ValueError(f"an array must be uint8 of shape (height, width, 3), got {got}")
         return source
     with open_for_decoding(source, min_size) as im:
-        return _to_array(to_rgb(im))
+        is_whole_file = im is not source and min_size is None
+        pixels = jpeg_pixels(im) if is_whole_file else None
+        return _to_array(to_rgb(im)) if pixels is None else pixels
 
 # %% ../../nbs/data/02_preprocess.ipynb #fab70dd2
 def _scale_shift(mean: tuple, std: tuple) -> tuple:
