@@ -126,6 +126,7 @@ def test_mixed_pictures(fake, mixing):
 def test_bfloat16(fake, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     run, seen = begun("residual"), []
     run.dtype = torch.bfloat16
     run.model.conv_stack[0].register_forward_hook(lambda *call: seen.append(call[2].dtype))

@@ -217,6 +217,7 @@ def test_a_private_base_class_serves_more_than_one_class(module):
 
 def test_pages_and_tests_compute_on_the_cpu(tmp_path):
     "Also on a machine with a GPU, whose numbers are others"
+    pytest.importorskip("nbdev")
     code = """
 import torch
 torch.cuda.is_available = lambda: True
