@@ -222,7 +222,7 @@ class AuditReport:
             }
         counts |= {
             "unreadable": len(self.unreadable),
-            "with an anomaly": self.anomalies.file.nunique(),
+            "with an anomaly": len(self.anomalies.drop_duplicates(["folder", "file"])),
         }
         counts |= _pair_counts(self.duplicates)
         counts["pairs under two characters"] = len(self.conflicts)
