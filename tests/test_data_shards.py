@@ -244,6 +244,19 @@ def test_unreadable_pictures_are_named_or_left_out(root, small_files):
     check(some)
 
 
+def test_a_shard_may_hold_no_readable_picture(root):
+    "As where the downloads of one character were cut off; only all pictures together are too few"
+    for path in (root / "b").iterdir():
+        path.write_text("note")
+    assert [len(shard.unreadable) for shard in build_all(root, 5)] == [0, 2, 7, 3, 0]
+    files = ImageFiles.scan(root)
+    store = open_store(files, 16, skip_unreadable=True)
+    assert (len(store), store.files.counts.tolist()) == (23, [12, 0, 11])
+    check(store)
+    with pytest.raises(ValueError, match="None of the 12 pictures under '.*' can be read; the fir"):
+        open_store(files.select(files.labels == 1), 16, skip_unreadable=True)
+
+
 def test_rows_of_several_arrays():
     arrays = torch.randint(256, (9, 4, 4, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
     rows = torch.tensor([8, 0, 3, 7])

@@ -32,6 +32,7 @@ from simpsons_cnn.data.store import (
     Manifest,
     PixelStore,
     StoreJob,
+    check_any_readable,
     list_difference,
     naming_store,
     open_or_update,
@@ -310,6 +311,7 @@ def _join(job: StoreJob, index: _Index) -> KeptStore:
     _check_unchanged(job, pictures, index, found)
     unreadable = _unreadable([part.manifest for part in kept])
     manifest = _joined_manifest(job.settings, pictures, unreadable)
+    check_any_readable(job, manifest.unreadable)
     readable = [name for name, _ in pictures if name not in manifest.unreadable]
     rows = torch.tensor([found[name][1] for name in readable])
     parts = zip(_part_jobs(job, index), kept, strict=True)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['file_hashes', 'check_files', 'with_digests', 'list_difference', 'Manifest', 'StoreJob', 'open_memmap', 'KeptStore',
-           'read_kept', 'naming_store', 'open_or_update', 'PixelStore']
+           'read_kept', 'check_any_readable', 'naming_store', 'open_or_update', 'PixelStore']
 
 # %% ../../nbs/data/06_store.ipynb #9e15f641
 import hashlib
@@ -313,9 +313,12 @@ def _changes(job: StoreJob, pictures: list, kept: KeptStore | None) -> str:
     return ""
 
 # %% ../../nbs/data/06_store.ipynb #a13ded62
-def _check_any_readable(job: StoreJob, bad: dict):
-    "Raise `ValueError` if no image can be read; `bad`: row -> reason"
-    if len(bad) == len(job.files):
+def check_any_readable(
+    job: StoreJob,
+    bad: dict,  # Row or name -> reason, of images that cannot be read
+):
+    "Raise `ValueError` if no image of a whole store can be read; a part of one may be empty"
+    if len(bad) == len(job.files) and not job.part:
         raise ValueError(
             f"None of the {len(bad):,} pictures under '{job.files.root}' can be read; "
             f"the first: {next(iter(bad.values()))}"
@@ -345,7 +348,7 @@ def _fill(
         rows = _copy_known([digest for _, digest in pictures], kept, out)
     paths = [job.files.paths[row] for row in rows]
     bad = _decode_all(paths, rows, out, job.decode, job.workers, desc)
-    _check_any_readable(job, bad)
+    check_any_readable(job, bad)
     if bad:
         _close_gaps(out, bad)
     pictures = _without_stale_digests(job, pictures, rows)
