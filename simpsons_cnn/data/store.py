@@ -25,7 +25,13 @@ from torch import Tensor
 
 from ..core.device import num_workers, worker_pool
 from ..core.display import caught_warnings, progress_bar
-from ..core.files import atomic_write, file_lock, require_free_space
+from simpsons_cnn.core.files import (
+    atomic_write,
+    file_lock,
+    remove_temp_files,
+    require_free_space,
+    temp_path,
+)
 from ..core.tensors import read_tensors, write_tensors
 from ..core.text import check_kind
 from .folders import ImageFiles, check_outside
@@ -143,8 +149,9 @@ class _StorePaths:
     def array(self, digest: str) -> Path:
         return self.folder / f"{self.stem}-{digest[:12]}.npy"
 
-    def hidden(self, suffix: str) -> Path:
-        return self.folder / f".{self.stem}.{suffix}"
+    @property
+    def lock(self) -> Path:
+        return self.folder / f".{self.stem}.lock"
 
     def remove_all_but(self, digest: str):
         "Remove arrays with other contents, and what was derived from them"
@@ -359,19 +366,19 @@ def _fill(
 def _update(job: StoreJob, pictures: list, kept: KeptStore | None, desc: str) -> KeptStore:
     "Write the store; its lock must be held"
     paths, n, size = job.paths, len(pictures), job.prep.size
-    part = paths.hidden("part")
+    temp = temp_path(paths.folder / paths.stem)
     valid = kept.manifest.digest if kept else ""
+    remove_temp_files(paths.folder, paths.stem)  # of killed processes; their space counts as used
     try:
-        part.unlink(missing_ok=True)  # of a killed process; its space counts as used
-        out = _new_array(part, (n, size, size, 3))
+        out = _new_array(temp, (n, size, size, 3))
         manifest = _fill(job, pictures, kept, out, desc)
         out.flush()
         del out
-        os.replace(part, paths.array(manifest.digest))
+        os.replace(temp, paths.array(manifest.digest))
         atomic_write(paths.manifest, json.dumps(manifest.model_dump()))
         valid = manifest.digest
     finally:
-        part.unlink(missing_ok=True)
+        temp.unlink(missing_ok=True)
         paths.remove_all_but(valid)
     return KeptStore(manifest, open_memmap(paths.array(valid)))
 
@@ -400,7 +407,7 @@ def open_or_update(
         return kept, ""
     with naming_store(job.paths.folder):
         job.paths.folder.mkdir(parents=True, exist_ok=True)
-        with file_lock(job.paths.hidden("lock")):
+        with file_lock(job.paths.lock):
             kept = read_kept(job)
             changes = _changes(job, pictures, kept)
             if changes:
