@@ -10,7 +10,6 @@ __all__ = ['STYLE', 'Html', 'join_html', 'element', 'svg_curves', 'track_html', 
 import math
 
 import numpy as np
-from PIL import Image
 
 from ..core.display import jpeg_uri
 from ..core.text import escape_html
@@ -237,8 +236,7 @@ _rules.append("""
 def _picture_uri(source, max_side: int) -> str | None:
     "A picture as a `data:` address, or `None` if it cannot be read"
     try:
-        decoded = isinstance(source, (np.ndarray, Image.Image))
-        image = source if decoded else read_rgb(source, max_side)
+        image = source if isinstance(source, np.ndarray) else read_rgb(source, max_side)
         return jpeg_uri(image, max_side=max_side)
     except Exception:  # decoders of damaged files raise nearly anything
         return None
