@@ -250,7 +250,7 @@ def _have_same_start(source, name: str, other: str) -> bool:
 def _is_copy(shared: set, one: str, other: str, source) -> bool:
     "Whether images that two sets share by name and size are the same, tried on a few"
     for character, name, _ in sorted(shared)[:5]:
-        names = [f"{_join(s, character)}/{name}".removeprefix("./") for s in (one, other)]
+        names = [_join(_join(s, character), name) for s in (one, other)]
         if not _have_same_start(source, *names):
             return False
     return True
