@@ -320,6 +320,7 @@ def bootstrap_interval(
     seed: int = 0,  # Of the drawing
 ) -> tuple:  # (low, high), NaN where the score is undefined
     "Interval of a score by the bootstrap, Wilson's where mistakes are few; raises `ValueError`"
+    confusion = as_array(confusion)
     _check_metric(metric, character)
     check_number("level", level, 0.01, 0.9999)
     check_whole("draws", draws, 1)
