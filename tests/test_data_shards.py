@@ -209,6 +209,20 @@ def test_pictures_that_were_edited_added_and_removed(root, decoded):
     check(open_store(files, 16))
 
 
+def test_shards_of_an_older_list_remain_to_be_built(root):
+    build_all(root, 5)
+    save(root / "a" / "zz.bmp", 100)
+    files = ImageFiles.scan(root)
+    assert build_shard(files, 4, 5, size=16, overwrite=True).remaining == [
+        2,
+        3,
+        5,
+    ]  # 1 holds the same
+    remaining = [built.remaining for built in build_all(root, 5)]
+    assert remaining == [[2, 3, 5], [3, 5], [5], [5], []]
+    check(open_store(files, 16))
+
+
 def test_another_division_leaves_no_files_of_the_first(root):
     build_all(root, 3)
     build_all(root, 5, overwrite=True)

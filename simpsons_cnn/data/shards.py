@@ -144,6 +144,16 @@ def _part_jobs(job: StoreJob, index: _Index) -> list:
 def _read_parts(job: StoreJob, index: _Index) -> list:  # of `KeptStore`, `None` where it is missing
     return [read_kept(part_job) for part_job in _part_jobs(job, index)]
 
+# %% ../../nbs/data/10_shards.ipynb #c9946cb9
+def _built_parts(job: StoreJob, index: _Index) -> list:  # of `KeptStore`, `None` for the others
+    "The parts that were built for the list of this job"
+    built = []
+    for part, kept in enumerate(_read_parts(job, index)):
+        rows = _rows_of_part(part, index.parts, len(job.files))
+        names = kept and [name for name, _ in kept.manifest.pictures]
+        built.append(kept if names == job.files.names[rows.start : rows.stop] else None)
+    return built
+
 # %% ../../nbs/data/10_shards.ipynb #5d6e3a41
 def _incomplete_shards(index: _Index, kept: list) -> list:
     "Numbers of the shards of which a part is missing"
@@ -177,7 +187,7 @@ def build_shard(
     manifests = [_build_part(job, index, part) for part in index.parts_of(number)]
     _claim_index(job, index)  # another job may have begun with another list meanwhile
     pictures = sum(len(manifest.pictures) for manifest in manifests)
-    missing = _incomplete_shards(index, _read_parts(job, index))
+    missing = _incomplete_shards(index, _built_parts(job, index))
     return BuiltShard(pictures, _unreadable(manifests), missing)
 
 # %% ../../nbs/data/10_shards.ipynb #27e64731
