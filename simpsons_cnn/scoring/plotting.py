@@ -286,7 +286,7 @@ def plot_examples(
     rows,  # Rows of `Report.top_losses`: which images, and what was answered
 ) -> NotebookFigure:
     "Show images with truth, answer and its probability"
-    pictures = np.stack([np.asarray(pixels[row]) for row in rows.row])
+    pictures = [pixels[row] for row in rows.row]
     texts = [
         f"{display_name(r.truth, 20)}\n→ {display_name(r.prediction, 18)}\n{r.probability:.0%}"
         for r in rows.itertuples()
