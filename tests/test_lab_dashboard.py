@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 from types import SimpleNamespace
 
 import pytest
+from ipywidgets.widgets.widget import _instances
 
 from simpsons_cnn.core.config import Config
 from simpsons_cnn.demo.characters import demo_characters
@@ -222,3 +223,12 @@ def test_a_script_that_ends_waits_for_its_run(monkeypatch, jupyter, seconds):
         patched.setattr(dashboard.job.done, "wait", lambda timeout=None: waits.append(timeout))
         dashboard.job._stop_at_exit()
     assert (dashboard.result(), waits) == ("done", [seconds])
+
+
+def test_a_dashboard_that_has_ended_leaves_no_widgets():
+    before = len(_instances)
+    dashboard = TrainingDashboard(lambda callbacks: "done")
+    dashboard.view.handles.append(SimpleNamespace(update=lambda page: None))
+    assert len(_instances) > before
+    assert dashboard.result() == "done"
+    assert len(_instances) == before

@@ -22,7 +22,7 @@ from IPython.display import HTML, display
 from ..core.config import Config
 from ..core.display import in_jupyter
 from ..core.figures import figure_png
-from .html import STYLE, Html, element
+from .html import STYLE, Html, close_all, element
 from .run_view import dashboard_html, progress_html, progress_text
 from ..training.callbacks import Callback
 from ..training.history import plot_history
@@ -110,9 +110,7 @@ class _View:
         for handle in self.handles:
             handle.update(HTML(page))
         if self.handles:
-            shown = [*self.buttons.values(), self.status, self.bar, self.figures]
-            for widget in (*shown, *self.widget.children, self.widget):
-                widget.close()
+            close_all(self.widget)
 
 # %% ../../nbs/lab/03_dashboard.ipynb #07c0e8e4
 class _Control:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STYLE', 'Html', 'join_html', 'element', 'svg_curves', 'track_html', 'bar_html', 'html_bars', 'picture_html',
-           'html_pictures', 'table_html']
+           'html_pictures', 'table_html', 'close_all']
 
 # %% ../../nbs/lab/01_html.ipynb #93210503
 import math
@@ -342,3 +342,15 @@ _rules.append("""
 .sc-current {outline:2px solid var(--jp-brand-color1, #1976d2); outline-offset:-1px}
 """)
 STYLE = _stylesheet()  # for pages that are no `Html`
+
+# %% ../../nbs/lab/01_html.ipynb #8874416c
+def close_all(
+    widget,  # Of ipywidgets
+):
+    "Close a widget, its layout and style, and all widgets in it"
+    for child in getattr(widget, "children", ()):
+        close_all(child)
+    for own in ("layout", "style"):
+        if hasattr(widget, own):
+            getattr(widget, own).close()
+    widget.close()
