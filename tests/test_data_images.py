@@ -7,6 +7,7 @@ import resource
 import struct
 import subprocess
 import sys
+import threading
 import warnings
 import zlib
 
@@ -15,7 +16,7 @@ import pytest
 from conftest import older
 from PIL import Image, ImageOps
 
-from simpsons_cnn.data.images import _FORMATS, open_picture, read_rgb, to_rgb
+from simpsons_cnn.data.images import _FORMATS, open_for_decoding, open_picture, read_rgb, to_rgb
 from simpsons_cnn.data.preprocess import Preprocess
 
 RAMP = np.linspace(0, 255, 64).astype(np.uint8)[None].repeat(48, 0)
@@ -260,3 +261,18 @@ def test_tiff_with_huge_tiles(tmp_path, width, length):
     path.write_bytes(struct.pack("<2sHIH", b"II", 42, 8, 10) + entries + bytes(4) + data)
     with pytest.raises(ValueError, match="a TIFF's tiles must have at most 89,478,485 pixels"):
         read_rgb(path)
+
+
+def test_two_large_images_open_at_once_in_one_thread():
+    "They wait for those of other threads only"
+    image = Image.new("1", (2**13, 2**11 + 1))
+
+    def open_both():
+        with open_for_decoding(image) as one, open_for_decoding(image) as other:
+            return one is other
+
+    thread = threading.Thread(target=lambda: done.append(open_both()), daemon=True)
+    done = []
+    thread.start()
+    thread.join(20)
+    assert done == [True]
