@@ -291,8 +291,9 @@ def _decode_all(
 # %% ../../nbs/data/06_store.ipynb #a9cabc6d
 def _close_gaps(out: np.ndarray, bad: dict):
     "Move rows up over the bad ones, in place"
-    good = np.delete(np.arange(len(out)), list(bad))
-    for to, row in enumerate(good):
+    first = min(bad)  # rows before it stay where they are
+    good = np.setdiff1d(np.arange(first, len(out)), list(bad))
+    for to, row in enumerate(good, first):
         out[to] = out[row]
 
 # %% ../../nbs/data/06_store.ipynb #ff666d20
