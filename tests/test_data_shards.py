@@ -14,6 +14,7 @@ from PIL import Image
 
 import simpsons_cnn as sc
 from simpsons_cnn.core.config import Config
+from simpsons_cnn.core.files import temp_path
 from simpsons_cnn.data import shards
 from simpsons_cnn.data.batches import _to_gpu_if_it_fits
 from simpsons_cnn.data.fixes import Fix, apply_fixes
@@ -225,7 +226,10 @@ def test_shards_of_an_older_list_remain_to_be_built(root):
 
 def test_another_division_leaves_no_files_of_the_first(root):
     build_all(root, 3)
+    of_killed_job = temp_path(root.parent / ".pixels" / "train-16-stretch.part-002-of-003")
+    of_killed_job.write_bytes(b"half an array")
     build_all(root, 5, overwrite=True)
+    assert not of_killed_job.exists()
     assert len(stored(root)) == 5 and all("-of-005-" in name for name in stored(root))
     check(open_store(ImageFiles.scan(root), 16))
 

@@ -23,7 +23,7 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
-from ..core.files import atomic_write
+from ..core.files import atomic_write, remove_temp_files
 from ..core.text import first_few
 from .folders import ImageFiles
 from .preprocess import Preprocess
@@ -96,10 +96,12 @@ def _read_index(job: StoreJob) -> _Index | None:
 
 # %% ../../nbs/data/10_shards.ipynb #7a8317ce
 def _remove_parts(job: StoreJob, index: _Index):
-    "Remove the files of a division"
+    "Remove the files of a division, also those that killed jobs have left"
     paths = job.paths
     for path in paths.folder.glob(f"{escape(paths.stem)}.part-*-of-{index.parts:03}[.-]*"):
         path.unlink(missing_ok=True)
+    for part in range(index.parts):
+        remove_temp_files(paths.folder, f"{paths.stem}.{index.part_name(part)}")
 
 
 def _claim_index(job: StoreJob, index: _Index, overwrite: bool = False):
