@@ -159,11 +159,12 @@ def test_the_job_of_a_dashboard_that_was_a_callback():
     assert dashboard.state == "finished"
 
 
-def test_a_job_that_cannot_be_called():
-    dashboard = TrainingDashboard("config.yaml")
-    with pytest.raises(TypeError, match="not callable"):
-        dashboard.result()
-    assert dashboard.message == "TypeError: 'str' object is not callable"
+@pytest.mark.parametrize("job", ["configs/simpsons.yaml", {"num_epochs": 3}, 7])
+def test_what_is_no_job_is_refused_before_the_start(job):
+    with pytest.raises(
+        TypeError, match="job must be a Config or a function that takes callbacks, got"
+    ):
+        TrainingDashboard(job)
 
 
 @pytest.mark.parametrize("useless", [dict(resume=True), dict(callbacks=[Obedient(0.0)])])

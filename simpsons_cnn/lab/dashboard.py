@@ -22,6 +22,7 @@ from IPython.display import HTML, display
 from ..core.config import Config
 from ..core.display import in_jupyter
 from ..core.figures import figure_png
+from ..core.text import check_kind
 from .html import STYLE, Html, close_all, element
 from .run_view import dashboard_html, progress_html, progress_text
 from ..training.callbacks import Callback
@@ -421,6 +422,7 @@ class TrainingDashboard(Callback):
         self.control = _Control(partial(self.view.show_state, has_job=job is not None))
         self.job = None  # or what runs in the background
         if job is not None:
+            check_kind("job", job, "__call__", "a Config or a function that takes callbacks")
             self.job = _Job(lambda: job(callbacks=[self]), self.control, self._end_job)
         self._draw()
         self.view.bar.value = progress_html(0, "")
