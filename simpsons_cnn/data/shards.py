@@ -177,7 +177,7 @@ def build_shard(
     folder=None,  # Where to keep it; `None`: `.pixels` beside the image folder
     overwrite: bool = False,  # Replace the index of another list, or of another number of shares
 ) -> BuiltShard:
-    "Decode a share of the images; raises `ValueError` if other jobs have another list, `OSError`"
+    "Decode a share of the images; raises `OSError`, or `ValueError` if others have another list"
     if not 1 <= number <= shards <= len(files):
         raise ValueError(
             "shards must be from 1 to the number of pictures, and a shard's number from 1 to "

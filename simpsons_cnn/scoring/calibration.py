@@ -119,7 +119,7 @@ def choose_threshold(
     right,  # Whether the answer was right, shape `(n,)`
     coverage: float = 0.95,  # Share of the right answers to let through
 ) -> float | None:  # `None` where nothing was right
-    "Find the lowest threshold that so many right answers do not exceed; `ValueError`"
+    "Find the lowest threshold that lets this share of the right answers through; `ValueError`"
     if not is_number(coverage, 0, 1) or coverage == 0:
         found = short_repr(coverage)
         raise ValueError(f"coverage must be above 0 and at most 1, got {found}")

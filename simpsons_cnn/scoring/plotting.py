@@ -299,7 +299,8 @@ def plot_top_losses(
     n: int = 12,  # Number of images
 ) -> NotebookFigure:
     "Show the images with the highest loss, with truth, answer and its probability"
-    return plot_examples(report.store.pixels, report.top_losses(n))
+    rows = report.top_losses(n)  # an error where the report knows no images
+    return plot_examples(report.store.pixels, rows)
 
 # %% ../../nbs/scoring/03_plotting.ipynb #d8fc3fcd
 def _figures_of_run(history, report, parts: int):
