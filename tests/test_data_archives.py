@@ -589,3 +589,19 @@ def test_a_pipe_is_no_archive(tmp_path):
     with pytest.raises(ValueError, match="pipe.zip' is a pipe or a device; an archive must be a"):
         unpack(tmp_path / "pipe.zip", tmp_path / "new")
     assert os.listdir(tmp_path) == ["pipe.zip"]
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
+@pytest.mark.parametrize("kind", ["zip", "w", "w:gz", "w:bz2", "w:xz"])
+@pytest.mark.parametrize("content", [{"../1.jpg": b"x"}, {"a/1.jpg": b"x" * 99, "b/1.jpg": b"x"}])
+def test_a_refused_archive_is_closed(folder, kind, content):
+    "Also while a notebook keeps the error: it may have to be removed, to download it again"
+    if kind == "zip":
+        make_zip("refused", content)
+    else:
+        make_tar("refused", content, kind)
+    with pytest.raises(ValueError, match="leads out|unpacks to more") as error:
+        unpack("refused", "out", max_gib=50 / 2**30)
+    links = [f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd")]
+    assert not [link for link in links if os.path.realpath(link).endswith("/refused")]
+    assert error.traceback

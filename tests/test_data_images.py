@@ -7,6 +7,7 @@ import resource
 import struct
 import subprocess
 import sys
+import threading
 import warnings
 import zlib
 from types import SimpleNamespace
@@ -17,7 +18,7 @@ from conftest import older
 from PIL import Image, ImageOps
 
 from simpsons_cnn.data import images
-from simpsons_cnn.data.images import _FORMATS, open_picture, read_rgb, to_rgb
+from simpsons_cnn.data.images import _FORMATS, open_for_decoding, open_picture, read_rgb, to_rgb
 from simpsons_cnn.data.preprocess import Preprocess
 
 RAMP = np.linspace(0, 255, 64).astype(np.uint8)[None].repeat(48, 0)
@@ -361,3 +362,18 @@ def test_decoder_of_jpegs_that_fails_is_not_used(monkeypatch, fresh_decoder, fau
     use_decoder(monkeypatch, SimpleNamespace(decode_jpeg=decode_jpeg))
     assert answers(files) == expected
     assert len(calls) == 1
+
+
+def test_two_large_images_open_at_once_in_one_thread():
+    "They wait for those of other threads only"
+    image = Image.new("1", (2**13, 2**11 + 1))
+
+    def open_both():
+        with open_for_decoding(image) as one, open_for_decoding(image) as other:
+            return one is other
+
+    thread = threading.Thread(target=lambda: done.append(open_both()), daemon=True)
+    done = []
+    thread.start()
+    thread.join(20)
+    assert done == [True]

@@ -1,6 +1,7 @@
 "Preprocessing: agreement with Pillow, one answer for each way in, settings that are refused"
 
 import io
+import warnings
 
 import numpy as np
 import pytest
@@ -94,11 +95,26 @@ def test_the_settings_know_the_same_default_crop(size):
         np.zeros((8, 8), np.uint8),
         np.zeros((3, 8, 8), np.uint8),
         np.zeros((8, 8, 4), np.uint8),
+        np.zeros((0, 8, 3), np.uint8),
     ],
 )
 def test_an_array_holds_rgb_bytes(array):
     with pytest.raises(ValueError, match=r"must be uint8 of shape \(height, width, 3\), got"):
         Preprocess(16)(array)
+
+
+def test_any_layout_of_an_array(scene):
+    "OpenCV's BGR turned round and a mirrored array step backwards; Pillow's cannot be written to"
+    x = np.array(scene)
+    for view, expected in (
+        (x[..., ::-1], x[..., ::-1].copy()),
+        (x[:, ::-1], x[:, ::-1].copy()),
+        (x[::2, ::3], x[::2, ::3].copy()),
+        (np.asarray(scene), x),
+    ):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert torch.equal(Preprocess(16)(view), Preprocess(16)(expected))
 
 
 @pytest.mark.parametrize("source", [None, 7, [], torch.zeros(3, 8, 8), b"a.png"])

@@ -14,6 +14,7 @@ from PIL import Image
 
 import simpsons_cnn as sc
 from simpsons_cnn.core.config import Config
+from simpsons_cnn.core.files import temp_path
 from simpsons_cnn.data import shards
 from simpsons_cnn.data.batches import _to_gpu_if_it_fits
 from simpsons_cnn.data.fixes import Fix, apply_fixes
@@ -209,9 +210,26 @@ def test_pictures_that_were_edited_added_and_removed(root, decoded):
     check(open_store(files, 16))
 
 
+def test_shards_of_an_older_list_remain_to_be_built(root):
+    build_all(root, 5)
+    save(root / "a" / "zz.bmp", 100)
+    files = ImageFiles.scan(root)
+    assert build_shard(files, 4, 5, size=16, overwrite=True).remaining == [
+        2,
+        3,
+        5,
+    ]  # 1 holds the same
+    remaining = [built.remaining for built in build_all(root, 5)]
+    assert remaining == [[2, 3, 5], [3, 5], [5], [5], []]
+    check(open_store(files, 16))
+
+
 def test_another_division_leaves_no_files_of_the_first(root):
     build_all(root, 3)
+    of_killed_job = temp_path(root.parent / ".pixels" / "train-16-stretch.part-002-of-003")
+    of_killed_job.write_bytes(b"half an array")
     build_all(root, 5, overwrite=True)
+    assert not of_killed_job.exists()
     assert len(stored(root)) == 5 and all("-of-005-" in name for name in stored(root))
     check(open_store(ImageFiles.scan(root), 16))
 
@@ -242,6 +260,19 @@ def test_unreadable_pictures_are_named_or_left_out(root, small_files):
     some = open_store(files.select(range(5, 35)), 16, skip_unreadable=True)
     assert sorted(some.unreadable) == ["b/1.bmp"]
     check(some)
+
+
+def test_a_shard_may_hold_no_readable_picture(root):
+    "As where the downloads of one character were cut off; only all pictures together are too few"
+    for path in (root / "b").iterdir():
+        path.write_text("note")
+    assert [len(shard.unreadable) for shard in build_all(root, 5)] == [0, 2, 7, 3, 0]
+    files = ImageFiles.scan(root)
+    store = open_store(files, 16, skip_unreadable=True)
+    assert (len(store), store.files.counts.tolist()) == (23, [12, 0, 11])
+    check(store)
+    with pytest.raises(ValueError, match="None of the 12 pictures under '.*' can be read; the fir"):
+        open_store(files.select(files.labels == 1), 16, skip_unreadable=True)
 
 
 def test_rows_of_several_arrays():

@@ -18,6 +18,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 
+from simpsons_cnn.core.files import temp_path
 from simpsons_cnn.data import store as store_page
 from simpsons_cnn.data.fixes import Fix, apply_fixes
 from simpsons_cnn.data.folders import ImageFiles
@@ -396,6 +397,49 @@ def test_threads_with_other_files(root):
         list(pool.map(build_some, range(3)))
 
 
+def test_two_builders_where_nothing_can_be_locked(root, refuse_locks, monkeypatch):
+    "A builder that is overtaken fails, and never takes the pixels of the other for its own"
+    refuse_locks(37)
+    files = ImageFiles.scan(root)
+    ours, theirs = files.select(range(10)), files.select(range(5, 15))  # equally many
+    check_readable, decoded, go_on = store_page.check_any_readable, threading.Event(), None
+
+    def overtaken(job, bad):
+        nonlocal go_on
+        if go_on is None:  # ours have been decoded; now the other begins, and fills its array
+            go_on = threading.Event()
+            other.append(pool.submit(PixelStore.build, theirs, 16))
+            assert decoded.wait(20)
+        else:
+            decoded.set()
+            assert go_on.wait(20)
+        check_readable(job, bad)
+
+    monkeypatch.setattr(store_page, "check_any_readable", overtaken)
+    other = []
+    with ThreadPoolExecutor(2) as pool:
+        try:
+            check(PixelStore.build(ours, 16))
+        except OSError as e:
+            assert "Cannot keep decoded pictures in" in str(e)
+        finally:
+            go_on.set()
+        check(other[0].result())
+    monkeypatch.setattr(store_page, "check_any_readable", check_readable)
+    check(PixelStore.build(ours, 16))
+
+
+def test_what_a_killed_builder_left_is_removed(root):
+    pixels = root.parent / ".pixels"
+    pixels.mkdir()
+    left = temp_path(pixels / "train-16-stretch")
+    of_others = temp_path(pixels / "train-16-stretch-exact")
+    for path in (left, of_others):
+        path.write_bytes(b"half")
+    check(build(root))
+    assert not left.exists() and of_others.exists()
+
+
 MANY_TIMES = """
 import sys
 import torch
@@ -427,7 +471,7 @@ def test_processes_with_other_files(root):
     for p in processes:
         _, err = p.communicate(timeout=300)
         assert p.returncode == 0, err
-    kept = [p.name for p in (root.parent / ".pixels").iterdir() if p.suffix in (".npy", ".part")]
+    kept = [p.name for p in (root.parent / ".pixels").iterdir() if p.suffix != ".json"]
     assert len(kept) == 1
 
 

@@ -7,6 +7,7 @@ from datetime import datetime, timezone
 import ipywidgets as widgets
 import numpy as np
 import pytest
+from ipywidgets.widgets.widget import _instances
 
 from simpsons_cnn.data.preprocess import Preprocess
 from simpsons_cnn.demo.characters import character_names, draw_character
@@ -110,3 +111,14 @@ def test_without_folders_no_field_takes_a_path(clf, picture):
     assert any("at most 10 MiB" in text for text in texts)
     assert not [text for text in texts if "folder" in text.lower()]
     assert len(widget.answers.children) == 1
+
+
+def test_cards_that_leave_the_page_leave_nothing_in_memory(clf, picture):
+    "Each widget of a card has a layout and a style, which are widgets of their own"
+    widget = ClassifyPictures(clf, max_cards=2)
+    before = len(_instances)
+    for _ in range(3):
+        widget.show([(picture, "a.jpg")])
+    assert len(_instances) > before
+    widget.clear.click()
+    assert len(_instances) == before

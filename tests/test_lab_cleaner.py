@@ -162,3 +162,15 @@ def test_a_file_of_the_other_unicode_form(files, tmp_path):
     assert composed not in decisions.apply().names
     assert decisions.undo() == composed
     assert read_fixes(tmp_path / "fixes.csv") == {}
+
+
+def test_fixes_of_a_larger_data_set_are_left_alone(files, tmp_path):
+    "They neither count nor can be undone here, where nobody sees their pictures"
+    path, name = tmp_path / "fixes.csv", files.names[0]
+    record_fix(path, name, "keep")
+    record_fix(path, "elsewhere/1.jpg", "drop")
+    cleaner = LabelCleaner(files, make_table(files.names), path)
+    assert "1 decided" in cleaner.toolbar.page_label.value
+    cleaner.toolbar.undo.click()
+    assert cleaner.toolbar.undo.disabled
+    assert read_fixes(path) == {"elsewhere/1.jpg": Fix("drop")}

@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 from types import SimpleNamespace
 
 import pytest
+from ipywidgets.widgets.widget import _instances
 
 from simpsons_cnn.core.config import Config
 from simpsons_cnn.demo.characters import demo_characters
@@ -158,11 +159,12 @@ def test_the_job_of_a_dashboard_that_was_a_callback():
     assert dashboard.state == "finished"
 
 
-def test_a_job_that_cannot_be_called():
-    dashboard = TrainingDashboard("config.yaml")
-    with pytest.raises(TypeError, match="not callable"):
-        dashboard.result()
-    assert dashboard.message == "TypeError: 'str' object is not callable"
+@pytest.mark.parametrize("job", ["configs/simpsons.yaml", {"num_epochs": 3}, 7])
+def test_what_is_no_job_is_refused_before_the_start(job):
+    with pytest.raises(
+        TypeError, match="job must be a Config or a function that takes callbacks, got"
+    ):
+        TrainingDashboard(job)
 
 
 @pytest.mark.parametrize("useless", [dict(resume=True), dict(callbacks=[Obedient(0.0)])])
@@ -222,3 +224,12 @@ def test_a_script_that_ends_waits_for_its_run(monkeypatch, jupyter, seconds):
         patched.setattr(dashboard.job.done, "wait", lambda timeout=None: waits.append(timeout))
         dashboard.job._stop_at_exit()
     assert (dashboard.result(), waits) == ("done", [seconds])
+
+
+def test_a_dashboard_that_has_ended_leaves_no_widgets():
+    before = len(_instances)
+    dashboard = TrainingDashboard(lambda callbacks: "done")
+    dashboard.view.handles.append(SimpleNamespace(update=lambda page: None))
+    assert len(_instances) > before
+    assert dashboard.result() == "done"
+    assert len(_instances) == before

@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from simpsons_cnn.lab.html import (
     STYLE,
@@ -98,3 +99,8 @@ def test_letters_of_curves_are_large_enough_for_a_phone():
     sizes = re.findall(r"font-size:([\d.]+)px", rule) + re.findall(r"font-size='([\d.]+)'", svg)
     assert len(sizes) == 2  # of the rule, and of the title
     assert min(map(float, sizes)) * phone / int(width) >= 9
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "LA", "I;16", "F", "CMYK"])
+def test_a_picture_of_any_mode_is_shown(mode):
+    assert "cannot be shown" not in picture_html(Image.new(mode, (20, 20)), "x")

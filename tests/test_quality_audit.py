@@ -77,3 +77,16 @@ def test_tables_hold_no_formulas(train, tmp_path):
         texts = {text for column in table for text in table[column]}
         assert not [text for text in texts if text.startswith("=")]
     assert "'=1+1/a.jpg" in (tmp_path / "found/conflicts.csv").read_text()
+
+
+def test_anomalies_of_equally_named_pictures_count_each(tmp_path):
+    "Training and test pictures are often numbered from the same 0"
+    for folder in ("train", "test"):
+        for i, character in enumerate("ab"):
+            path = tmp_path / folder / character / "0.png"
+            path.parent.mkdir(parents=True)
+            Image.radial_gradient("L").rotate(90 * i).resize((40, 50)).save(path)
+    files = ImageFiles.scan(tmp_path / "train")
+    report = audit(files, ImageFiles.scan(tmp_path / "test", classes=files.classes))
+    assert report.counts()["with an anomaly"] == 4  # each tiny, and each grey
+    assert len(report.anomalies) == 8

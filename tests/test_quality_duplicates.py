@@ -49,3 +49,10 @@ def test_equal_white_files_are_copies(tmp_path):
     table = near_duplicates(store)
     columns = ["a", "b", "kind", "similarity", "max_local_difference"]
     assert table[columns].values.tolist() == [[0, 2, "copy", 1, 0]]
+
+
+def test_stores_of_two_sizes_are_not_compared(tmp_path):
+    store = make_store(tmp_path / "train", {"a/1.png": 50, "b/2.png": 200})
+    larger = PixelStore.build(store.files, 48)
+    with pytest.raises(ValueError, match="of one size to be compared, got 32 and 48 pixels"):
+        near_duplicates(store, larger)

@@ -130,6 +130,7 @@ def test_a_network_that_says_nothing_keeps_its_temperature():
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(size=(30, 4)).astype(np.float32)
+MASKED = np.where(np.arange(4) == 3, -np.inf, LOGITS)
 LABELS = RNG.integers(0, 4, 30)
 PROBABILITIES = torch.tensor(LOGITS).softmax(1).numpy()
 
@@ -168,10 +169,10 @@ def test_labels_that_do_not_fit(labels):
             work()
 
 
-@pytest.mark.parametrize("logits", [LOGITS[0], LOGITS[None], LOGITS * np.nan])
+@pytest.mark.parametrize("logits", [LOGITS[0], LOGITS[None], LOGITS[:0], LOGITS * np.nan, MASKED])
 def test_logits_that_cannot_be_calibrated(logits):
-    with pytest.raises(ValueError, match=r"logits must be numbers of shape \(n, classes\), got"):
-        calibrate_logits(torch.tensor(logits), LABELS)
+    with pytest.raises(ValueError, match=r"logits must be finite, of shape \(n, classes\), got"):
+        calibrate_logits(torch.tensor(logits), LABELS[: len(logits)])
 
 
 @pytest.mark.parametrize("right", [[0, 2, 5], LABELS == 9, LABELS, [[True] * 30], "yes"])

@@ -242,6 +242,14 @@ def test_unknown_names(args, message):
         Report(np.eye(2, dtype=int), ["a", "b"]).bootstrap_interval(*args)
 
 
+@pytest.mark.parametrize("as_kind", [np.ndarray.tolist, torch.tensor])
+def test_counts_of_any_kind(as_kind):
+    counts = np.array([[30, 4], [2, 9]])
+    for metric, character in (("accuracy", None), ("f1", 0)):
+        interval = metrics.bootstrap_interval(counts, metric, character)
+        assert metrics.bootstrap_interval(as_kind(counts), metric, character) == interval
+
+
 def test_groups_that_do_not_fit():
     report = Report(np.eye(2, dtype=int), ["a", "b"])
     with pytest.raises(ValueError, match="groups need a report that knows its images"):

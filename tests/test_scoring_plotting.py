@@ -20,10 +20,12 @@ from simpsons_cnn.scoring.plotting import (
     _split_history,
     plot_batch,
     plot_confusion,
+    plot_examples,
     plot_losses,
     plot_metrics,
     plot_pictures,
     plot_reliability,
+    plot_top_losses,
     save_figures,
 )
 from simpsons_cnn.scoring.report import _MAX_CHARACTERS, _WORST_CHARACTERS, Report
@@ -172,6 +174,13 @@ def test_pictures_without_texts_or_without_any():
     drawn = plot_pictures(np.zeros((5, 3, 8, 8), np.uint8), cols=3).axes[0]
     assert (len(drawn.images), drawn.get_xlim(), drawn.get_ylim()) == (5, (0, 3), (2, 0))
     assert not plot_pictures(np.zeros((0, 3, 8, 8), np.uint8)).axes[0].images
+    none = pd.DataFrame(columns=["row", "truth", "prediction", "probability"])  # no mistake
+    assert not plot_examples(PICTURES, none).axes[0].images
+
+
+def test_a_report_of_counts_has_no_pictures():
+    with pytest.raises(ValueError, match="holds counts only; `evaluate` makes one that knows"):
+        plot_top_losses(two_classes())
 
 
 def test_names_of_the_files_of_a_run(tmp_path):

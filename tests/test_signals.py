@@ -79,7 +79,7 @@ def signal_in(monkeypatch, place: str, number: int):
 
 PLACES = dict(
     scan="simpsons_cnn.data.folders._number_images",
-    decoding="simpsons_cnn.data.store._check_any_readable",
+    decoding="simpsons_cnn.data.store.check_any_readable",
     duplicates="simpsons_cnn.data.store.write_tensors",
     split="simpsons_cnn.quality.split.split_by_group",
     start="simpsons_cnn.training.train._check_imbalance",

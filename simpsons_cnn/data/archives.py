@@ -17,7 +17,7 @@ import zipfile
 import zlib
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,8 +105,14 @@ class _Zip:
     "A zip archive to read from"
 
     def __init__(self, path: Path, limit: float):
-        self.zip, self.infos, self.replaced = zipfile.ZipFile(path), {}, []
-        check = _EntryCheck(limit)
+        self.infos, self.replaced = {}, []
+        with ExitStack() as stack:  # closes an archive that is refused
+            self.zip = stack.enter_context(zipfile.ZipFile(path))
+            self._list(_EntryCheck(limit))
+            stack.pop_all()
+        self.sizes = {name: info.file_size for name, info in self.infos.items()}
+
+    def _list(self, check: _EntryCheck):
         for info in self.zip.infolist():
             kind = stat.S_IFMT(info.external_attr >> 16)
             is_plain = kind in (0, stat.S_IFREG, stat.S_IFDIR)
@@ -117,7 +123,6 @@ class _Zip:
                 self.replaced.append(name)
             if not info.is_dir():
                 self.infos[name] = info
-        self.sizes = {name: info.file_size for name, info in self.infos.items()}
 
     def open(self, name: str):
         return self.zip.open(self.infos[name])
@@ -165,18 +170,22 @@ class _Tar:
     "A tar archive to read from, compressed or not"
 
     def __init__(self, path: Path, limit: float):
-        self.file = _SmallReads(_open_compressed(path))
         self.infos, self.replaced = {}, []
-        self.tar = tarfile.open(fileobj=self.file, mode="r:")  # noqa: SIM115  see `close`
-        check = _EntryCheck(limit)
+        with ExitStack() as stack:  # closes an archive that is refused
+            self.file = stack.enter_context(closing(_SmallReads(_open_compressed(path))))
+            self.tar = stack.enter_context(tarfile.open(fileobj=self.file, mode="r:"))
+            self._list(_EntryCheck(limit))
+            _check_end(self.file, self.tar.offset, limit)
+            stack.pop_all()
+        self.sizes = {name: info.size for name, info in self.infos.items()}
+
+    def _list(self, check: _EntryCheck):
         for info in self.tar:
             name = check(info.name, info.size, info.isreg() or info.isdir())
             if name in self.infos:
                 self.replaced.append(name)
             if not info.isdir():
                 self.infos[name] = info
-        _check_end(self.file, self.tar.offset, limit)
-        self.sizes = {name: info.size for name, info in self.infos.items()}
 
     def open(self, name: str):
         return self.tar.extractfile(self.infos[name])
@@ -241,7 +250,7 @@ def _have_same_start(source, name: str, other: str) -> bool:
 def _is_copy(shared: set, one: str, other: str, source) -> bool:
     "Whether images that two sets share by name and size are the same, tried on a few"
     for character, name, _ in sorted(shared)[:5]:
-        names = [f"{_join(s, character)}/{name}".removeprefix("./") for s in (one, other)]
+        names = [_join(_join(s, character), name) for s in (one, other)]
         if not _have_same_start(source, *names):
             return False
     return True

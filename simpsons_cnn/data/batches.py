@@ -226,9 +226,7 @@ class Batches:
         augment: Augment | None = None,  # With it crops vary; without, the centre is shown
         seed: int = 0,  # Decides order and augmentation, together with epoch and step
         device="auto",  # Where the batches are wanted, see `pick_device`
-        shuffle: bool
-        | str
-        | None = None,  # Each epoch anew; 'local': see `local_order`; `None`: if augmented
+        shuffle: bool | str | None = None,  # 'local': see `local_order`; `None`: if augmented
         transform=None,  # Called first with the uint8 images; `None`: `augment.transform`
     ):
         shuffle = augment is not None if shuffle is None else shuffle

@@ -167,7 +167,7 @@ def open_picture(
     return im
 
 # %% ../../nbs/data/01_images.ipynb #8e4c3b1a
-_large_image_lock = threading.Lock()
+_large_image_lock = threading.RLock()  # a thread may hold several
 
 
 @contextmanager

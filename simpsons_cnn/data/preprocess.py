@@ -58,12 +58,13 @@ def _to_array(im: Image.Image) -> np.ndarray:
 
 # %% ../../nbs/data/02_preprocess.ipynb #49cf8d9c
 def _read_pixels(source, min_size: int | None) -> np.ndarray:
-    "Upright RGB bytes of a path, an open file or a PIL image; an array is returned as it is"
+    "Upright RGB bytes of a path, an open file, a PIL image or an array"
     if isinstance(source, np.ndarray):
-        if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3:
+        is_rgb = source.ndim == 3 and source.shape[2] == 3 and source.size
+        if source.dtype != np.uint8 or not is_rgb:
             got = f"{source.dtype} of shape {source.shape}"
             raise ValueError(f"an array must be uint8 of shape (height, width, 3), got {got}")
-        return source
+        return np.require(source, requirements="CW")  # PyTorch takes no mirrored or read-only one
     with open_for_decoding(source, min_size) as im:
         is_whole_file = im is not source and min_size is None
         pixels = jpeg_pixels(im) if is_whole_file else None

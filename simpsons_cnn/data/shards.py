@@ -23,7 +23,7 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
-from ..core.files import atomic_write
+from ..core.files import atomic_write, remove_temp_files
 from ..core.text import first_few
 from .folders import ImageFiles
 from .preprocess import Preprocess
@@ -32,6 +32,7 @@ from simpsons_cnn.data.store import (
     Manifest,
     PixelStore,
     StoreJob,
+    check_any_readable,
     list_difference,
     naming_store,
     open_or_update,
@@ -95,10 +96,12 @@ def _read_index(job: StoreJob) -> _Index | None:
 
 # %% ../../nbs/data/10_shards.ipynb #7a8317ce
 def _remove_parts(job: StoreJob, index: _Index):
-    "Remove the files of a division"
+    "Remove the files of a division, also those that killed jobs have left"
     paths = job.paths
     for path in paths.folder.glob(f"{escape(paths.stem)}.part-*-of-{index.parts:03}[.-]*"):
         path.unlink(missing_ok=True)
+    for part in range(index.parts):
+        remove_temp_files(paths.folder, f"{paths.stem}.{index.part_name(part)}")
 
 
 def _claim_index(job: StoreJob, index: _Index, overwrite: bool = False):
@@ -143,6 +146,16 @@ def _part_jobs(job: StoreJob, index: _Index) -> list:
 def _read_parts(job: StoreJob, index: _Index) -> list:  # of `KeptStore`, `None` where it is missing
     return [read_kept(part_job) for part_job in _part_jobs(job, index)]
 
+# %% ../../nbs/data/10_shards.ipynb #c9946cb9
+def _built_parts(job: StoreJob, index: _Index) -> list:  # of `KeptStore`, `None` for the others
+    "The parts that were built for the list of this job"
+    built = []
+    for part, kept in enumerate(_read_parts(job, index)):
+        rows = _rows_of_part(part, index.parts, len(job.files))
+        names = kept and [name for name, _ in kept.manifest.pictures]
+        built.append(kept if names == job.files.names[rows.start : rows.stop] else None)
+    return built
+
 # %% ../../nbs/data/10_shards.ipynb #5d6e3a41
 def _incomplete_shards(index: _Index, kept: list) -> list:
     "Numbers of the shards of which a part is missing"
@@ -164,7 +177,7 @@ def build_shard(
     folder=None,  # Where to keep it; `None`: `.pixels` beside the image folder
     overwrite: bool = False,  # Replace the index of another list, or of another number of shares
 ) -> BuiltShard:
-    "Decode a share of the images; raises `ValueError` if other jobs have another list, `OSError`"
+    "Decode a share of the images; raises `OSError`, or `ValueError` if others have another list"
     if not 1 <= number <= shards <= len(files):
         raise ValueError(
             "shards must be from 1 to the number of pictures, and a shard's number from 1 to "
@@ -176,7 +189,7 @@ def build_shard(
     manifests = [_build_part(job, index, part) for part in index.parts_of(number)]
     _claim_index(job, index)  # another job may have begun with another list meanwhile
     pictures = sum(len(manifest.pictures) for manifest in manifests)
-    missing = _incomplete_shards(index, _read_parts(job, index))
+    missing = _incomplete_shards(index, _built_parts(job, index))
     return BuiltShard(pictures, _unreadable(manifests), missing)
 
 # %% ../../nbs/data/10_shards.ipynb #27e64731
@@ -310,6 +323,7 @@ def _join(job: StoreJob, index: _Index) -> KeptStore:
     _check_unchanged(job, pictures, index, found)
     unreadable = _unreadable([part.manifest for part in kept])
     manifest = _joined_manifest(job.settings, pictures, unreadable)
+    check_any_readable(job, manifest.unreadable)
     readable = [name for name, _ in pictures if name not in manifest.unreadable]
     rows = torch.tensor([found[name][1] for name in readable])
     parts = zip(_part_jobs(job, index), kept, strict=True)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['file_hashes', 'check_files', 'with_digests', 'list_difference', 'Manifest', 'StoreJob', 'open_memmap', 'KeptStore',
-           'read_kept', 'naming_store', 'open_or_update', 'PixelStore']
+           'read_kept', 'check_any_readable', 'naming_store', 'open_or_update', 'PixelStore']
 
 # %% ../../nbs/data/06_store.ipynb #9e15f641
 import hashlib
@@ -25,7 +25,13 @@ from torch import Tensor
 
 from ..core.device import num_workers, worker_pool
 from ..core.display import caught_warnings, progress_bar
-from ..core.files import atomic_write, file_lock, require_free_space
+from simpsons_cnn.core.files import (
+    atomic_write,
+    file_lock,
+    remove_temp_files,
+    require_free_space,
+    temp_path,
+)
 from ..core.tensors import read_tensors, write_tensors
 from ..core.text import check_kind
 from .folders import ImageFiles, check_outside
@@ -143,8 +149,9 @@ class _StorePaths:
     def array(self, digest: str) -> Path:
         return self.folder / f"{self.stem}-{digest[:12]}.npy"
 
-    def hidden(self, suffix: str) -> Path:
-        return self.folder / f".{self.stem}.{suffix}"
+    @property
+    def lock(self) -> Path:
+        return self.folder / f".{self.stem}.lock"
 
     def remove_all_but(self, digest: str):
         "Remove arrays with other contents, and what was derived from them"
@@ -284,8 +291,9 @@ def _decode_all(
 # %% ../../nbs/data/06_store.ipynb #a9cabc6d
 def _close_gaps(out: np.ndarray, bad: dict):
     "Move rows up over the bad ones, in place"
-    good = np.delete(np.arange(len(out)), list(bad))
-    for to, row in enumerate(good):
+    first = min(bad)  # rows before it stay where they are
+    good = np.setdiff1d(np.arange(first, len(out)), list(bad))
+    for to, row in enumerate(good, first):
         out[to] = out[row]
 
 # %% ../../nbs/data/06_store.ipynb #ff666d20
@@ -313,9 +321,12 @@ def _changes(job: StoreJob, pictures: list, kept: KeptStore | None) -> str:
     return ""
 
 # %% ../../nbs/data/06_store.ipynb #a13ded62
-def _check_any_readable(job: StoreJob, bad: dict):
-    "Raise `ValueError` if no image can be read; `bad`: row -> reason"
-    if len(bad) == len(job.files):
+def check_any_readable(
+    job: StoreJob,
+    bad: dict,  # Row or name -> reason, of images that cannot be read
+):
+    "Raise `ValueError` if no image of a whole store can be read; a part of one may be empty"
+    if len(bad) == len(job.files) and not job.part:
         raise ValueError(
             f"None of the {len(bad):,} pictures under '{job.files.root}' can be read; "
             f"the first: {next(iter(bad.values()))}"
@@ -345,7 +356,7 @@ def _fill(
         rows = _copy_known([digest for _, digest in pictures], kept, out)
     paths = [job.files.paths[row] for row in rows]
     bad = _decode_all(paths, rows, out, job.decode, job.workers, desc)
-    _check_any_readable(job, bad)
+    check_any_readable(job, bad)
     if bad:
         _close_gaps(out, bad)
     pictures = _without_stale_digests(job, pictures, rows)
@@ -356,19 +367,19 @@ def _fill(
 def _update(job: StoreJob, pictures: list, kept: KeptStore | None, desc: str) -> KeptStore:
     "Write the store; its lock must be held"
     paths, n, size = job.paths, len(pictures), job.prep.size
-    part = paths.hidden("part")
+    temp = temp_path(paths.folder / paths.stem)
     valid = kept.manifest.digest if kept else ""
+    remove_temp_files(paths.folder, paths.stem)  # of killed processes; their space counts as used
     try:
-        part.unlink(missing_ok=True)  # of a killed process; its space counts as used
-        out = _new_array(part, (n, size, size, 3))
+        out = _new_array(temp, (n, size, size, 3))
         manifest = _fill(job, pictures, kept, out, desc)
         out.flush()
         del out
-        os.replace(part, paths.array(manifest.digest))
+        os.replace(temp, paths.array(manifest.digest))
         atomic_write(paths.manifest, json.dumps(manifest.model_dump()))
         valid = manifest.digest
     finally:
-        part.unlink(missing_ok=True)
+        temp.unlink(missing_ok=True)
         paths.remove_all_but(valid)
     return KeptStore(manifest, open_memmap(paths.array(valid)))
 
@@ -397,7 +408,7 @@ def open_or_update(
         return kept, ""
     with naming_store(job.paths.folder):
         job.paths.folder.mkdir(parents=True, exist_ok=True)
-        with file_lock(job.paths.hidden("lock")):
+        with file_lock(job.paths.lock):
             kept = read_kept(job)
             changes = _changes(job, pictures, kept)
             if changes:

@@ -14,7 +14,7 @@ import ipywidgets as widgets
 from ..core.text import check_kind, check_whole
 from ..data.folders import pictures_under
 from ..inference.classifier import Classifier, Prediction
-from .html import STYLE, Html, bar_html, element, join_html, picture_html
+from .html import STYLE, Html, bar_html, close_all, element, join_html, picture_html
 
 # %% ../../nbs/lab/05_classify.ipynb #c7334e22
 def _prediction_html(
@@ -33,15 +33,6 @@ def _error_html(
 ) -> Html:
     "An error message, which screen readers read at once"
     return element("div", message, role="alert", class_="sc-error")
-
-# %% ../../nbs/lab/05_classify.ipynb #65f1a008
-def _close_all(
-    widget: widgets.Widget,  # Closed after its children
-):
-    "Close a widget and all widgets in it"
-    for child in getattr(widget, "children", ()):
-        _close_all(child)
-    widget.close()
 
 # %% ../../nbs/lab/05_classify.ipynb #ae24e277
 def _opened(source):
@@ -134,7 +125,7 @@ class _CardGrid(widgets.Box):
     def _keep(self, cards, n: int):
         self.children = cards[:n]
         for card in cards[n:]:
-            _close_all(card)
+            close_all(card)
 
 # %% ../../nbs/lab/05_classify.ipynb #07a80537
 def _count_message(shown: int, total: int) -> str:

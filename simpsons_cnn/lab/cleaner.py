@@ -23,12 +23,12 @@ def _read_fixes_of(
     names: list,  # Pictures in the folder
     path: Path,  # File of fixes; it need not exist
 ) -> dict:
-    "The fixes in a file, under the names in the folder, whose Unicode form may be another"
+    "The fixes of these pictures, under the names in the folder, whose Unicode form may be another"
     if not path.exists():
         return {}
     fixes = read_fixes(path)
-    rows = zip(find_rows(fixes, names), fixes.items(), strict=True)
-    return {name if row is None else names[row]: fix for row, (name, fix) in rows}
+    rows = zip(find_rows(fixes, names), fixes.values(), strict=True)
+    return {names[row]: fix for row, fix in rows if row is not None}
 
 # %% ../../nbs/lab/06_cleaner.ipynb #d96f10e3
 class Decisions:
@@ -64,7 +64,7 @@ class Decisions:
         if name not in self.labels:
             raise ValueError(unknown_name_message("picture", name, self.labels))
         fix, before = Fix(action, character), self.fixes.get(name)
-        apply_fixes(self.files, self._of_these_files() | {name: fix})  # raises what is wrong
+        apply_fixes(self.files, self.fixes | {name: fix})  # raises what is wrong
         self._write(name, fix)
         self.undo_stack.append((name, before))
 
@@ -79,10 +79,7 @@ class Decisions:
 
     def apply(self) -> ImageFiles:
         "The pictures with corrected labels, without the dropped ones"
-        return apply_fixes(self.files, self._of_these_files())
-
-    def _of_these_files(self) -> dict:
-        return {name: fix for name, fix in self.fixes.items() if name in self.labels}
+        return apply_fixes(self.files, self.fixes)
 
     def _write(self, name: str, fix: Fix | None):
         "Write a fix, or that there is none any more; only then remember it"
@@ -227,7 +224,7 @@ def _suspects_by_name(table, decisions: Decisions) -> dict:  # Picture -> (sugge
 def _names_of_view(view: str, decisions: Decisions, suspects: dict) -> list:
     "Names of the pictures to review, or of those that are decided"
     if view == "Decided":
-        return [name for name in reversed(decisions.fixes) if name in decisions.labels]
+        return [*reversed(decisions.fixes)]
     return [name for name in suspects if name not in decisions.fixes]
 
 # %% ../../nbs/lab/06_cleaner.ipynb #51a12aa2

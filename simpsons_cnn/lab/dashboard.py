@@ -22,7 +22,8 @@ from IPython.display import HTML, display
 from ..core.config import Config
 from ..core.display import in_jupyter
 from ..core.figures import figure_png
-from .html import STYLE, Html, element
+from ..core.text import check_kind
+from .html import STYLE, Html, close_all, element
 from .run_view import dashboard_html, progress_html, progress_text
 from ..training.callbacks import Callback
 from ..training.history import plot_history
@@ -110,9 +111,7 @@ class _View:
         for handle in self.handles:
             handle.update(HTML(page))
         if self.handles:
-            shown = [*self.buttons.values(), self.status, self.bar, self.figures]
-            for widget in (*shown, *self.widget.children, self.widget):
-                widget.close()
+            close_all(self.widget)
 
 # %% ../../nbs/lab/03_dashboard.ipynb #07c0e8e4
 class _Control:
@@ -423,6 +422,7 @@ class TrainingDashboard(Callback):
         self.control = _Control(partial(self.view.show_state, has_job=job is not None))
         self.job = None  # or what runs in the background
         if job is not None:
+            check_kind("job", job, "__call__", "a Config or a function that takes callbacks")
             self.job = _Job(lambda: job(callbacks=[self]), self.control, self._end_job)
         self._draw()
         self.view.bar.value = progress_html(0, "")

@@ -4,13 +4,12 @@
 
 # %% auto #0
 __all__ = ['STYLE', 'Html', 'join_html', 'element', 'svg_curves', 'track_html', 'bar_html', 'html_bars', 'picture_html',
-           'html_pictures', 'table_html']
+           'html_pictures', 'table_html', 'close_all']
 
 # %% ../../nbs/lab/01_html.ipynb #93210503
 import math
 
 import numpy as np
-from PIL import Image
 
 from ..core.display import jpeg_uri
 from ..core.text import escape_html
@@ -237,8 +236,7 @@ _rules.append("""
 def _picture_uri(source, max_side: int) -> str | None:
     "A picture as a `data:` address, or `None` if it cannot be read"
     try:
-        decoded = isinstance(source, (np.ndarray, Image.Image))
-        image = source if decoded else read_rgb(source, max_side)
+        image = source if isinstance(source, np.ndarray) else read_rgb(source, max_side)
         return jpeg_uri(image, max_side=max_side)
     except Exception:  # decoders of damaged files raise nearly anything
         return None
@@ -344,3 +342,15 @@ _rules.append("""
 .sc-current {outline:2px solid var(--jp-brand-color1, #1976d2); outline-offset:-1px}
 """)
 STYLE = _stylesheet()  # for pages that are no `Html`
+
+# %% ../../nbs/lab/01_html.ipynb #8874416c
+def close_all(
+    widget,  # Of ipywidgets
+):
+    "Close a widget, its layout and style, and all widgets in it"
+    for child in getattr(widget, "children", ()):
+        close_all(child)
+    for own in ("layout", "style"):
+        if hasattr(widget, own):
+            getattr(widget, own).close()
+    widget.close()

@@ -24,7 +24,7 @@ from ..core.display import jpeg_uri
 from ..core.figures import NotebookFigure
 from ..core.files import atomic_write
 from ..core.text import escape_html, safe_csv, unknown_name_message
-from ..data.folders import ImageFiles
+from ..data.folders import ImageFiles, find_rows
 from ..data.images import open_picture
 from ..data.shards import open_store
 from ..data.store import PixelStore, check_files
@@ -107,8 +107,7 @@ def _known_from_training(stores: dict, images: dict) -> pd.DataFrame:
 # %% ../../nbs/quality/03_audit.ipynb #cb2a48c1
 def _group_files(files: ImageFiles, store: PixelStore, pairs: pd.DataFrame) -> tuple:
     "Group of each of `files`, and the pairs cut; `pairs` hold rows of `store`, which may lack some"
-    row = {name: i for i, name in enumerate(files.names)}
-    rows = np.array([row[name] for name in store.files.names])
+    rows = np.array(find_rows(store.files.names, files.names))
     return group_pictures(pairs.assign(a=rows[pairs.a], b=rows[pairs.b]), files.labels)
 
 # %% ../../nbs/quality/03_audit.ipynb #ff8016f7
@@ -141,8 +140,7 @@ def _spread(table: pd.DataFrame, n: int) -> pd.DataFrame:
 # %% ../../nbs/quality/03_audit.ipynb #b8753d4b
 def _pixels_of(store: PixelStore, names) -> list:
     "The images of a store with the given file names, uint8, `(3, size, size)` each"
-    row = {name: i for i, name in enumerate(store.files.names)}
-    return [store.pixels[row[name]] for name in names]
+    return [store.pixels[row] for row in find_rows(names, store.files.names)]
 
 # %% ../../nbs/quality/03_audit.ipynb #21e72af0
 _FINDINGS = ("duplicates", "conflicts", "leaks", "same_scene", "anomalies", "cut_pairs")
@@ -222,7 +220,7 @@ class AuditReport:
             }
         counts |= {
             "unreadable": len(self.unreadable),
-            "with an anomaly": self.anomalies.file.nunique(),
+            "with an anomaly": len(self.anomalies.drop_duplicates(["folder", "file"])),
         }
         counts |= _pair_counts(self.duplicates)
         counts["pairs under two characters"] = len(self.conflicts)

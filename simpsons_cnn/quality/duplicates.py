@@ -309,6 +309,9 @@ def near_duplicates(
     "Pairs of images that show the same thing: rows `a` and `b`, 'copy' or 'frame', and how alike"
     for each in (store, store if other is None else other):
         check_kind("store", each, "pixels", "a PixelStore, such as PixelStore.build(files)")
+    if other is not None and store.preprocess.size != other.preprocess.size:
+        sizes = f"{store.preprocess.size} and {other.preprocess.size}"
+        raise ValueError(f"two stores must be of one size to be compared, got {sizes} pixels")
     table = pd.DataFrame(_kept_pairs(store, other).numpy(), columns=list(_COLUMNS))
     table = table.astype(_COLUMNS)
     is_copy = table.max_local_difference <= MAX_LOCAL_DIFFERENCE

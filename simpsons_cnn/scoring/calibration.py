@@ -76,12 +76,13 @@ def checked_logits(
     logits,  # Shape `(n, classes)`
     labels,  # True classes, shape `(n,)`
 ) -> tuple[Tensor, Tensor]:  # Floats, and int64
-    "Logits and labels as tensors on the CPU; raises `ValueError` for others, or for NaN"
+    "Logits and labels as tensors on the CPU; raises `ValueError` for others, NaN and infinity"
     if not isinstance(logits, Tensor):
         logits = torch.from_numpy(np.array(logits, dtype=np.float32))
-    if logits.ndim != 2 or logits.isnan().any():
-        found = f"shape {tuple(logits.shape)}" if logits.ndim != 2 else "NaN among them"
-        raise ValueError(f"logits must be numbers of shape (n, classes), got {found}")
+    is_table = logits.ndim == 2 and len(logits)
+    if not is_table or not logits.isfinite().all():
+        found = "NaN or infinity among them" if is_table else f"shape {tuple(logits.shape)}"
+        raise ValueError(f"logits must be finite, of shape (n, classes), got {found}")
     known = whole_numbers("labels", labels, 0, logits.shape[1] - 1, len(logits))
     return logits.detach().cpu(), torch.from_numpy(known)
 
@@ -118,7 +119,7 @@ def choose_threshold(
     right,  # Whether the answer was right, shape `(n,)`
     coverage: float = 0.95,  # Share of the right answers to let through
 ) -> float | None:  # `None` where nothing was right
-    "Find the lowest threshold that so many right answers do not exceed; `ValueError`"
+    "Find the lowest threshold that lets this share of the right answers through; `ValueError`"
     if not is_number(coverage, 0, 1) or coverage == 0:
         found = short_repr(coverage)
         raise ValueError(f"coverage must be above 0 and at most 1, got {found}")

@@ -112,14 +112,14 @@ def wilson_interval(
 # %% ../../nbs/scoring/00_metrics.ipynb #2eb1d92f
 @dataclass
 class SamplingUnits:
-    "What is drawn. `truth`, `answer`, `times`, `unit`: per entry; `stratum`, `copies`: per unit"
+    "What is drawn: units (single images, or groups), and the entries (equal answers) in each"
 
-    truth: np.ndarray  # Class of the images of an entry
-    answer: np.ndarray  # What they were taken for
-    times: np.ndarray  # How many images an entry stands for each time its unit is drawn
-    unit: np.ndarray  # Number of the unit that an entry belongs to
-    stratum: np.ndarray  # Class within which a unit is drawn
-    copies: np.ndarray  # How many such units there are
+    truth: np.ndarray  # Of each entry: the class of its images
+    answer: np.ndarray  # Of each entry: what they were taken for
+    times: np.ndarray  # Of each entry: how many images it adds each time its unit is drawn
+    unit: np.ndarray  # Of each entry: the number of its unit
+    stratum: np.ndarray  # Of each unit: the class within which it is drawn
+    copies: np.ndarray  # Of each unit: how many such units there are
 
 
 def _single_images(confusion) -> SamplingUnits:
@@ -320,6 +320,7 @@ def bootstrap_interval(
     seed: int = 0,  # Of the drawing
 ) -> tuple:  # (low, high), NaN where the score is undefined
     "Interval of a score by the bootstrap, Wilson's where mistakes are few; raises `ValueError`"
+    confusion = as_array(confusion)
     _check_metric(metric, character)
     check_number("level", level, 0.01, 0.9999)
     check_whole("draws", draws, 1)

@@ -286,7 +286,7 @@ def plot_examples(
     rows,  # Rows of `Report.top_losses`: which images, and what was answered
 ) -> NotebookFigure:
     "Show images with truth, answer and its probability"
-    pictures = np.stack([np.asarray(pixels[row]) for row in rows.row])
+    pictures = [pixels[row] for row in rows.row]
     texts = [
         f"{display_name(r.truth, 20)}\n→ {display_name(r.prediction, 18)}\n{r.probability:.0%}"
         for r in rows.itertuples()
@@ -299,7 +299,8 @@ def plot_top_losses(
     n: int = 12,  # Number of images
 ) -> NotebookFigure:
     "Show the images with the highest loss, with truth, answer and its probability"
-    return plot_examples(report.store.pixels, report.top_losses(n))
+    rows = report.top_losses(n)  # an error where the report knows no images
+    return plot_examples(report.store.pixels, rows)
 
 # %% ../../nbs/scoring/03_plotting.ipynb #d8fc3fcd
 def _figures_of_run(history, report, parts: int):
