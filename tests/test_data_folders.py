@@ -40,8 +40,14 @@ REFUSED = {
     ),
     "nested": (
         ("moe/1.png", "carl/1.png", "x/moe/1.png", "x/carl/1.png"),
-        "is it a nested copy of the data set, or one level too high",
+        r"x' holds folders \(carl, moe\) .* must lie outside '.*d'; move it there",
     ),
+    "test beside": (("moe/1.png", "carl/1.png", "test/moe/1.png"), "test' holds .* move it there"),
+    "one level too high": (
+        ("test/moe/1.png", "train/moe/1.png", "train/carl/1.png"),
+        r"\(test, train\) hold folders where pictures were expected; name '.*d/train' or another",
+    ),
+    "by season": (("moe/s1/1.png", "carl/s1/1.png"), "put all pictures of a character directly"),
     "latin": (
         (os.fsdecode(b"moe/Jos\xe9.png"), "carl/1.png"),
         r"holds b'Jos\\xe9.png', whose name is not UTF-8 text; rename it",
