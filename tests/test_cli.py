@@ -717,6 +717,15 @@ def test_audit_does_not_propose_to_train_on_pictures_that_cannot_be_read(folder,
     assert code == 0 and "1 unreadable" in out and err == see
 
 
+def test_audit_says_where_pictures_under_two_characters_are_listed(folder, tmp_path):
+    "They spoil training and scores; training does not refuse them, so the command says it"
+    shutil.copytree(folder / "demo/train", tmp_path / "train")
+    shutil.copy(tmp_path / "train/mossy_mo/mossy_mo_0000.jpg", tmp_path / "train/zuzu_bobble/x.jpg")
+    code, out, err = run(tmp_path, "simpsons_audit train")
+    see = "pairs under two characters: 1, see audit/conflicts.csv; --fixes can correct them"
+    assert code == 0 and err.splitlines() == [see, "next: simpsons_train --traindir train"]
+
+
 def test_audit_finds_leaks(folder):
     code, _, err = run(folder, "simpsons_audit demo/train --test demo/train --out found")
     assert code == 3 and "leaking test pictures: 30" in err
