@@ -66,6 +66,15 @@ def test_refused_folders(tmp_path, case):
         ImageFiles.scan(tmp_path / "d")
 
 
+def test_a_folder_of_test_pictures_is_not_taken_for_a_character_without_a_word(tmp_path, capsys):
+    make_folder(tmp_path / "d", "moe/1.png", "carl/1.png", "Test/1.png", "val/1.png")
+    assert ImageFiles.scan(tmp_path / "d").classes == ["Test", "carl", "moe", "val"]
+    said = capsys.readouterr().err
+    assert "these names count as characters: Test, val;" in said and said.count("\n") == 1
+    ImageFiles.scan(tmp_path / "d", ["Test", "carl", "moe", "val"])  # the characters are given
+    assert not capsys.readouterr().err
+
+
 def test_not_a_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match="No folder"):
         ImageFiles.scan(tmp_path / "nowhere")

@@ -348,6 +348,9 @@ def _check_any(root: Path, found: dict):
         )
 
 # %% ../../nbs/data/03_folders.ipynb #a1f8ebe6
+_NAMES_OF_PARTS = ("train", "test", "val", "valid", "validation")  # of a data set
+
+
 def _training_classes(root: Path, found: dict) -> list:
     "The sorted names of the characters to train on: two or more, each with an image"
     empty = [folder for folder, pictures in found.items() if not pictures]
@@ -360,6 +363,13 @@ def _training_classes(root: Path, found: dict) -> list:
         raise ValueError(
             f"'{root}' holds a single character ({first_few(found)}); "
             "telling characters apart needs two or more"
+        )
+    parts = [folder for folder in found if folder.casefold() in _NAMES_OF_PARTS]
+    if parts:
+        print(
+            f"note: under '{safe_str(root)}' these names count as characters: {first_few(parts)};"
+            " if the folders hold test pictures, move them out",
+            file=sys.stderr,
         )
     return sorted(map(nfc, found))
 
