@@ -24,7 +24,7 @@ from simpsons_cnn.cli.explain import simpsons_explain
 from simpsons_cnn.cli.export import simpsons_export
 from simpsons_cnn.cli.predict import simpsons_predict
 from simpsons_cnn.cli.train import simpsons_train
-from simpsons_cnn.core.config import setting_sections
+from simpsons_cnn.core.config import Config, setting_sections
 from simpsons_cnn.data.folders import ImageFiles
 from simpsons_cnn.data.preprocess import Preprocess
 from simpsons_cnn.demo.characters import demo_characters, draw_character
@@ -615,6 +615,36 @@ def test_evaluate_says_what_was_trained_on(folder):
     assert "is not known: " in err and "is not a split file" in err
 
 
+@pytest.fixture
+def settings_of_run(folder):
+    "Settings of a run whose training folder is `demo/train`, beside its model"
+    settings = folder / "run/config.yaml"
+    Config.load(traindir=folder / "demo/train", size=64).save(settings)
+    yield settings
+    settings.unlink()
+
+
+def test_evaluate_finds_training_pictures_that_were_saved_again(folder, settings_of_run, tmp_path):
+    "Other bytes, the same picture; a model that is judged on them seems better than it is"
+    for path in sorted((folder / "demo/train/mossy_mo").iterdir()):
+        target = tmp_path / "again/mossy_mo" / f"{path.stem}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.open(path).resize((90, 90)).save(target)
+    shutil.copy(path, target.parent / "one more.jpg")  # trained on, and counted as such
+    code, out, err = run(tmp_path, f"simpsons_evaluate {folder / MODEL} again")
+    assert code == 0 and "trained on 1 of these 4 pictures" in out, err
+    assert "3 are copies of pictures of its training folder: the scores flatter" in out
+    assert "copies" not in "".join(run(folder, f"simpsons_evaluate {MODEL} demo/test")[1:])
+
+
+def test_evaluate_says_that_it_cannot_look_for_copies(folder, settings_of_run):
+    "The training folder has gone, or has another place"
+    settings_of_run.write_text(settings_of_run.read_text().replace("demo/train", "gone/train"))
+    code, out, err = run(folder, f"simpsons_evaluate {MODEL} demo/test")
+    assert code == 0 and "on 10 pictures" in out
+    assert "note: copies of training pictures were not looked for: No folder" in err
+
+
 def test_evaluate_on_some_of_the_characters(folder, tmp_path):
     "No rows for characters that have no picture and were no answer"
     shutil.copytree(folder / "demo/test/mossy_mo", tmp_path / "some/mossy_mo")
@@ -685,6 +715,15 @@ def test_audit_does_not_propose_to_train_on_pictures_that_cannot_be_read(folder,
     code, out, err = run(folder, f"simpsons_audit {tmp_path / 'few'} --out {tmp_path / 'found'}")
     see = f"unreadable pictures: 1, see {tmp_path / 'found/unreadable.csv'}\n"
     assert code == 0 and "1 unreadable" in out and err == see
+
+
+def test_audit_says_where_pictures_under_two_characters_are_listed(folder, tmp_path):
+    "They spoil training and scores; training does not refuse them, so the command says it"
+    shutil.copytree(folder / "demo/train", tmp_path / "train")
+    shutil.copy(tmp_path / "train/mossy_mo/mossy_mo_0000.jpg", tmp_path / "train/zuzu_bobble/x.jpg")
+    code, out, err = run(tmp_path, "simpsons_audit train")
+    see = "pairs under two characters: 1, see audit/conflicts.csv; --fixes can correct them"
+    assert code == 0 and err.splitlines() == [see, "next: simpsons_train --traindir train"]
 
 
 def test_audit_finds_leaks(folder):

@@ -40,8 +40,14 @@ REFUSED = {
     ),
     "nested": (
         ("moe/1.png", "carl/1.png", "x/moe/1.png", "x/carl/1.png"),
-        "is it a nested copy of the data set, or one level too high",
+        r"x' holds folders \(carl, moe\) .* must lie outside '.*d'; move it there",
     ),
+    "test beside": (("moe/1.png", "carl/1.png", "test/moe/1.png"), "test' holds .* move it there"),
+    "one level too high": (
+        ("test/moe/1.png", "train/moe/1.png", "train/carl/1.png"),
+        r"\(test, train\) hold folders where pictures were expected; name '.*d/train' or another",
+    ),
+    "by season": (("moe/s1/1.png", "carl/s1/1.png"), "put all pictures of a character directly"),
     "latin": (
         (os.fsdecode(b"moe/Jos\xe9.png"), "carl/1.png"),
         r"holds b'Jos\\xe9.png', whose name is not UTF-8 text; rename it",
@@ -58,6 +64,15 @@ def test_refused_folders(tmp_path, case):
     make_folder(tmp_path / "d", *names)
     with pytest.raises(ValueError, match=message):
         ImageFiles.scan(tmp_path / "d")
+
+
+def test_a_folder_of_test_pictures_is_not_taken_for_a_character_without_a_word(tmp_path, capsys):
+    make_folder(tmp_path / "d", "moe/1.png", "carl/1.png", "Test/1.png", "val/1.png")
+    assert ImageFiles.scan(tmp_path / "d").classes == ["Test", "carl", "moe", "val"]
+    said = capsys.readouterr().err
+    assert "these names count as characters: Test, val;" in said and said.count("\n") == 1
+    ImageFiles.scan(tmp_path / "d", ["Test", "carl", "moe", "val"])  # the characters are given
+    assert not capsys.readouterr().err
 
 
 def test_not_a_folder(tmp_path):

@@ -14,6 +14,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
+from simpsons_cnn.core.figures import figure_png
 from simpsons_cnn.data.preprocess import Preprocess
 from simpsons_cnn.scoring.metrics import confusion_matrix
 from simpsons_cnn.scoring.plotting import (
@@ -26,6 +27,7 @@ from simpsons_cnn.scoring.plotting import (
     plot_pictures,
     plot_reliability,
     plot_top_losses,
+    row_axes,
     save_figures,
 )
 from simpsons_cnn.scoring.report import _MAX_CHARACTERS, _WORST_CHARACTERS, Report
@@ -238,3 +240,15 @@ def test_the_characters_of_a_batch_are_numbers_of_names(yb):
     xb = Preprocess(8).normalise(torch.tensor(PICTURES))
     with pytest.raises(ValueError, match="yb must be"):
         plot_batch(xb, yb, ["ann", "bob"], Preprocess(8))
+
+
+def test_long_names_of_rows_leave_room_for_the_scores():
+    "Folders of which some have few pictures get a score with a name of 65 letters"
+    names = ["validation accuracy"]
+    names += ["validation macro F1 of the 16 characters with 10 pictures or more"]
+    figure, ax = row_axes(names, "Three runs", "score", head=1.1)
+    ax.plot([0.5, 0.6], [0, 1], "o")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # Matplotlib warns of a layout without room
+        figure_png(figure)
+    assert 0.3 < ax.get_position().x0 < 0.6  # of the width: names on the left, scores on the right

@@ -72,6 +72,7 @@ def test_series_are_not_left_out_without_a_word(runs, capsys):
     simpsons_runs([str(runs)])
     said = capsys.readouterr()
     assert len(said.out.splitlines()) == 3 and f"simpsons_runs {runs}/10\n" in said.err
+    assert f"series of runs: {runs}/9, {runs}/10\n" in said.err
     for name in ("001", "mine"):
         shutil.rmtree(runs / name)
     with pytest.raises(SystemExit, match=f"No runs in '{runs}'; simpsons_runs {runs}/10 lists"):

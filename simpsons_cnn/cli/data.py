@@ -224,6 +224,9 @@ def simpsons_audit(
     report = _audit_folders(args)
     print(f"{report!r}\ntables: {args.out}")
     _exit_if_leaks(report.leaks, args.out)
+    if n := len(report.conflicts):
+        see = f"see {args.out / 'conflicts.csv'}; --fixes can correct them"
+        print(f"pairs under two characters: {n:,}, {see}", file=sys.stderr)
     if n := len(report.unreadable):  # training would refuse them
         print(f"unreadable pictures: {n:,}, see {args.out / 'unreadable.csv'}", file=sys.stderr)
     else:

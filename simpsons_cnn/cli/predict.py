@@ -202,20 +202,51 @@ def _known_message(
     trained_on = f"trained on {known['train']:,} of these {total:,} pictures"
     return f"{trained_on}, validated on {known['valid']:,}: the scores flatter"
 
+# %% ../../nbs/cli/03_predict.ipynb #e0195f51
+def _count_copies(
+    store,  # `PixelStore` of the images
+    split: Path,  # `split.csv` of a run, beside its `config.yaml`
+) -> int:
+    "How many images are not those of a run, but copies of one; `OSError`, `ValueError`"
+    from simpsons_cnn.core.config import Config
+    from simpsons_cnn.data.folders import ImageFiles
+    from simpsons_cnn.data.shards import open_store
+    from simpsons_cnn.quality.duplicates import near_duplicates
+    from simpsons_cnn.quality.split import read_split
+
+    used = {*read_split(split, ("sha256",))["sha256"]}
+    settings = split.with_name("config.yaml")
+    if used.issuperset(store.hashes) or not settings.exists():  # an ensemble has no settings
+        return 0
+    config = Config.load(settings)
+    prep, files = store.preprocess, ImageFiles.scan(config.traindir)
+    of_run = open_store(files, prep.size, prep.resize_rule, config.store_directory, True)
+    rows_used = [row for row, digest in enumerate(of_run.hashes) if digest in used]
+    pairs = near_duplicates(store, of_run)
+    copies = pairs.a[(pairs.kind == "copy") & pairs.b.isin(rows_used)].unique()
+    return sum(store.hashes[row] not in used for row in copies)
+
 # %% ../../nbs/cli/03_predict.ipynb #b3d58496
-def _print_trained_on(clf, paths: list, split: Path):
-    "Say how many of the images the model knows from training, if any"
+def _print_trained_on(clf, store, split: Path):
+    "Say how many of the images of a `PixelStore` the model knows from training, if any"
     note = "note: whether the model was trained on these pictures is not known"
     if not split.exists():
         print(f"{note}: there is no '{split}'", file=sys.stderr)
         return
     try:
-        known = clf.count_trained_on(paths, split)
+        known = clf.count_trained_on(store.files.paths, split)
     except ValueError as e:
         print(f"{note}: {e}", file=sys.stderr)
         return
     if any(known.values()):
-        print(_known_message(known, len(paths)))
+        print(_known_message(known, len(store)))
+    try:
+        copies = _count_copies(store, split)
+    except (OSError, ValueError) as e:
+        print(f"note: copies of training pictures were not looked for: {e}", file=sys.stderr)
+        return
+    if copies:
+        print(f"{copies:,} are copies of pictures of its training folder: the scores flatter")
 
 # %% ../../nbs/cli/03_predict.ipynb #82761a22
 def _evaluate_parser() -> CommandParser:
@@ -307,7 +338,7 @@ def simpsons_evaluate(
         _make_out_folder(args.out, args.overwrite)
     report = _evaluate_folder(clf, args)
     _print_report(report)
-    _print_trained_on(clf, report.store.files.paths, args.model.with_name("split.csv"))
+    _print_trained_on(clf, report.store, args.model.with_name("split.csv"))
     if args.out:
         _save_report(report, args.out)
     model = shlex.quote(str(args.model))

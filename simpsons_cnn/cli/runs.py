@@ -18,6 +18,7 @@ from simpsons_cnn.cli.common import (
     print_next,
     tidy_errors,
 )
+from ..core.text import first_few
 
 # %% ../../nbs/cli/09_runs.ipynb #ff612cc2
 def _runs_parser() -> CommandParser:
@@ -74,5 +75,7 @@ def simpsons_runs(
         _save_curves(runs, args.out)
     if any(run.state == "unfinished" for run in runs):
         print_next("simpsons_train --resume", "continues the latest run")
+    if len(series) > 1:
+        print(f"series of runs: {first_few(series)}", file=sys.stderr)
     if series:
         print_next(inner, "lists the runs in it")

@@ -138,10 +138,31 @@ def _train_parser() -> CommandParser:
     return parser
 
 # %% ../../nbs/cli/02_train.ipynb #a6b0480e
+def _number(path) -> int:
+    return int(path.name) if path and path.name.isdecimal() else 0
+
+
+def _note_newer_series(runs):
+    "Say that a series of runs is newer than the latest run, if so"
+    from simpsons_cnn.training.runs import list_series  # imports slowly
+
+    newest = max(list_series(runs), key=_number, default=None)
+    if _number(newest) > _number(latest_run(runs)):
+        print(
+            f"note: '{newest}' is newer, a series of runs; to continue it, repeat its --seeds or"
+            " --folds with --resume",
+            file=sys.stderr,
+        )
+
+
 def _latest_settings(settings: dict) -> dict:  # Empty if there is none, or folders are given
-    "Where the settings and results of the latest run are"
-    folder = latest_run(settings.get("runs_directory", Config().runs_directory))
-    if folder is None or any(name.startswith("out_") for name in settings):
+    "Where the settings and results of the latest run are; a newer series is named in a note"
+    if any(name.startswith("out_") for name in settings):
+        return {}
+    runs = settings.get("runs_directory", Config().runs_directory)
+    _note_newer_series(runs)
+    folder = latest_run(runs)
+    if folder is None:
         return {}
     return dict(path=folder / "model/config.yaml") | output_folders(folder)
 

@@ -231,20 +231,34 @@ def _character_folders(root: Path) -> list:
     return folders
 
 # %% ../../nbs/data/03_folders.ipynb #67ebcfd6
-def _check_depth(folder: Path, pictures: list, folders: list):
-    "A character's subfolders must hold no images"
-    deeper = [f for f in folders if any(_entries(folder / f)[:2])]
-    if deeper and not pictures:
+def _check_depth(
+    root: Path,
+    found: dict,  # Folder of each character -> names of its images
+    inner: dict,  # The same -> its subfolders that are not empty
+):
+    "The images of a character must lie directly in its folder"
+    nested = [folder for folder in inner if inner[folder]]
+    if not nested:
+        return
+    mixed = [folder for folder in nested if found[folder]]
+    first = root / (mixed or nested)[0]
+    held = f"folders ({first_few(inner[first.name])})"
+    if mixed:
         raise ValueError(
-            f"'{folder}' holds folders ({first_few(deeper)}) where pictures were expected: "
-            "is it a nested copy of the data set, or one level too high? "
-            f"Scan '{folder}' or a folder in it instead"
+            f"'{first}' holds pictures and also {held}, which would be left out;"
+            " move or remove them"
         )
-    if deeper:
+    if any(found.values()):
         raise ValueError(
-            f"'{folder}' holds pictures and also folders ({first_few(deeper)}), "
-            "which would be left out; move or remove them"
+            f"'{first}' holds {held} where pictures were expected;"
+            f" a copy of the data set, or test pictures, must lie outside '{root}'; move it there"
         )
+    likely = root / "train" if "train" in nested else first
+    raise ValueError(
+        f"The folders in '{root}' ({first_few(nested)}) hold folders where pictures were expected;"
+        f" name '{likely}' or another of them, or put all pictures of a character directly into its"
+        " folder"
+    )
 
 # %% ../../nbs/data/03_folders.ipynb #41c1f920
 def nfc(
@@ -313,13 +327,14 @@ def _find_images(root: Path) -> dict:
     folders = _character_folders(root)
     _check_utf8(root, folders)
     _check_distinct(root, folders)
-    found, left_out = {}, _LeftOut(root)
+    found, inner, left_out = {}, {}, _LeftOut(root)
     for folder in folders:
         found[folder], deeper, others = _entries(root / folder)
+        inner[folder] = [name for name in deeper if any(_entries(root / folder / name)[:2])]
         _check_utf8(root / folder, found[folder])
-        _check_depth(root / folder, found[folder], deeper)
         for name in others:
             left_out.add(f"{folder}/{name}")
+    _check_depth(root, found, inner)
     left_out.note()
     return found
 
@@ -333,6 +348,9 @@ def _check_any(root: Path, found: dict):
         )
 
 # %% ../../nbs/data/03_folders.ipynb #a1f8ebe6
+_NAMES_OF_PARTS = ("train", "test", "val", "valid", "validation")  # of a data set
+
+
 def _training_classes(root: Path, found: dict) -> list:
     "The sorted names of the characters to train on: two or more, each with an image"
     empty = [folder for folder, pictures in found.items() if not pictures]
@@ -345,6 +363,13 @@ def _training_classes(root: Path, found: dict) -> list:
         raise ValueError(
             f"'{root}' holds a single character ({first_few(found)}); "
             "telling characters apart needs two or more"
+        )
+    parts = [folder for folder in found if folder.casefold() in _NAMES_OF_PARTS]
+    if parts:
+        print(
+            f"note: under '{safe_str(root)}' these names count as characters: {first_few(parts)};"
+            " if the folders hold test pictures, move them out",
+            file=sys.stderr,
         )
     return sorted(map(nfc, found))
 

@@ -7,6 +7,7 @@ __all__ = ['display_name', 'row_axes', 'plot_losses', 'plot_metrics', 'plot_conf
            'plot_batch', 'plot_examples', 'plot_top_losses', 'save_figures']
 
 # %% ../../nbs/scoring/03_plotting.ipynb #f2a8d309
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,9 @@ def display_name(
     return (name if len(name) <= longest else name[: longest - 1] + "…").replace("$", r"\$")
 
 # %% ../../nbs/scoring/03_plotting.ipynb #e92156ee
+_LABEL_WIDTH = 28  # letters; a longer name takes two lines or three
+
+
 def row_axes(
     labels,  # Of the rows, the first at the top
     title: str,
@@ -54,7 +58,8 @@ def row_axes(
     size = (PHONE_WIDTH, head + row_height * len(labels))
     figure = NotebookFigure(figsize=size, dpi=90, layout="constrained")
     ax = figure.subplots()
-    ax.set_yticks(range(len(labels)), labels)
+    wrapped = [textwrap.fill(label, _LABEL_WIDTH) for label in labels]
+    ax.set_yticks(range(len(labels)), wrapped)
     ax.set(ylim=(len(labels) - 0.5, -0.5), xlabel=xlabel)
     ax.locator_params(axis="x", nbins=6)
     ax.grid(axis="x", alpha=0.3)
