@@ -33,6 +33,7 @@ from simpsons_cnn.networks.model_file import save_model
 from simpsons_cnn.networks.reference import SimpsonsCNN
 from simpsons_cnn.quality.split import save_split
 from simpsons_cnn.training.find_rate import RateSearch
+from simpsons_cnn.training.prepare import open_store_of, scan_folders
 
 ROOT = Path(__file__).parent.parent
 
@@ -619,7 +620,7 @@ def test_evaluate_says_what_was_trained_on(folder):
 def settings_of_run(folder):
     "Settings of a run whose training folder is `demo/train`, beside its model"
     settings = folder / "run/config.yaml"
-    Config.load(traindir=folder / "demo/train", size=64).save(settings)
+    Config.load(traindir=folder / "demo/train", size=64, batch_size=8).save(settings)
     yield settings
     settings.unlink()
 
@@ -635,6 +636,22 @@ def test_evaluate_finds_training_pictures_that_were_saved_again(folder, settings
     assert code == 0 and "trained on 1 of these 4 pictures" in out, err
     assert "3 are copies of pictures of its training folder: the scores flatter" in out
     assert "copies" not in "".join(run(folder, f"simpsons_evaluate {MODEL} demo/test")[1:])
+
+
+def test_evaluate_leaves_the_decoded_training_pictures_as_they_are(
+    folder, settings_of_run, tmp_path
+):
+    "A run with fixes keeps fewer pictures than its folder holds"
+    dropped = next((folder / "demo/train/mossy_mo").iterdir())
+    (tmp_path / "fixes.csv").write_text(f"file,action,character\nmossy_mo/{dropped.name},drop,\n")
+    own = dict(fixes=tmp_path / "fixes.csv", store_directory=tmp_path / "kept")
+    config = Config.load(settings_of_run, **own)
+    config.save(settings_of_run)
+    open_store_of(config, scan_folders(config.replace(testdir=None))[0])
+    kept = {path.name for path in (tmp_path / "kept").glob("*.npy")}
+    code, _, err = run(folder, f"simpsons_evaluate {MODEL} demo/test")
+    assert code == 0 and "not looked for" not in err, err
+    assert {path.name for path in (tmp_path / "kept").glob("*.npy")} == kept
 
 
 def test_evaluate_says_that_it_cannot_look_for_copies(folder, settings_of_run):

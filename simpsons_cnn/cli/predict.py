@@ -209,18 +209,18 @@ def _count_copies(
 ) -> int:
     "How many images are not those of a run, but copies of one; `OSError`, `ValueError`"
     from simpsons_cnn.core.config import Config
-    from simpsons_cnn.data.folders import ImageFiles
-    from simpsons_cnn.data.shards import open_store
     from simpsons_cnn.quality.duplicates import near_duplicates
     from simpsons_cnn.quality.split import read_split
+    from simpsons_cnn.training.prepare import open_store_of, scan_folders
 
     used = {*read_split(split, ("sha256",))["sha256"]}
     settings = split.with_name("config.yaml")
     if used.issuperset(store.hashes) or not settings.exists():  # an ensemble has no settings
         return 0
-    config = Config.load(settings)
-    prep, files = store.preprocess, ImageFiles.scan(config.traindir)
-    of_run = open_store(files, prep.size, prep.resize_rule, config.store_directory, True)
+    config = Config.load(
+        settings, testdir=None, split="group"
+    )  # other folders and files may be gone
+    of_run = open_store_of(config, scan_folders(config)[0])
     rows_used = [row for row, digest in enumerate(of_run.hashes) if digest in used]
     pairs = near_duplicates(store, of_run)
     copies = pairs.a[(pairs.kind == "copy") & pairs.b.isin(rows_used)].unique()
