@@ -182,7 +182,7 @@ MISTAKES = {
     "simpsons_data new --from nowhere.zip": "No archive or folder at 'nowhere.zip'",
     "simpsons_data new --from archive.zip --max_gib 1e-5": "allow more with max_gib",
     "simpsons_data demo/train --shard 5/4": "such as 3/16; got '5/4'",
-    f"simpsons_evaluate {MODEL} demo": "one level too high?",
+    f"simpsons_evaluate {MODEL} demo": "hold folders where pictures were expected",
     f"simpsons_export {MODEL}": "model.onnx' exists; name another file",
     f"simpsons_export {MODEL} --torch no/x.pt2": "No folder 'no'",
     f"simpsons_export {MODEL} --web demo": "'demo' already holds something else",
@@ -622,7 +622,7 @@ def settings_of_run(folder):
     settings = folder / "run/config.yaml"
     Config.load(traindir=folder / "demo/train", size=64, batch_size=8).save(settings)
     yield settings
-    settings.unlink()
+    settings.unlink(missing_ok=True)
 
 
 def test_evaluate_finds_training_pictures_that_were_saved_again(folder, settings_of_run, tmp_path):
@@ -660,6 +660,9 @@ def test_evaluate_says_that_it_cannot_look_for_copies(folder, settings_of_run):
     code, out, err = run(folder, f"simpsons_evaluate {MODEL} demo/test")
     assert code == 0 and "on 10 pictures" in out
     assert "note: copies of training pictures were not looked for: No folder" in err
+    settings_of_run.unlink()  # as beside an ensemble
+    err = run(folder, f"simpsons_evaluate {MODEL} demo/test")[2]
+    assert "were not looked for: No configuration file at 'run/config.yaml'" in err
 
 
 def test_evaluate_on_some_of_the_characters(folder, tmp_path):
@@ -710,14 +713,14 @@ NEXT = {
 
 
 @pytest.mark.parametrize("line", NEXT)
-def test_a_command_says_what_to_do_next(folder, line):
+def test_a_command_says_what_to_do_next(folder, settings_of_run, line):
     code, out, err = run_from_scratch(folder, line)
     assert code == 0 and "next: " not in out
     assert err.splitlines()[-1].startswith(f"next: {NEXT[line]}")
     assert max(len(line) for line in err.splitlines()) <= 80
 
 
-def test_evaluate_says_how_to_ask_why_an_answer_is_wrong(folder):
+def test_evaluate_says_how_to_ask_why_an_answer_is_wrong(folder, settings_of_run):
     code, _, err = run(folder, f"simpsons_evaluate {MODEL} demo/test")
     why, command = err.splitlines()[:2]
     assert (code, why) == (0, "next, which shows why an answer is wrong:")

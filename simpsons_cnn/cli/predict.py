@@ -214,12 +214,10 @@ def _count_copies(
     from simpsons_cnn.training.prepare import open_store_of, scan_folders
 
     used = {*read_split(split, ("sha256",))["sha256"]}
-    settings = split.with_name("config.yaml")
-    if used.issuperset(store.hashes) or not settings.exists():  # an ensemble has no settings
+    if used.issuperset(store.hashes):
         return 0
-    config = Config.load(
-        settings, testdir=None, split="group"
-    )  # other folders and files may be gone
+    settings = split.with_name("config.yaml")  # an ensemble has none
+    config = Config.load(settings, testdir=None, split="group")  # what they name may be gone
     of_run = open_store_of(config, scan_folders(config)[0])
     rows_used = [row for row, digest in enumerate(of_run.hashes) if digest in used]
     pairs = near_duplicates(store, of_run)
