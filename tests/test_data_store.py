@@ -216,7 +216,7 @@ def test_same_image_twice(root, decoded):
 
 
 def test_opening_many_takes_little_more_than_reading_them(root, tmp_path):
-    "Calls of functions are counted, not seconds: 111 an image with Python 3.11, .4 s for 5,838"
+    "Calls of functions are counted, not seconds: 111 an image with Python 3.11, 208 with 3.13"
     photo = save(tmp_path / "photo.bmp", 0)
     for c in range(10):
         (tmp_path / f"many/{c:02}").mkdir(parents=True)
@@ -226,7 +226,8 @@ def test_opening_many_takes_little_more_than_reading_them(root, tmp_path):
     with cProfile.Profile() as profile:
         store = PixelStore.build(ImageFiles.scan(tmp_path / "many"), size=16)
     assert (len(store), store.changes) == (1000, "")
-    assert 10 < pstats.Stats(profile).total_calls / 1000 < 150
+    most = 150 if sys.version_info < (3, 12) else 250  # pathlib is Python's own, and changes
+    assert 10 < pstats.Stats(profile).total_calls / 1000 < most
 
 
 # Images that cannot be read
