@@ -241,8 +241,8 @@ def _check_depth(
     if not nested:
         return
     mixed = [folder for folder in nested if found[folder]]
-    first = root / (mixed or nested)[0]
-    held = f"folders ({first_few(inner[first.name])})"
+    name = (mixed or nested)[0]
+    first, held = root / name, f"folders ({first_few(inner[name])})"
     if mixed:
         raise ValueError(
             f"'{first}' holds pictures and also {held}, which would be left out;"
